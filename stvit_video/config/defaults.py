@@ -1,0 +1,187 @@
+"""Every config key, once, with its meaning; PySlowFast's names wherever PySlowFast has one."""
+
+from fvcore.common.config import CfgNode
+
+
+def default_config() -> CfgNode:
+    """Return a new, unfrozen config that holds every key with its default value."""
+    c = CfgNode()
+
+    # Processes on this machine, one a GPU (or, with DEVICE cpu, one a CPU rank).
+    c.NUM_GPUS = 1
+    # Machines in the job, and the index of this one.
+    c.NUM_SHARDS = 1
+    c.SHARD_ID = 0
+    # "cuda", "cpu", or "auto": CUDA where there is a GPU, the CPU elsewhere.
+    c.DEVICE = "cuda"
+    # torch.distributed backend; "auto" is nccl on CUDA and gloo on the CPU.
+    c.DIST_BACKEND = "auto"
+    # Logs, checkpoints, results and the merged config go here.
+    c.OUTPUT_DIR = "output"
+    # Every random draw of a run derives from this seed.
+    c.RNG_SEED = 0
+    # Iterations between two lines of the training log.
+    c.LOG_PERIOD = 10
+    # Log parameters and FLOPs of the model before training.
+    c.LOG_MODEL_INFO = True
+
+    c.TRAIN = CfgNode()
+    c.TRAIN.ENABLE = True
+    # Name of a data set in data/build.py.
+    c.TRAIN.DATASET = "kinetics"
+    # Clips a step on this machine, divided evenly among its NUM_GPUS processes.
+    c.TRAIN.BATCH_SIZE = 64
+    # Epochs between two validations, and between two checkpoints.
+    c.TRAIN.EVAL_PERIOD = 1
+    c.TRAIN.CHECKPOINT_PERIOD = 1
+    # Go on from the newest readable checkpoint in OUTPUT_DIR.
+    c.TRAIN.AUTO_RESUME = True
+    # Weights to start from; the format is detected by the file's keys.
+    c.TRAIN.CHECKPOINT_FILE_PATH = ""
+    # With a checkpoint of ours: take the weights alone and start at epoch 0.
+    c.TRAIN.CHECKPOINT_EPOCH_RESET = False
+    # Parts of names to delete from the file's keys before they are matched.
+    c.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN = ()
+    # Refuse a weights file that fills less than this share of the model's parameters.
+    c.TRAIN.CHECKPOINT_MIN_SHARE = 0.5
+    # Automatic mixed precision, and its type: "bfloat16" or "float16" (with loss scaling).
+    c.TRAIN.MIXED_PRECISION = False
+    c.TRAIN.MIXED_PRECISION_DTYPE = "bfloat16"
+    # Forward and backward passes a step of the optimizer; BATCH_SIZE counts one pass.
+    c.TRAIN.ACCUMULATE_STEPS = 1
+
+    c.TEST = CfgNode()
+    c.TEST.ENABLE = True
+    c.TEST.DATASET = "kinetics"
+    # Clips forwarded at once on this machine, divided evenly among its processes.
+    c.TEST.BATCH_SIZE = 64
+    # Weights to test; empty: the last checkpoint of this OUTPUT_DIR.
+    c.TEST.CHECKPOINT_FILE_PATH = ""
+    # Clips along time and crops along the longer side of the frame (1 or 3) a video.
+    c.TEST.NUM_ENSEMBLE_VIEWS = 4
+    c.TEST.NUM_SPATIAL_CROPS = 3
+    # Predictions of every video as a CSV file; empty: OUTPUT_DIR/results/predictions.csv.
+    c.TEST.SAVE_RESULTS_PATH = ""
+
+    c.DATA = CfgNode()
+    # Folder of train.csv, val.csv and test.csv, a line "path label" each.
+    c.DATA.PATH_TO_DATA_DIR = ""
+    # The label is what follows the last separator of a line.
+    c.DATA.PATH_LABEL_SEPARATOR = " "
+    # Put in front of relative paths; empty: the folder of the CSV file.
+    c.DATA.PATH_PREFIX = ""
+    # Frames of a clip, and the distance between two of them in frames.
+    c.DATA.NUM_FRAMES = 32
+    c.DATA.SAMPLING_RATE = 2
+    # Count SAMPLING_RATE in frames of this rate; 0: in the video's own frames.
+    c.DATA.TARGET_FPS = 0.0
+    # How clips are placed in a video: "video_swin" or "pyslowfast".
+    c.DATA.SAMPLING_PROTOCOL = "video_swin"
+    # Decoder: "pyav" or "decord".
+    c.DATA.DECODING_BACKEND = "pyav"
+    # Mean and standard deviation of each channel, of pixels in [0, 1].
+    c.DATA.MEAN = (0.485, 0.456, 0.406)
+    c.DATA.STD = (0.229, 0.224, 0.225)
+    # Training crop: area (share of the frame) and aspect ratio of a random resized crop.
+    # With both empty: the short side is drawn from TRAIN_JITTER_SCALES, then a random crop.
+    c.DATA.TRAIN_JITTER_SCALES_RELATIVE = (0.08, 1.0)
+    c.DATA.TRAIN_JITTER_ASPECT_RELATIVE = (0.75, 1.3333)
+    c.DATA.TRAIN_JITTER_SCALES = (256, 320)
+    c.DATA.TRAIN_CROP_SIZE = 224
+    # Validation: the short side, of which the centre of TRAIN_CROP_SIZE is taken.
+    c.DATA.VAL_SHORT_SIDE = 256
+    # Test: with 1 crop the centre of VAL_SHORT_SIDE's frame, with 3 the short side is this.
+    c.DATA.TEST_CROP_SIZE = 224
+    # Mirror half of the training clips.
+    c.DATA.RANDOM_FLIP = True
+    # Ensemble over the views of a video: "sum" (mean of the scores) or "max".
+    c.DATA.ENSEMBLE_METHOD = "sum"
+
+    c.DATA_LOADER = CfgNode()
+    # Worker processes of each rank.
+    c.DATA_LOADER.NUM_WORKERS = 8
+    c.DATA_LOADER.PIN_MEMORY = True
+
+    c.MODEL = CfgNode()
+    # Name of a builder in models/build.py.
+    c.MODEL.ARCH = "swin"
+    c.MODEL.NUM_CLASSES = 400
+    # "cross_entropy" is the only loss so far.
+    c.MODEL.LOSS_FUNC = "cross_entropy"
+    # Dropout before the classifier, and stochastic depth (rising linearly to this rate).
+    c.MODEL.DROPOUT_RATE = 0.5
+    c.MODEL.DROPCONNECT_RATE = 0.1
+    # Standard deviation of the classifier's initial weights.
+    c.MODEL.FC_INIT_STD = 0.01
+    # What turns logits into test scores: "softmax", "sigmoid" or "none".
+    c.MODEL.HEAD_ACT = "softmax"
+
+    c.SWIN = CfgNode()
+    # Frames, rows and columns of a patch and of an attention window.
+    c.SWIN.PATCH_SIZE = (2, 4, 4)
+    c.SWIN.WINDOW_SIZE = (8, 7, 7)
+    # Channels of the first stage (doubled at each later one); blocks and heads of each stage.
+    c.SWIN.EMBED_DIM = 96
+    c.SWIN.DEPTHS = (2, 2, 6, 2)
+    c.SWIN.NUM_HEADS = (3, 6, 12, 24)
+    c.SWIN.MLP_RATIO = 4.0
+
+    c.STVIT = CfgNode()
+    # Replace image tokens by semantic tokens in the middle of a stage.
+    c.STVIT.ENABLE = False
+    # The stage (1 is the first) that LAYOUT describes; all later stages are semantic.
+    c.STVIT.STAGE = 3
+    # Layers of that stage: base (image tokens), stgm (token generation), semantic.
+    c.STVIT.LAYOUT = "base 2, stgm 2, semantic 2"
+    # Semantic tokens of each spatial window of each frame; a square number.
+    c.STVIT.NUM_TOKENS = 9
+    # Initial cluster centres: "intra_inter", "average" or "max".
+    c.STVIT.POOLING = "intra_inter"
+    # Side of the key window of each STGM layer, in image tokens.
+    c.STVIT.KEY_WINDOWS = (10, 14)
+    # Add learned global cluster centres to the queries of the second STGM layer.
+    c.STVIT.GLOBAL_CENTERS = True
+    # Frames over which semantic tokens attend; 1: inside each frame, as counted in the paper.
+    c.STVIT.TEMPORAL_WINDOW = 1
+    # Initial value of the layer scale of semantic blocks; 0: no layer scale.
+    c.STVIT.LAYER_SCALE_INIT = 0.0
+
+    c.SOLVER = CfgNode()
+    # Learning rate for the whole batch of one machine, at the end of warm-up.
+    c.SOLVER.BASE_LR = 1e-3
+    # Multiply the learning rates by NUM_SHARDS.
+    c.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False
+    # "cosine" or "steps_with_relative_lrs".
+    c.SOLVER.LR_POLICY = "cosine"
+    c.SOLVER.COSINE_END_LR = 0.0
+    # Begin the cosine where warm-up ends (its half period is then MAX_EPOCH - WARMUP_EPOCHS).
+    c.SOLVER.COSINE_AFTER_WARMUP = False
+    # With steps: the first epochs of the pieces, and their factors of BASE_LR.
+    c.SOLVER.STEPS = (0,)
+    c.SOLVER.LRS = (1.0,)
+    c.SOLVER.MAX_EPOCH = 30
+    # Linear warm-up, in epochs (a fraction is allowed).
+    c.SOLVER.WARMUP_EPOCHS = 2.5
+    c.SOLVER.WARMUP_START_LR = 0.0
+    # "adamw" or "sgd".
+    c.SOLVER.OPTIMIZING_METHOD = "adamw"
+    c.SOLVER.BETAS = (0.9, 0.999)
+    c.SOLVER.MOMENTUM = 0.9
+    c.SOLVER.NESTEROV = True
+    c.SOLVER.WEIGHT_DECAY = 0.02
+    # No weight decay on norms, biases, bias tables and all other vectors.
+    c.SOLVER.ZERO_WD_1D_PARAM = True
+    # Factor of the learning rate of all that is not the head.
+    c.SOLVER.BACKBONE_LR_FACTOR = 1.0
+    # Clip the gradient: by value, or by its norm; 0: not.
+    c.SOLVER.CLIP_GRAD_VAL = 0.0
+    c.SOLVER.CLIP_GRAD_L2NORM = 0.0
+
+    c.TENSORBOARD = CfgNode()
+    c.TENSORBOARD.ENABLE = True
+    # Folder of the event files, in OUTPUT_DIR.
+    c.TENSORBOARD.LOG_DIR = "runs"
+    # JSON file {class name: label}; empty: classes.json beside the CSV files, if it is there.
+    c.TENSORBOARD.CLASS_NAMES_PATH = ""
+
+    return c

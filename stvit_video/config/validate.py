@@ -1,0 +1,206 @@
+"""All rules over config values in one table; a new rule is a new line in it."""
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+
+from fvcore.common.config import CfgNode
+
+from stvit_video.config.keys import leaves
+from stvit_video.config.rules import Rule, at_least, each, entries_at_least, length, one_of
+from stvit_video.errors import UserError
+
+
+def validate(cfg: CfgNode, *, origins: Mapping[str, str]) -> None:
+    """Check a merged config against all rules before anything starts.
+
+    Args:
+        cfg: the config, whose values have the types of the defaults.
+        origins: where the values that are not defaults were written, {dotted key: "a.yaml:3"}.
+
+    Raises:
+        UserError: the first rule that does not hold, with the values and where they stand.
+    """
+    values = leaves(cfg)
+    for rule in RULES:
+        if rule.is_broken(values):
+            raise UserError(rule.describe(values, origins=origins))
+
+
+def _climbs_from_zero(steps: tuple[int, ...]) -> bool:
+    return steps[:1] == (0,) and all(early < late for early, late in pairwise(steps))
+
+
+def _is_range(values: tuple[float, ...]) -> bool:
+    """Say whether values are a lowest and a highest one above 0, or none."""
+    return not values or (len(values) == 2 and 0 < values[0] <= values[1])
+
+
+def _heads_divide_channels(heads: tuple[int, ...], channels: int) -> bool:
+    return all(channels * 2**stage % count == 0 for stage, count in enumerate(heads))
+
+
+def _is_square(number: int) -> bool:
+    return math.isqrt(number) ** 2 == number
+
+
+# In order: a rule may take for granted that those before it hold (a length before the entries,
+# a divisor above 0 before a division).
+RULES: tuple[Rule, ...] = (
+    # Processes and machines.
+    one_of("DEVICE", "cuda", "cpu", "auto"),
+    one_of("DIST_BACKEND", "auto", "nccl", "gloo"),
+    Rule(
+        ("DIST_BACKEND", "DEVICE"),
+        'must not be "nccl" with DEVICE cpu',
+        lambda backend, device: (backend, device) != ("nccl", "cpu"),
+        mend='write "auto" or "gloo"',
+    ),
+    *at_least(1, "NUM_GPUS", mend="for a run on the CPU write DEVICE cpu and NUM_GPUS 1"),
+    *at_least(1, "NUM_SHARDS", "LOG_PERIOD"),
+    Rule(
+        ("SHARD_ID", "NUM_SHARDS"),
+        "must be from 0 to NUM_SHARDS - 1",
+        lambda shard, shards: 0 <= shard < shards,
+    ),
+    *at_least(0, "RNG_SEED", "DATA_LOADER.NUM_WORKERS"),
+    *each("must not be empty", bool, "OUTPUT_DIR", "DATA.PATH_LABEL_SEPARATOR"),
+    # Training and testing.
+    *at_least(1, "TRAIN.BATCH_SIZE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD"),
+    *at_least(1, "TRAIN.ACCUMULATE_STEPS", "TEST.BATCH_SIZE", "TEST.NUM_ENSEMBLE_VIEWS"),
+    *(
+        Rule(
+            (f"{split}.BATCH_SIZE", "NUM_GPUS"),
+            "must be a multiple of NUM_GPUS",
+            lambda batch, ranks: batch % ranks == 0,
+            when=f"{split}.ENABLE",
+        )
+        for split in ("TRAIN", "TEST")
+    ),
+    *each("must be from 0 to 1", lambda share: 0 <= share <= 1, "TRAIN.CHECKPOINT_MIN_SHARE"),
+    one_of("TRAIN.MIXED_PRECISION_DTYPE", "bfloat16", "float16"),
+    one_of("TEST.NUM_SPATIAL_CROPS", 1, 3),
+    # Clips.
+    *at_least(1, "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE"),
+    *at_least(1, "DATA.TRAIN_CROP_SIZE", "DATA.VAL_SHORT_SIDE", "DATA.TEST_CROP_SIZE"),
+    *at_least(0, "DATA.TARGET_FPS"),
+    one_of("DATA.SAMPLING_PROTOCOL", "video_swin", "pyslowfast"),
+    one_of("DATA.DECODING_BACKEND", "pyav", "decord"),
+    one_of("DATA.ENSEMBLE_METHOD", "sum", "max"),
+    *length(3, "DATA.MEAN", "DATA.STD"),
+    *each("must be above 0 in every entry", lambda std: min(std) > 0, "DATA.STD"),
+    *each(
+        "must be a lowest and a highest value above 0, or empty",
+        _is_range,
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE",
+        "DATA.TRAIN_JITTER_ASPECT_RELATIVE",
+    ),
+    *each(
+        "must be shares of the frame, at most 1",
+        lambda scales: max(scales, default=1) <= 1,
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE",
+    ),
+    Rule(
+        ("DATA.TRAIN_JITTER_ASPECT_RELATIVE", "DATA.TRAIN_JITTER_SCALES_RELATIVE"),
+        "must be empty if and only if DATA.TRAIN_JITTER_SCALES_RELATIVE is",
+        lambda aspects, scales: bool(aspects) == bool(scales),
+    ),
+    *length(2, "DATA.TRAIN_JITTER_SCALES"),
+    Rule(
+        ("DATA.TRAIN_JITTER_SCALES", "DATA.TRAIN_CROP_SIZE", "DATA.TRAIN_JITTER_SCALES_RELATIVE"),
+        "must rise from at least DATA.TRAIN_CROP_SIZE where there are no relative scales",
+        lambda sides, crop, scales: bool(scales) or crop <= sides[0] <= sides[1],
+    ),
+    Rule(
+        ("DATA.VAL_SHORT_SIDE", "DATA.TRAIN_CROP_SIZE"),
+        "must be at least DATA.TRAIN_CROP_SIZE, which is cut out of it",
+        lambda side, crop: side >= crop,
+    ),
+    Rule(
+        ("DATA.VAL_SHORT_SIDE", "DATA.TEST_CROP_SIZE", "TEST.NUM_SPATIAL_CROPS"),
+        "must be at least DATA.TEST_CROP_SIZE, which is cut out of it in a test with 1 crop",
+        lambda side, crop, crops: crops > 1 or side >= crop,
+        when="TEST.ENABLE",
+    ),
+    # Models.
+    *at_least(2, "MODEL.NUM_CLASSES"),
+    one_of("MODEL.LOSS_FUNC", "cross_entropy"),
+    one_of("MODEL.HEAD_ACT", "softmax", "sigmoid", "none"),
+    *each(
+        "must be at least 0 and below 1",
+        lambda rate: 0 <= rate < 1,
+        "MODEL.DROPOUT_RATE",
+        "MODEL.DROPCONNECT_RATE",
+        "SOLVER.MOMENTUM",
+    ),
+    *at_least(0, "MODEL.FC_INIT_STD"),
+    *length(3, "SWIN.PATCH_SIZE", "SWIN.WINDOW_SIZE"),
+    *each("must not be empty", bool, "SWIN.DEPTHS", "STVIT.KEY_WINDOWS"),
+    *entries_at_least(1, "SWIN.PATCH_SIZE", "SWIN.WINDOW_SIZE", "SWIN.DEPTHS", "SWIN.NUM_HEADS"),
+    *at_least(1, "SWIN.EMBED_DIM"),
+    *each("must be above 0", lambda value: value > 0, "SWIN.MLP_RATIO", "SOLVER.BASE_LR"),
+    Rule(
+        ("SWIN.NUM_HEADS", "SWIN.DEPTHS"),
+        "must have an entry for each one of SWIN.DEPTHS",
+        lambda heads, depths: len(heads) == len(depths),
+    ),
+    Rule(
+        ("SWIN.NUM_HEADS", "SWIN.EMBED_DIM"),
+        "must divide the channels of each stage, which are SWIN.EMBED_DIM times 1, 2, 4, ...",
+        _heads_divide_channels,
+    ),
+    # Semantic tokens.
+    one_of("STVIT.POOLING", "intra_inter", "average", "max"),
+    *at_least(1, "STVIT.NUM_TOKENS", "STVIT.TEMPORAL_WINDOW"),
+    *at_least(0, "STVIT.LAYER_SCALE_INIT"),
+    *entries_at_least(1, "STVIT.KEY_WINDOWS"),
+    *each("must be a square number", _is_square, "STVIT.NUM_TOKENS"),
+    Rule(
+        ("STVIT.STAGE", "SWIN.DEPTHS"),
+        "must be a stage of SWIN.DEPTHS, counted from 1",
+        lambda stage, depths: 1 <= stage <= len(depths),
+        when="STVIT.ENABLE",
+    ),
+    Rule(
+        ("STVIT.NUM_TOKENS", "SWIN.WINDOW_SIZE"),
+        "must be at most the image tokens of a window, rows times columns",
+        lambda tokens, window: tokens <= window[1] * window[2],
+        when="STVIT.ENABLE",
+    ),
+    # The optimizer and its schedule.
+    one_of("SOLVER.OPTIMIZING_METHOD", "adamw", "sgd"),
+    one_of("SOLVER.LR_POLICY", "cosine", "steps_with_relative_lrs"),
+    *at_least(1, "SOLVER.MAX_EPOCH"),
+    *at_least(0, "SOLVER.COSINE_END_LR", "SOLVER.WARMUP_EPOCHS", "SOLVER.WARMUP_START_LR"),
+    *at_least(0, "SOLVER.WEIGHT_DECAY", "SOLVER.BACKBONE_LR_FACTOR"),
+    *at_least(0, "SOLVER.CLIP_GRAD_VAL", "SOLVER.CLIP_GRAD_L2NORM"),
+    Rule(
+        ("SOLVER.WARMUP_EPOCHS", "SOLVER.MAX_EPOCH"),
+        "must be at most SOLVER.MAX_EPOCH",
+        lambda warmup, last: warmup <= last,
+    ),
+    Rule(
+        ("SOLVER.WARMUP_EPOCHS", "SOLVER.MAX_EPOCH"),
+        "must be below SOLVER.MAX_EPOCH, as SOLVER.COSINE_AFTER_WARMUP is true",
+        lambda warmup, last: warmup < last,
+        when="SOLVER.COSINE_AFTER_WARMUP",
+    ),
+    Rule(
+        ("SOLVER.LRS", "SOLVER.STEPS"),
+        "must have an entry for each one of SOLVER.STEPS",
+        lambda factors, steps: len(factors) == len(steps),
+    ),
+    *each("must rise from 0 without repeats", _climbs_from_zero, "SOLVER.STEPS"),
+    *entries_at_least(0, "SOLVER.LRS"),
+    *length(2, "SOLVER.BETAS"),
+    *each(
+        "must be at least 0 and below 1 in every entry",
+        lambda betas: all(0 <= beta < 1 for beta in betas),
+        "SOLVER.BETAS",
+    ),
+    Rule(
+        ("SOLVER.NESTEROV", "SOLVER.MOMENTUM", "SOLVER.OPTIMIZING_METHOD"),
+        "must be false where SOLVER.MOMENTUM is 0",
+        lambda nesterov, momentum, method: method != "sgd" or not nesterov or momentum > 0,
+    ),
+)

@@ -1,0 +1,32 @@
+"""Video files to frames: the only place, with ``data/encode.py``, that knows PyAV and decord."""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from stvit_video.data.decode.errors import VideoError
+from stvit_video.data.decode.reader import VideoReader
+
+__all__ = ["BACKENDS", "VideoError", "VideoReader", "open_video"]
+
+# Imported on first use: a user of one backend need not have the other.
+_READERS = {
+    "pyav": ("stvit_video.data.decode.pyav_reader", "PyAVReader"),
+    "decord": ("stvit_video.data.decode.decord_reader", "DecordReader"),
+}
+BACKENDS = tuple(_READERS)
+
+
+def open_video(path: str | Path, *, backend: str = "pyav") -> VideoReader:
+    """Open a local video file for reading frames; close the reader, or use it in a ``with``.
+
+    Args:
+        path: a file that FFmpeg reads as mp4, mov, mkv, webm or avi.
+        backend: "pyav", whose frames are ffmpeg's own, or "decord".
+
+    Raises:
+        VideoError: the file is missing, broken, or not a video.
+    """
+    module, name = _READERS[backend]
+    reader: Callable[[str | Path], VideoReader] = getattr(import_module(module), name)
+    return reader(path)

@@ -1,0 +1,199 @@
+"""Two ways to get at the frames of a file: by seeking with an index, or by reading in order."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.frame import PictureType, VideoFrame
+from av.video.stream import VideoStream
+
+from stvit_video.data.decode.container import nominal_rate, open_stream, read_index
+from stvit_video.data.decode.errors import VideoError
+from stvit_video.data.decode.frame_index import FrameIndex
+
+# Decoders that obey ``skip_frame`` from the next packet on. (libdav1d takes some packets ahead.)
+_SKIPS_AT_ONCE = {"h264", "hevc", "mpeg4"}
+
+
+class SeekFailed(Exception):  # noqa: N818 - it is caught where it says to read in order instead
+    """A frame that the index promised did not come out of the decoder after a seek."""
+
+
+class FrameSource(ABC):
+    """Frames of one open file by their position in presentation order.
+
+    Attributes:
+        num_frames: how many there are.
+        rate: frames a second, on average.
+    """
+
+    num_frames: int
+    rate: Fraction
+
+    @abstractmethod
+    def frames(self, indices: list[int]) -> Iterator[VideoFrame]:
+        """Decode the frames of ascending, distinct indices."""
+
+    @abstractmethod
+    def times(self) -> Sequence[Fraction]:
+        """Seconds from the first frame to each frame."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+
+class IndexedFrames(FrameSource):
+    """Seeks to the key frame before a wanted frame, and decodes on from there.
+
+    It seeks only if that saves decoding: while wanted frames lie ahead in the same group of
+    pictures, decoding simply goes on, over calls too.
+    """
+
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, *, index: FrameIndex
+    ) -> None:
+        self.num_frames = len(index.pts)
+        self._container = container
+        self._stream = stream
+        self._index = index
+        self._run: Iterator[VideoFrame] | None = None
+        self._wanted: frozenset[int] = frozenset()
+        self._can_skip = stream.codec_context.name in _SKIPS_AT_ONCE
+        # Of the present run: the last packet sent (in order of decoding), the last frame shown,
+        # the frames left out because nobody wanted them when their packet was sent, and the key
+        # frame that is still to come out of the decoder.
+        self._sent = -1
+        self._shown: int | None = None
+        self._left_out: set[int] = set()
+        self._pending_key: int | None = None
+        self.rate = index.rate or nominal_rate(stream)
+
+    def frames(self, indices: list[int]) -> Iterator[VideoFrame]:
+        """Decode the frames of ascending, distinct indices.
+
+        Raises:
+            SeekFailed: a frame does not come out where the index says.
+        """
+        self._wanted = frozenset(self._index.pts[i] for i in indices)
+        for i in indices:
+            yield self._frame_at(self._index.pts[i])
+
+    def times(self) -> Sequence[Fraction]:
+        """Seconds from the first frame to each frame."""
+        return self._index.times()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def _frame_at(self, pts: int) -> VideoFrame:
+        key = self._index.key_before(pts)
+        if self._run is None or self._must_seek(pts, key):
+            self._seek(key)
+        assert self._run is not None
+        for frame in self._run:
+            self._shown = frame.pts
+            if frame.pts == self._pending_key and frame.pict_type == PictureType.I:
+                self._pending_key = None
+            if frame.pts == pts and not frame.is_corrupt and self._pending_key is None:
+                return frame
+            if frame.pts is None or frame.pts >= pts:
+                break
+        raise SeekFailed(f"none is whole at timestamp {pts}")
+
+    def _must_seek(self, pts: int, key: int) -> bool:
+        is_behind = self._shown is not None and pts <= self._shown
+        skips_ahead = self._index.decode_position(key) > self._sent
+        return is_behind or skips_ahead or pts in self._left_out
+
+    def _seek(self, key: int) -> None:
+        try:
+            self._container.seek(key, stream=self._stream)
+        except av.error.FFmpegError as error:
+            raise SeekFailed(f"seeking to timestamp {key} failed") from error
+        self._sent, self._shown = -1, None
+        self._left_out.clear()
+        # With intra refresh, "key" frames are not: decoding from one gives a picture, but a wrong
+        # one. A true key frame is an I picture; that of a hidden one is never seen.
+        self._pending_key = key if self._index.shows(key) else None
+        self._run = self._decode(landing=self._index.decode_position(key))
+
+    def _decode(self, *, landing: int) -> Iterator[VideoFrame]:
+        context = self._stream.codec_context
+        for packet in self._container.demux(self._stream):
+            if packet.pts is not None:
+                self._sent = self._position(packet.pts, landing=landing)
+            # No frame refers to a non-reference frame: unless it is wanted, it is not decoded.
+            if self._can_skip and packet.pts is not None and packet.pts not in self._wanted:
+                context.skip_frame = "NONREF"
+                self._left_out.add(packet.pts)
+            else:
+                context.skip_frame = "DEFAULT"
+            yield from packet.decode()
+
+    def _position(self, pts: int, *, landing: int) -> int:
+        if not self._index.holds(pts):
+            raise SeekFailed(f"seeking showed an unknown packet at timestamp {pts}")
+        position = self._index.decode_position(pts)
+        if self._sent < 0 and position > landing:
+            raise SeekFailed(f"seeking to packet {landing} led to packet {position}")
+        return position
+
+
+class CountedFrames(FrameSource):
+    """Decodes from the start and counts: slow, but right whatever the timestamps say."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._container, stream = open_stream(path)
+        with self._container:
+            self.rate = nominal_rate(stream)
+            self.num_frames = sum(1 for _ in self._container.decode(stream))
+        self._run: Iterator[VideoFrame] | None = None
+        self._next = self.num_frames
+
+    def frames(self, indices: list[int]) -> Iterator[VideoFrame]:
+        """Decode the frames of ascending, distinct indices."""
+        for index in indices:
+            if index < self._next:
+                self._restart()
+            assert self._run is not None
+            while self._next <= index:
+                frame = next(self._run)
+                self._next += 1
+            if frame.is_corrupt:
+                raise VideoError(self._path, f"its frame {index} is damaged")
+            yield frame
+
+    def times(self) -> Sequence[Fraction]:
+        """Seconds from the first frame to each frame, which are evenly spaced."""
+        return [i / self.rate for i in range(self.num_frames)]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def _restart(self) -> None:
+        # Opened anew: what makes this class necessary makes seeking to the start unsafe too.
+        self._container.close()
+        self._container, stream = open_stream(self._path)
+        self._run = self._container.decode(stream)
+        self._next = 0
+
+
+def open_frames(path: str | Path) -> FrameSource:
+    """Open a file, and choose by its packets how its frames are to be found."""
+    container, stream = open_stream(path)
+    try:
+        index = read_index(container, stream)
+        if index is not None:
+            return IndexedFrames(container, stream, index=index)
+    except BaseException:
+        container.close()
+        raise
+    container.close()
+    return CountedFrames(path)

@@ -1,0 +1,80 @@
+"""The reader whose frames are ffmpeg's own: PyAV, with an index of its own over the packets."""
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stvit_video.data.decode.container import video_errors
+from stvit_video.data.decode.errors import VideoError
+from stvit_video.data.decode.frame_source import CountedFrames, SeekFailed, open_frames
+from stvit_video.data.decode.reader import VideoReader
+from stvit_video.data.decode.rgb import RgbConverter
+
+
+class PyAVReader(VideoReader):
+    """Decodes with the FFmpeg inside PyAV; frame ``i`` is the ``i``-th of ``ffmpeg -i FILE``.
+
+    Opening reads all packets without decoding them: that gives the exact number of frames, and
+    edit lists, start times and open groups of pictures are honoured. Where the packets do not
+    tell (AVI with B-frames, VP8, damage), opening decodes the file once to count its frames, and
+    every read runs through it in order.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        self._convert = RgbConverter()
+        with video_errors(path):
+            self._source = open_frames(path)
+        self.num_frames = self._source.num_frames
+        if not self.num_frames:
+            self.close()
+            raise VideoError(path, "it holds no frame that can be decoded")
+        self.fps = float(self._source.rate)
+
+    def close(self) -> None:
+        """Free the decoder; closing twice is allowed."""
+        self._source.close()
+
+    def _times(self) -> Sequence[Fraction]:
+        return self._source.times()
+
+    def _decode(self, indices: list[int]) -> Tensor:
+        frames: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
+        with video_errors(self.path):
+            for slot, frame in enumerate(self._frames(indices)):
+                pixels = self._rgb(frame)
+                if slot == 0:
+                    frames = np.empty((len(indices), *pixels.shape), np.uint8)
+                frames[slot] = pixels
+        return torch.from_numpy(frames)
+
+    def _frames(self, indices: list[int]) -> Iterator[VideoFrame]:
+        done = 0
+        try:
+            for frame in self._source.frames(indices):
+                yield frame
+                done += 1
+        except SeekFailed as failure:
+            self._read_in_order(str(failure))
+            yield from self._source.frames(indices[done:])
+
+    def _read_in_order(self, cause: str) -> None:
+        """Go on without seeking, in a file whose packets promised what seeking did not find."""
+        self._source.close()
+        self._source = CountedFrames(self.path)
+        found, promised = self._source.num_frames, self.num_frames
+        if found != promised:
+            reason = f"{found} of its {promised} frames can be decoded ({cause})"
+            raise VideoError(self.path, reason)
+
+    def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        try:
+            return self._convert(frame)
+        except ValueError as error:
+            raise VideoError(self.path, str(error)) from error

@@ -1,0 +1,102 @@
+"""The interface of a video reader, the same for every backend and for PyTorchVideo."""
+
+from abc import abstractmethod
+from bisect import bisect_left
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from pytorchvideo.data.video import Video
+from torch import Tensor
+
+
+class VideoReader(Video):
+    """An open video file that decodes only the frames it is asked for.
+
+    A reader holds the decoder's state: use it in the process and the thread that opened it, and
+    close it (it is a context manager). As PyTorchVideo's ``Video`` it can stand in for
+    ``EncodedVideo``; audio is never decoded, and frames stay uint8.
+
+    Attributes:
+        path: the file.
+        num_frames: how many frames can be shown; frame ``i`` is the ``i``-th that ffmpeg shows.
+        fps: frames a second, on average.
+    """
+
+    path: str
+    num_frames: int
+    fps: float
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folder."""
+        return Path(self.path).name
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds; the last frame is shown for one average period."""
+        return self.num_frames / self.fps
+
+    def get_frames(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """Decode frames, in any order and with repetitions.
+
+        Frames are decoded in ascending order and each at most once, so one call for all clips of
+        a video is cheaper than a call for each.
+
+        Args:
+            indices: [T] positions in presentation order, each in ``[0, num_frames)``.
+
+        Returns:
+            RGB frames, uint8 [T, H, W, 3], upright.
+
+        Raises:
+            VideoError: the file is damaged.
+            IndexError: an index is out of range.
+        """
+        requested = torch.as_tensor(indices, dtype=torch.int64)
+        distinct, position = torch.unique(requested, return_inverse=True)
+        if len(distinct) and not 0 <= distinct[0] <= distinct[-1] < self.num_frames:
+            raise IndexError(
+                f"frames {int(distinct[0])} to {int(distinct[-1])} of a video of {self.num_frames}"
+            )
+        frames = self._decode(distinct.tolist())
+        return frames if torch.equal(requested, distinct) else frames[position]
+
+    def get_clip(
+        self, start_sec: float | Fraction, end_sec: float | Fraction
+    ) -> dict[str, Tensor | None]:
+        """Decode all frames shown from ``start_sec`` on and before ``end_sec``.
+
+        Returns:
+            ``{"video": uint8 [3, T, H, W], "audio": None}``; the video too is None where no frame
+            lies between the two times, as PyTorchVideo's data sets expect it.
+        """
+        times = self._times()
+        inside = range(bisect_left(times, start_sec), bisect_left(times, end_sec))
+        video = self.get_frames(inside).permute(3, 0, 1, 2) if inside else None
+        return {"video": video, "audio": None}
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the decoder; closing twice is allowed."""
+
+    @abstractmethod
+    def _decode(self, indices: list[int]) -> Tensor:
+        """Decode frames of distinct, ascending indices to uint8 [T, H, W, 3]."""
+
+    @abstractmethod
+    def _times(self) -> Sequence[Fraction]:
+        """Seconds from the first frame to each frame."""

@@ -1,0 +1,1 @@
+"""The engine: training, evaluation and profiling of models over loaders."""

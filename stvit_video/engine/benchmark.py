@@ -1,0 +1,154 @@
+"""Speed and memory of models against each other, in one process, the models alternating.
+
+A machine's speed drifts, so a time alone says little. Each round runs every model once, and
+what is reported of two models is the median of their ratios round by round.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from stvit_video.config import load_config
+from stvit_video.errors import UserError
+from stvit_video.models import build_model
+
+_PEER = "torchvision:"
+
+
+@dataclass
+class Timing:
+    """What one model took.
+
+    Attributes:
+        seconds: of each round.
+        peak_bytes: most memory that one pass needed beyond what was there before it, or None
+            where the system does not tell.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None
+
+
+def build_contender(name: str, *, overrides: Sequence[str] = ()) -> nn.Module:
+    """Build a model from a config file, or a peer such as ``torchvision:swin3d_t``.
+
+    Raises:
+        UserError: there is no such config or peer.
+    """
+    if not name.startswith(_PEER):
+        return build_model(load_config(name, overrides))
+    known = torchvision.models.list_models(module=torchvision.models.video)
+    if name.removeprefix(_PEER) not in known:
+        raise UserError(
+            f"There is no peer {name}: known are {', '.join(_PEER + k for k in known)}."
+        )
+    return torchvision.models.get_model(name.removeprefix(_PEER), weights=None)
+
+
+def compare(
+    models: Mapping[str, nn.Module],
+    video: Tensor,
+    *,
+    rounds: int,
+    amp: torch.dtype | None = None,
+    train: bool = False,
+) -> dict[str, Timing]:
+    """Time models on one input, all of them in each of ``rounds`` rounds.
+
+    Args:
+        models: by name, on the device of ``video``.
+        video: float ``[B, 3, T, H, W]``.
+        rounds: rounds that count, after one that does not.
+        amp: type of automatic mixed precision; None for none.
+        train: time forward and backward instead of forward alone.
+    """
+    run = _training_pass if train else _inference_pass
+    timings = {name: Timing() for name in models}
+    for model in models.values():
+        model.train(train)
+        run(model, video, amp)
+    for name, model in models.items():
+        timings[name].peak_bytes = _peak_memory(lambda m=model: run(m, video, amp), video.device)  # type: ignore[misc]
+    for _ in range(rounds):
+        for name, model in models.items():
+            timings[name].seconds.append(_seconds(lambda m=model: run(m, video, amp), video.device))  # type: ignore[misc]
+    return timings
+
+
+def report(timings: Mapping[str, Timing], *, batch: int) -> str:
+    """Write timings as a table, and the ratio of each pair of models as a sentence."""
+    lines = [f"{'model':<44} {'median':>9} {'min':>8} {'max':>8} {'clips/s':>8} {'peak':>9}"]
+    for name, timing in timings.items():
+        middle = median(timing.seconds)
+        peak = "-" if timing.peak_bytes is None else f"{timing.peak_bytes / 2**20:.0f} MiB"
+        lines.append(
+            f"{name:<44} {middle * 1e3:>6.0f} ms {min(timing.seconds) * 1e3:>8.0f} "
+            f"{max(timing.seconds) * 1e3:>8.0f} {batch / middle:>8.2f} {peak:>9}"
+        )
+    for first, second in combinations(timings, 2):
+        ratios = pair_ratios(timings[first], timings[second])
+        lines.append(
+            f"{first} is {median(ratios):.2f} times as fast as {second} "
+            f"(median of {len(ratios)} rounds, {min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    return "\n".join(lines)
+
+
+def pair_ratios(first: Timing, second: Timing) -> list[float]:
+    """Give, round by round, how many times as fast the first model was."""
+    return [b / a for a, b in zip(first.seconds, second.seconds, strict=True)]
+
+
+def _inference_pass(model: nn.Module, video: Tensor, amp: torch.dtype | None) -> None:
+    with torch.no_grad(), torch.autocast(video.device.type, amp, enabled=amp is not None):
+        model(video)
+
+
+def _training_pass(model: nn.Module, video: Tensor, amp: torch.dtype | None) -> None:
+    with torch.autocast(video.device.type, amp, enabled=amp is not None):
+        loss = model(video).float().square().mean()
+    loss.backward()
+    model.zero_grad(set_to_none=True)
+
+
+def _seconds(run: Callable[[], None], device: torch.device) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    run()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _peak_memory(run: Callable[[], None], device: torch.device) -> int | None:
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        # Linux forgets the highest resident size it saw when a 5 is written here.
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _resident("VmRSS")
+        run()
+        return _resident("VmHWM") - before
+    except OSError:
+        return None
+
+
+def _resident(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {key}")
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

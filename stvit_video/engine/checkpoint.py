@@ -1,0 +1,123 @@
+"""Checkpoint files: PySlowFast's names and keys, written whole or not at all, and verified."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from stvit_video.engine.durable import hash_path, recorded_hash, sha256, write_atomically
+from stvit_video.errors import UserError
+from stvit_video.runtime import distributed
+from stvit_video.runtime.logging import get_logger
+
+# What makes a file a full checkpoint of ours: with all of these a run goes on as if never stopped.
+CHECKPOINT_KEYS = ("epoch", "model_state", "optimizer_state", "random_states", "cfg")
+
+_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pyth")
+_log = get_logger(__name__)
+
+
+def checkpoint_path(output_dir: str | Path, epochs: int) -> Path:
+    """Return where the checkpoint after ``epochs`` finished epochs goes (the first is 00001)."""
+    return Path(output_dir) / "checkpoints" / f"checkpoint_epoch_{epochs:05d}.pyth"
+
+
+def write_checkpoint(path: Path, contents: dict) -> None:
+    """Write ``contents`` atomically, with its SHA-256 beside it.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    try:
+        write_atomically(path, lambda file: torch.save(contents, file))
+    except OSError as error:
+        raise UserError(
+            f"Checkpoint {path} could not be written ({error.strerror or error}); make room or "
+            "set OUTPUT_DIR to a folder that can be written, and start again to resume."
+        ) from error
+    _log.info("Wrote %s", path)
+
+
+def verify(path: Path) -> None:
+    """Compare a file with the hash beside it; without one, say in the log that it is unverified.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}; check the path.")
+    expected = recorded_hash(path)
+    if expected is None:
+        _log.info("%s has no %s beside it: read unverified", path, hash_path(path).name)
+    elif sha256(path) != expected:
+        raise UserError(
+            f"Checkpoint {path} is damaged: its SHA-256 is not the one in {hash_path(path).name}; "
+            "copy it again or take another one."
+        )
+
+
+def read_checkpoint(path: Path) -> dict:
+    """Verify a checkpoint and read it to the CPU, tensors and plain types only.
+
+    Raises:
+        UserError: the file is missing, damaged, or not a checkpoint.
+    """
+    verify(path)
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a cut file raises EOFError, RuntimeError, KeyError and others
+        raise UserError(
+            f"Checkpoint {path} cannot be read ({type(error).__name__}); copy it again or take "
+            "another one."
+        ) from error
+    if not isinstance(contents, dict):
+        raise UserError(f"Checkpoint {path} holds a {type(contents).__name__}, not a dictionary.")
+    return contents
+
+
+def is_full_checkpoint(path: Path) -> bool:
+    """Return whether a file is one of ours from which training can go on, optimizer and all."""
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # of another format: the loader of weights says what it is, or what is wrong
+        return False
+    return isinstance(contents, dict) and all(key in contents for key in CHECKPOINT_KEYS)
+
+
+def newest_checkpoint(output_dir: str | Path) -> Path | None:
+    """Return the newest checkpoint of a run that reads well, or None if there is none at all.
+
+    The main rank decides and tells the others. Every damaged file that it passes over is logged.
+
+    Raises:
+        UserError: there are checkpoints, and all are damaged.
+    """
+    found = _search(Path(output_dir)) if distributed.is_main() else (None, "")
+    path, problem = distributed.broadcast_object(found)
+    if problem:
+        raise UserError(problem)
+    return path
+
+
+def _search(output_dir: Path) -> tuple[Path | None, str]:
+    folder = output_dir / "checkpoints"
+    paths = [path for path in folder.glob("*.pyth") if _NAME.fullmatch(path.name)]
+    for path in sorted(paths, key=_epochs, reverse=True):
+        try:
+            read_checkpoint(path)
+        except UserError as error:
+            _log.warning("Passing over a checkpoint: %s", error)
+        else:
+            return path, ""
+    if paths:
+        return None, (
+            f"None of the {len(paths)} checkpoints in {folder} can be read; restore one, or move "
+            "the folder away to start from the beginning."
+        )
+    return None, ""
+
+
+def _epochs(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])

@@ -1,0 +1,149 @@
+"""Evaluation: one clip of every video while training, all views of every video in the test."""
+
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+from torch.utils.data import DataLoader
+
+from stvit_video.data.build import build_loader
+from stvit_video.engine.accuracy import error_percent, topk_correct
+from stvit_video.engine.checkpoint import newest_checkpoint, verify
+from stvit_video.engine.class_names import build_class_names
+from stvit_video.engine.durable import sha256
+from stvit_video.engine.meters import memory
+from stvit_video.engine.precision import Normalise, Precision, build_normalise, build_precision
+from stvit_video.engine.predict import ViewPredictor, predict_all
+from stvit_video.engine.predictions import Predictions, measure, merge
+from stvit_video.engine.results import format_table, write_results
+from stvit_video.errors import UserError
+from stvit_video.models import build_model, load_weights
+from stvit_video.runtime import distributed
+from stvit_video.runtime.logging import get_logger, log_json_stats, progress, setup_logging
+
+_log = get_logger(__name__)
+
+
+@torch.no_grad()
+def validate(
+    model: nn.Module,
+    loader: DataLoader,
+    *,
+    normalise: Normalise,
+    precision: Precision,
+    loss_function: nn.Module,
+) -> dict[str, float]:
+    """Measure the mean loss and the errors in percent; every rank must call this.
+
+    Ranks may have different numbers of batches, and batches of different sizes, because only
+    sums meet at the end: the model must not be wrapped in DDP.
+
+    Args:
+        model: left in the mode, training or evaluation, that it was in.
+        loader: this rank's share of the clips.
+        normalise: uint8 video -> float video on the device.
+        precision: of the forward passes.
+        loss_function: (logits, labels) -> mean loss.
+
+    Returns:
+        ``loss``, ``top1_err`` and ``top5_err`` over the clips of all ranks.
+    """
+    was_training = model.training
+    model.eval()
+    sums = torch.zeros(3, dtype=torch.float64, device=normalise.device)
+    clips = 0
+    for batch in progress(loader, total=len(loader), description="validation"):
+        video = normalise(batch["video"])
+        labels = batch["label"].to(video.device, non_blocking=True)
+        with precision.autocast():
+            logits = model(video)
+            loss_sum = loss_function(logits, labels) * len(labels)
+        sums += torch.cat([loss_sum.view(1), topk_correct(logits, labels)])
+        clips += len(labels)
+    model.train(was_training)
+    all_clips, all_loss, top1, top5 = distributed.all_reduce_sum([clips, *sums.tolist()])
+    return {
+        "loss": all_loss / all_clips,
+        "top1_err": error_percent(top1, all_clips),
+        "top5_err": error_percent(top5, all_clips),
+    }
+
+
+def test(cfg: CfgNode) -> None:
+    """Test the model of a config on all views of every video; called inside ``run_ranks``.
+
+    Raises:
+        UserError: there are no weights to test, they do not fit, or their scores are not finite.
+    """
+    setup_logging(cfg.OUTPUT_DIR)
+    path = checkpoint_to_test(cfg)
+    loader = build_loader(
+        cfg, "test", rank=distributed.get_rank(), world_size=distributed.get_world_size()
+    )
+    device = distributed.device()
+    model = build_model(cfg).to(device).eval()
+    _log.info("%s", load_weights(model, path, min_share=1.0))
+    predictor = ViewPredictor(
+        model,
+        num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
+        max_views=cfg.TEST.BATCH_SIZE // cfg.NUM_GPUS,
+        normalise=build_normalise(cfg, device),
+        precision=build_precision(cfg, device),
+        activation=cfg.MODEL.HEAD_ACT,
+        ensemble=cfg.DATA.ENSEMBLE_METHOD,
+    )
+    own = predict_all(predictor, loader, log_period=cfg.LOG_PERIOD, output_dir=cfg.OUTPUT_DIR)
+    parts = [part for rank_parts in distributed.gather_objects(own) for part in rank_parts]
+    if distributed.is_main():
+        predictions = merge(parts, num_videos=len(loader.dataset))
+        _report(cfg, predictions, checkpoint=path, device=device)
+
+
+def checkpoint_to_test(cfg: CfgNode) -> Path:
+    """Return the file of TEST.CHECKPOINT_FILE_PATH, else the newest checkpoint in OUTPUT_DIR.
+
+    Raises:
+        UserError: there is neither, or the file is damaged: a test of random weights is never
+            what was meant.
+    """
+    if cfg.TEST.CHECKPOINT_FILE_PATH:
+        path = Path(cfg.TEST.CHECKPOINT_FILE_PATH)
+        verify(path)
+        return path
+    newest = newest_checkpoint(cfg.OUTPUT_DIR)
+    if newest is None:
+        raise UserError(
+            f"There are no weights to test: TEST.CHECKPOINT_FILE_PATH is empty and OUTPUT_DIR "
+            f"{cfg.OUTPUT_DIR} holds no checkpoint; set the former, or train first "
+            "(TRAIN.ENABLE True)."
+        )
+    return newest
+
+
+def _report(
+    cfg: CfgNode, predictions: Predictions, *, checkpoint: Path, device: torch.device
+) -> None:
+    accuracy = measure(predictions)
+    class_names = build_class_names(cfg)
+    folder = Path(cfg.OUTPUT_DIR) / "results"
+    write_results(
+        folder,
+        predictions,
+        accuracy,
+        class_names=class_names,
+        predictions_path=Path(cfg.TEST.SAVE_RESULTS_PATH or folder / "predictions.csv"),
+        facts={
+            "views": {"clips": cfg.TEST.NUM_ENSEMBLE_VIEWS, "crops": cfg.TEST.NUM_SPATIAL_CROPS},
+            "ensemble": cfg.DATA.ENSEMBLE_METHOD,
+            "checkpoint": str(checkpoint.resolve()),
+            "checkpoint_sha256": sha256(checkpoint),
+        },
+    )
+    _log.info("Test of %s\n%s", checkpoint, format_table(accuracy, class_names=class_names))
+    _log.info("Results are in %s", folder)
+    final = {"_type": "test_final", "top1_acc": accuracy.top1, "top5_acc": accuracy.top5}
+    log_json_stats(
+        {**final, "mean_class_acc": accuracy.mean_class, **memory(device)},
+        output_dir=cfg.OUTPUT_DIR,
+    )

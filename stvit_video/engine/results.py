@@ -1,0 +1,119 @@
+"""Files and tables of a test: predictions, scores, accuracies by class, a summary."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stvit_video.engine.predictions import Accuracy, Predictions
+
+# With more classes than twice this, the log's table holds the best and the worst ones alone.
+_TABLE_CLASSES = 20
+
+
+def write_results(
+    folder: Path,
+    predictions: Predictions,
+    accuracy: Accuracy,
+    *,
+    class_names: Sequence[str],
+    predictions_path: Path,
+    facts: Mapping[str, object],
+) -> None:
+    """Write everything a test found out.
+
+    Args:
+        folder: gets scores.npz, per_class.csv, summary.json and confusion_matrix.png.
+        predictions: of all videos.
+        accuracy: of these predictions.
+        class_names: in the order of labels.
+        predictions_path: the CSV file with a line for every video.
+        facts: what else belongs in the summary: views, the checkpoint, ...
+    """
+    # matplotlib takes a second to import, and one rank alone draws.
+    from stvit_video.engine.figures import draw_confusion_matrix
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_predictions(predictions_path, predictions)
+    np.savez_compressed(
+        folder / "scores.npz",
+        video_index=predictions.video_index,
+        scores=predictions.scores,
+        labels=predictions.labels,
+    )
+    _write_classes(folder / "per_class.csv", accuracy, class_names)
+    summary = {**summarise(accuracy), **facts}
+    text = json.dumps(summary, indent=2, ensure_ascii=False)
+    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    draw_confusion_matrix(
+        folder / "confusion_matrix.png", accuracy.confusion, class_names=class_names
+    )
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write a CSV line for every video: the best class, its score, and the five best classes.
+
+    Scores are written with as many digits as float32 has, so that reading them back gives the
+    same numbers.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ranking = predictions.ranking()
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["video_name", "label", "prediction", "score", "top5", "correct"])
+        for row, name in enumerate(predictions.video_names):
+            label, best = int(predictions.labels[row]), ranking[row]
+            score = str(predictions.scores[row, best[0]])
+            five = " ".join(str(guess) for guess in best)
+            writer.writerow([name, label, best[0], score, five, bool(best[0] == label)])
+
+
+def summarise(accuracy: Accuracy) -> dict[str, object]:
+    """Return the accuracies of a test by name, in percent."""
+    return {
+        "top1_acc": accuracy.top1,
+        "top5_acc": accuracy.top5,
+        "mean_class_acc": accuracy.mean_class,
+        "top1_acc_by_clips": {
+            str(clips): value for clips, value in enumerate(accuracy.by_clips, start=1)
+        },
+        "num_videos": int(accuracy.videos.sum()),
+    }
+
+
+def format_table(accuracy: Accuracy, *, class_names: Sequence[str]) -> str:
+    """Return a table for the log: all classes that have videos, or the best and the worst."""
+    seen = np.flatnonzero(accuracy.videos)
+    order = seen[np.argsort(-accuracy.class_top1[seen], kind="stable")]
+    width = max(len("class"), *(len(class_names[label]) for label in order))
+    lines = [f"{'class':<{width}}  videos  top-1 %  top-5 %"]
+    left_out = len(order) - 2 * _TABLE_CLASSES
+    for position, label in enumerate(order):
+        if left_out > 0 and position == _TABLE_CLASSES:
+            lines.append(f"... {left_out} classes between, in per_class.csv ...")
+        if left_out > 0 and _TABLE_CLASSES <= position < len(order) - _TABLE_CLASSES:
+            continue
+        lines.append(
+            f"{class_names[label]:<{width}}  {accuracy.videos[label]:>6}  "
+            f"{accuracy.class_top1[label]:>7.2f}  {accuracy.class_top5[label]:>7.2f}"
+        )
+    by_clips = ", ".join(f"{k}: {value:.2f}" for k, value in enumerate(accuracy.by_clips, start=1))
+    lines.append(
+        f"{accuracy.videos.sum()} videos: top-1 {accuracy.top1:.2f}, top-5 {accuracy.top5:.2f}, "
+        f"mean class accuracy {accuracy.mean_class:.2f}; top-1 by number of clips {by_clips}"
+    )
+    return "\n".join(lines)
+
+
+def _write_classes(path: Path, accuracy: Accuracy, class_names: Sequence[str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["label", "class", "videos", "top1", "top5"])
+        for label, name in enumerate(class_names):
+            videos = int(accuracy.videos[label])
+            # A class without videos has no accuracy: an empty field, which pandas reads as NaN.
+            top1 = float(accuracy.class_top1[label]) if videos else ""
+            top5 = float(accuracy.class_top5[label]) if videos else ""
+            writer.writerow([label, name, videos, top1, top5])

@@ -1,0 +1,6 @@
+"""Models: ``build_model`` makes them from a config, ``load_weights`` fills them from a file."""
+
+from .build import build_model
+from .weights import LoadReport, load_weights, save_weights
+
+__all__ = ["LoadReport", "build_model", "load_weights", "save_weights"]

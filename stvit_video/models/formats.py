@@ -1,0 +1,87 @@
+"""The checkpoint formats of the field: how to tell them apart, and what their names are here."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+# Buffers that follow from the shape of a window and are no weights.
+_DERIVED = re.compile(r"(relative_position_index|relative_coords_table|attn_mask)$")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A family of checkpoint files.
+
+    Attributes:
+        name: what the load report calls it.
+        renames: pairs (pattern, replacement), applied to a key in turn.
+    """
+
+    name: str
+    renames: tuple[tuple[str, str], ...] = ()
+
+    def rename(self, key: str) -> str:
+        """Give our name of a key."""
+        for pattern, replacement in self.renames:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+
+_HEAD = (r"^head\.(weight|bias)$", r"head.fc.\1")
+
+STVIT_VIDEO = Format("stvit_video")
+VIDEO_SWIN = Format(
+    "official Video Swin",
+    (
+        (r"^backbone\.", ""),
+        (r"^layers\.", "stages."),
+        (r"^cls_head\.fc_cls\.", "head.fc."),
+    ),
+)
+SWIN = Format("official Swin", ((r"^layers\.", "stages."), _HEAD))
+TIMM_SWIN = Format(
+    "timm Swin",
+    (
+        # timm merges patches at the start of a stage, not at the end of the one before.
+        *(
+            (rf"^layers\.{stage + 1}\.downsample\.", f"stages.{stage}.downsample.")
+            for stage in range(3)
+        ),
+        (r"^layers\.", "stages."),
+    ),
+)
+TORCHVISION_SWIN3D = Format(
+    "torchvision swin3d",
+    (
+        # torchvision counts stages and mergings in one sequence.
+        *((rf"^features\.{2 * stage}\.", f"stages.{stage}.blocks.") for stage in range(4)),
+        *((rf"^features\.{2 * stage + 1}\.", f"stages.{stage}.downsample.") for stage in range(3)),
+        (r"\.mlp\.0\.", ".mlp.fc1."),
+        (r"\.mlp\.3\.", ".mlp.fc2."),
+        _HEAD,
+    ),
+)
+
+
+def detect_format(state: Mapping[str, Tensor]) -> Format | None:
+    """Tell the format of a state dict by its keys, or give None."""
+    keys = state.keys()
+    if any(key.startswith("stages.") for key in keys):
+        return STVIT_VIDEO
+    if any(key.startswith("features.0.0.attn.") for key in keys):
+        return TORCHVISION_SWIN3D
+    if not any(re.match(r"(backbone\.)?layers\.\d+\.blocks\.", key) for key in keys):
+        return None
+    patch = state.get("backbone.patch_embed.proj.weight", state.get("patch_embed.proj.weight"))
+    if patch is not None and patch.ndim == 5:
+        return VIDEO_SWIN
+    if any(key.startswith("layers.3.downsample.") for key in keys):
+        return TIMM_SWIN
+    return SWIN
+
+
+def to_our_names(state: Mapping[str, Tensor], format_: Format) -> dict[str, Tensor]:
+    """Rename the keys of a state dict and leave out what is no weight."""
+    return {format_.rename(key): value for key, value in state.items() if not _DERIVED.search(key)}

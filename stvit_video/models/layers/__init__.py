@@ -1,0 +1,1 @@
+"""Layers that know nothing of configs, data or semantic tokens: torch in, torch out."""

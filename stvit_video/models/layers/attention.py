@@ -1,0 +1,153 @@
+"""Multi-head attention over the windows of a grid.
+
+Letters: B batch, T frames, H rows, W columns, C channels; M windows, Q queries, K keys,
+N tokens of a window, h heads, d channels of a head.
+"""
+
+from functools import lru_cache
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .windows import Size, WindowPlan, WindowSize, merge, partition, plan_windows
+
+
+class Attention(nn.Module):
+    """The parameters of multi-head attention, and its two halves: project and attend.
+
+    Queries may come from other tokens than keys and values do. One ``qkv`` matrix holds the
+    three projections all the same, so that a layer that generates semantic tokens has the
+    parameters of the dense layer whose place it takes.
+
+    Args:
+        dim: channels C.
+        num_heads: heads h; C is a multiple of it.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int) -> None:
+        super().__init__()
+        assert dim % num_heads == 0, f"{dim} channels do not divide into {num_heads} heads"
+        self.dim = dim
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def project_queries(self, x: Tensor) -> Tensor:
+        """Project ``[..., C]`` to queries ``[..., C]``."""
+        return F.linear(x, self.qkv.weight[: self.dim], self.qkv.bias[: self.dim])
+
+    def project_keys_values(self, x: Tensor) -> Tensor:
+        """Project ``[..., C]`` to keys and values ``[..., 2C]``."""
+        return F.linear(x, self.qkv.weight[self.dim :], self.qkv.bias[self.dim :])
+
+    def attend(self, queries: Tensor, keys_values: Tensor) -> Tensor:
+        """Let queries ``[M, Q, C]`` attend to ``[M, K, 2C]``; returns ``[M, Q, C]``."""
+        q = self._heads(queries)
+        k, v = (self._heads(x) for x in keys_values.chunk(2, dim=-1))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        # [M, N, C] -> [M, h, N, d]
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class WindowAttention(Attention):
+    """Self-attention inside windows of a grid, shifted or not (Swin Transformer, section 3.2).
+
+    Args:
+        dim: channels C.
+        num_heads: heads h.
+        window: frames, rows and columns of a window; None covers the whole axis.
+        shift: the roll of each axis.
+        position_bias: learn a bias for each relative position and head; needs a window without
+            None.
+        mask_padding: see :func:`~stvit_video.models.layers.windows.plan_windows`.
+    """
+
+    relative_position_bias_table: Tensor | None
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        window: WindowSize,
+        shift: Size = (0, 0, 0),
+        position_bias: bool = True,
+        mask_padding: bool = False,
+    ) -> None:
+        super().__init__(dim, num_heads=num_heads)
+        self.window = window
+        self.shift = shift
+        self.mask_padding = mask_padding
+        self.register_parameter("relative_position_bias_table", None)
+        self.table_window = _sides(window) if position_bias else None
+        if self.table_window is not None:
+            rows = prod(2 * side - 1 for side in self.table_window)
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self._bias_key: tuple[object, ...] | None = None
+        self._biases: list[Tensor | None] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend inside the windows of ``[B, T, H, W, C]``; the shape stays."""
+        batch, t, h, w, _ = x.shape
+        plan = plan_windows(batch, (t, h, w), self.window, self.shift, self.mask_padding, x.device)
+        windows = partition(x, plan)
+        qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [M, h, N, d]
+        sizes = [count for count, _ in plan.groups]
+        pieces = zip(q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+        outs = [
+            F.scaled_dot_product_attention(*piece, attn_mask=bias)
+            for piece, bias in zip(pieces, self._additive_masks(plan, q.dtype), strict=True)
+        ]
+        out = torch.cat([piece.transpose(1, 2) for piece in outs]).flatten(2)
+        return merge(self.proj(out), plan)
+
+    def _additive_masks(self, plan: WindowPlan, dtype: torch.dtype) -> list[Tensor | None]:
+        """Give what is added to the logits of each group, ``[1, 1 or h, N, N]`` or None.
+
+        Four axes, because the fused kernels take no other mask.
+        """
+        table = self.relative_position_bias_table
+        if table is None:
+            return [None if mask is None else mask[None, None].to(dtype) for _, mask in plan.groups]
+        if torch.is_grad_enabled():
+            return self._biased_masks(plan, dtype)
+        # Outside training they change with the shape and the weights only.
+        key = (plan, table.data_ptr(), table._version, table.device, dtype)
+        if key != self._bias_key:
+            self._bias_key, self._biases = key, self._biased_masks(plan, dtype)
+        return self._biases
+
+    def _biased_masks(self, plan: WindowPlan, dtype: torch.dtype) -> list[Tensor | None]:
+        table, window = self.relative_position_bias_table, self.table_window
+        assert table is not None and window is not None
+        tokens = prod(plan.window)
+        # The released models cut the index of the full window to its first N rows and columns.
+        index = relative_position_index(window, table.device)[:tokens, :tokens]
+        bias = table.to(dtype)[index.flatten()].view(1, tokens, tokens, -1)
+        bias = bias.permute(0, 3, 1, 2).contiguous()
+        return [bias if mask is None else bias + mask.to(dtype) for _, mask in plan.groups]
+
+
+def _sides(window: WindowSize) -> Size:
+    t, h, w = window
+    assert t is not None and h is not None and w is not None, "a bias table needs a fixed window"
+    return t, h, w
+
+
+@lru_cache(maxsize=64)
+def relative_position_index(window: Size, device: torch.device) -> Tensor:
+    """Give the row of the bias table for each pair of tokens of a window: int64 ``[N, N]``."""
+    with torch.inference_mode(False):
+        axes = [torch.arange(side, device=device) for side in window]
+        tokens = torch.stack([axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij")])
+        index = torch.zeros(prod(window), prod(window), dtype=torch.int64, device=device)
+        for axis, side in zip(tokens, window, strict=True):
+            index = index * (2 * side - 1) + (axis[:, None] - axis[None, :] + side - 1)
+        return index

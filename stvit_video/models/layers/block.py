@@ -1,0 +1,98 @@
+"""The transformer block that every backbone is made of.
+
+Letters: C channels; ``...`` are the axes of a grid, which a block never looks at.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them, on ``[..., C]``.
+
+    Args:
+        dim: channels C.
+        ratio: hidden channels as a multiple of C.
+    """
+
+    def __init__(self, dim: int, *, ratio: float = 4.0) -> None:
+        super().__init__()
+        hidden = int(dim * ratio)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[..., C]`` to ``[..., C]``."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch (CaiT, section 2).
+
+    Args:
+        dim: channels C.
+        init: initial value of the factors.
+    """
+
+    def __init__(self, dim: int, *, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale ``[..., C]``."""
+        return x * self.gamma
+
+
+class Residual(nn.Module):
+    """What a residual branch passes on its way back: layer scale, then stochastic depth.
+
+    Args:
+        dim: channels C.
+        drop_path: probability that a sample skips the branch in training.
+        layer_scale: initial layer scale; 0 for none.
+    """
+
+    def __init__(self, dim: int, *, drop_path: float, layer_scale: float) -> None:
+        super().__init__()
+        self.scale = LayerScale(dim, init=layer_scale) if layer_scale else nn.Identity()
+        self.drop = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """Scale and drop ``[B, ..., C]``."""
+        return self.drop(self.scale(branch))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block around any attention that keeps the shape of its grid.
+
+    Args:
+        dim: channels C.
+        attention: maps ``[B, ..., C]`` to ``[B, ..., C]``.
+        mlp_ratio: hidden channels of the MLP as a multiple of C.
+        drop_path: stochastic depth rate of both branches.
+        layer_scale: initial layer scale of both branches; 0 for none.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        attention: nn.Module,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        layer_scale: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = attention
+        self.residual1 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, ratio=mlp_ratio)
+        self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a grid ``[B, ..., C]`` to a grid of the same shape."""
+        x = x + self.residual1(self.attn(self.norm1(x)))
+        return x + self.residual2(self.mlp(self.norm2(x)))

@@ -1,0 +1,80 @@
+"""From pixels to tokens, and from a stage of tokens to the next.
+
+Letters: B batch, T frames, H rows, W columns, C channels; t, h, w the grid of patches.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchEmbed(nn.Module):
+    """A linear map of disjoint patches, then a norm (Video Swin Transformer, section 3.1).
+
+    The weight is a convolution's, as in the released models, but is applied as one matrix
+    product: patches do not overlap, and a matrix product is faster on every device.
+
+    Args:
+        patch: frames, rows and columns of a patch.
+        in_channels: channels of the video.
+        dim: channels C of a token.
+    """
+
+    def __init__(self, patch: tuple[int, int, int], *, in_channels: int = 3, dim: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv3d(in_channels, dim, kernel_size=patch, stride=patch)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Map a video ``[B, 3, T, H, W]`` of any size to a grid ``[B, t, h, w, C]``."""
+        video = _pad_to_multiple(video, self.patch)
+        pt, ph, pw = self.patch
+        x = video.unflatten(4, (-1, pw)).unflatten(3, (-1, ph)).unflatten(2, (-1, pt))
+        x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+        return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias))
+
+
+class PatchMerging(nn.Module):
+    """Join 2 x 2 neighbours into one token of twice the channels (Swin, section 3.1).
+
+    Args:
+        dim: channels C of the incoming tokens.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, T, H, W, C]`` to ``[B, T, ceil(H/2), ceil(W/2), 2C]``."""
+        height, width = x.shape[2:4]
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
+
+
+class ChannelDoubling(nn.Module):
+    """Stands for patch merging where tokens are semantic: the grid stays, the channels double.
+
+    Args:
+        dim: channels C of the incoming tokens.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.expansion = nn.Linear(dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[..., C]`` to ``[..., 2C]``."""
+        return self.expansion(self.norm(x))
+
+
+def _pad_to_multiple(video: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    missing = [-size % side for size, side in zip(video.shape[2:], patch, strict=True)]
+    if not any(missing):
+        return video
+    return F.pad(video, (0, missing[2], 0, missing[1], 0, missing[0]))

@@ -1,0 +1,183 @@
+"""Semantic token generation module (paper, section 3.1, equations 1 to 3).
+
+Letters: N frames, H W grid of image tokens, h w grid of semantic tokens, C channels;
+I J windows along rows and columns, q q semantic tokens of a window.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers.attention import Attention
+from ..layers.block import Mlp, Residual
+from .pooling import SpatialPooling
+from .regions import KeyRanges, Windows, key_ranges
+
+
+class SemanticTokenLayer(nn.Module):
+    """A transformer layer in which semantic tokens gather from image tokens.
+
+    Queries are the semantic tokens; keys and values are image tokens and semantic tokens of a
+    key window around each window. One norm serves both, and the parameters are those of a
+    dense block. Keys and values are projected once a token and gathered into (overlapping)
+    windows afterwards.
+
+    Args:
+        dim: channels C.
+        num_heads: attention heads.
+        windows: how an axis is cut into windows and semantic tokens.
+        key_window: side of the key window in image tokens.
+        mlp_ratio: hidden channels of the MLP as a multiple of C.
+        drop_path: stochastic depth rate of both branches.
+        layer_scale: initial layer scale of both branches; 0 for none.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        windows: Windows,
+        key_window: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        layer_scale: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.windows = windows
+        self.key_window = key_window
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, num_heads=num_heads)
+        self.residual1 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, ratio=mlp_ratio)
+        self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
+
+    def forward(
+        self, semantic_tokens: Tensor, image_tokens: Tensor, queries: Tensor | None = None
+    ) -> Tensor:
+        """Update semantic tokens from image tokens.
+
+        Args:
+            semantic_tokens: ``[N, h, w, C]``, keys and values beside the image tokens.
+            image_tokens: ``[N, H, W, C]``.
+            queries: ``[N, h, w, C]``, what is updated; the semantic tokens if None.
+
+        Returns:
+            semantic tokens ``[N, h, w, C]``.
+        """
+        x = semantic_tokens if queries is None else queries
+        rows, columns = (
+            key_ranges(self.windows, size=size, key_window=self.key_window)
+            for size in image_tokens.shape[1:3]
+        )
+        semantic = self.norm1(semantic_tokens)
+        image = self.attn.project_keys_values(self.norm1(image_tokens))
+        keys_values = torch.cat(
+            [
+                _gather_semantic(self.attn.project_keys_values(semantic), rows, columns),
+                _gather_image(image, rows, columns),
+            ],
+            dim=1,
+        )
+        normed = semantic if queries is None else self.norm1(queries)
+        q = _to_windows(self.attn.project_queries(normed), rows, columns)
+        attended = _from_windows(self.attn.attend(q, keys_values), x.shape, rows, columns)
+        x = x + self.residual1(attended)
+        return x + self.residual2(self.mlp(self.norm2(x)))
+
+
+class SemanticTokenGeneration(nn.Module):
+    """Generates the semantic tokens of a frame: initial centres, then attention.
+
+    The first layer recovers cluster centres from pooled ones (equation 1); the second adds
+    learned global cluster centres to them, shared by all windows (equations 2 and 3); further
+    layers repeat the second without the global centres (Table 8).
+
+    Args:
+        pooling: gives the initial cluster centres.
+        layers: two or more, by the name of the dense layer whose place each takes.
+        dim: channels C.
+        global_centers: learn global cluster centres.
+    """
+
+    global_centers: Tensor | None
+
+    def __init__(
+        self,
+        pooling: SpatialPooling,
+        *,
+        layers: Sequence[SemanticTokenLayer],
+        dim: int,
+        global_centers: bool = True,
+    ) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.layers = nn.ModuleList(layers)
+        self.register_parameter("global_centers", None)
+        if global_centers:
+            side = pooling.windows.tokens
+            self.global_centers = nn.Parameter(torch.empty(side, side, dim))
+            nn.init.normal_(self.global_centers, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map image tokens ``[N, H, W, C]`` to semantic tokens ``[N, h, w, C]``."""
+        centers = self.pooling(x)
+        for index, layer in enumerate(self.layers):
+            queries = None
+            if index == 1 and self.global_centers is not None:
+                queries = centers + _tile(self.global_centers, like=centers)
+            centers = layer(centers, x, queries)
+        return centers
+
+
+def _tile(centers: Tensor, *, like: Tensor) -> Tensor:
+    """Repeat the centres of a window ``[n, n, C]`` over a grid of semantic tokens ``[h, w, C]``."""
+    height, width = like.shape[1:3]
+    repeats = (-(-height // centers.shape[0]), -(-width // centers.shape[1]), 1)
+    return centers.repeat(repeats)[:height, :width]
+
+
+def _gather(
+    x: Tensor, rows: Sequence[int], columns: Sequence[int], size: tuple[int, int]
+) -> Tensor:
+    """Gather overlapping windows ``[N I J, size, C]`` of a grid ``[N, H, W, C]``.
+
+    Slices, not an index: their gradient is a sum in a fixed order, so training is reproducible.
+    """
+    if len(rows) == len(columns) == 1:
+        x = x[:, rows[0] : rows[0] + size[0], columns[0] : columns[0] + size[1]]
+        return x.flatten(1, 2)
+    x = torch.stack([x[:, start : start + size[0]] for start in rows], dim=1)
+    x = torch.stack([x[:, :, :, start : start + size[1]] for start in columns], dim=2)
+    return x.flatten(0, 2).flatten(1, 2)
+
+
+def _gather_image(x: Tensor, rows: KeyRanges, columns: KeyRanges) -> Tensor:
+    size = (rows.image_length, columns.image_length)
+    return _gather(x, rows.image_starts, columns.image_starts, size)
+
+
+def _gather_semantic(x: Tensor, rows: KeyRanges, columns: KeyRanges) -> Tensor:
+    size = (rows.semantic_length, columns.semantic_length)
+    return _gather(x, rows.semantic_starts, columns.semantic_starts, size)
+
+
+def _to_windows(x: Tensor, rows: KeyRanges, columns: KeyRanges) -> Tensor:
+    """Cut queries ``[N, h, w, C]`` into windows ``[N I J, q q, C]``, the last ones padded."""
+    height, width = x.shape[1:3]
+    below = len(rows.image_starts) * rows.queries - height
+    beside = len(columns.image_starts) * columns.queries - width
+    if below or beside:
+        x = F.pad(x, (0, 0, 0, beside, 0, below))
+    x = x.unflatten(2, (-1, columns.queries)).unflatten(1, (-1, rows.queries))
+    return x.transpose(2, 3).flatten(0, 2).flatten(1, 2)
+
+
+def _from_windows(x: Tensor, shape: torch.Size, rows: KeyRanges, columns: KeyRanges) -> Tensor:
+    """Undo :func:`_to_windows`: windows back to ``shape`` ``[N, h, w, C]``."""
+    x = x.unflatten(1, (rows.queries, columns.queries))
+    x = x.unflatten(0, (shape[0], len(rows.image_starts), len(columns.image_starts)))
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, : shape[1], : shape[2]]

@@ -1,0 +1,262 @@
+"""One loader for all checkpoint formats, with a report of what it did."""
+
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from stvit_video.errors import UserError
+
+from .formats import detect_format, to_our_names
+from .inflate import Size, inflate_bias_table, inflate_patch_embed, resize_bias_table
+from .layers.attention import WindowAttention
+from .layers.patch import PatchEmbed
+from .semantic.stgm import SemanticTokenGeneration
+
+# What training frameworks call the weights in their checkpoints.
+_STATE_KEYS = ("model_state", "state_dict", "model")
+_EXAMPLES = 4
+
+
+@dataclass
+class LoadReport:
+    """What became of each weight: names and numbers of values.
+
+    Attributes:
+        path: the file.
+        format: its format.
+        loaded: taken as they are.
+        inflated: from an image model, spread over time.
+        interpolated: resized to another window.
+        mismatched: in the file and in the model, but of shapes that cannot be fitted.
+        missing: in the model alone.
+        unexpected: in the file alone.
+    """
+
+    path: str
+    format: str
+    loaded: dict[str, int] = field(default_factory=dict)
+    inflated: dict[str, int] = field(default_factory=dict)
+    interpolated: dict[str, int] = field(default_factory=dict)
+    mismatched: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    unexpected: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float:
+        """Share of the model's values that came from the file, from 0 to 1."""
+        filled = sum(sum(part.values()) for part in (self.loaded, self.inflated, self.interpolated))
+        left = sum(sum(part.values()) for part in (self.mismatched, self.missing))
+        return filled / (filled + left) if filled else 0.0
+
+    def __str__(self) -> str:
+        lines = [f"{self.path} ({self.format}): {self.share:.1%} of the model's parameters filled"]
+        for name in ("loaded", "inflated", "interpolated", "mismatched", "missing", "unexpected"):
+            part: dict[str, int] = getattr(self, name)
+            if not part:
+                continue
+            examples = ""
+            if name != "loaded":
+                more = f", and {len(part) - _EXAMPLES} more" if len(part) > _EXAMPLES else ""
+                examples = f"  {', '.join(list(part)[:_EXAMPLES])}{more}"
+            lines.append(
+                f"  {name:<12} {len(part):>5} tensors {sum(part.values()):>13,} values{examples}"
+            )
+        return "\n".join(lines)
+
+
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    min_share: float = 0.0,
+    clear_name_patterns: Sequence[str] = (),
+) -> LoadReport:
+    """Fill a model from a file of any known format, told by the file's keys.
+
+    Known are our own checkpoints and state dicts, the official Video Swin and Swin files,
+    torchvision's ``swin3d_*`` and timm's Swin; ``.safetensors`` or a pickle, which is read with
+    ``weights_only=True``. Weights of image models are inflated. A dense file loads into a model
+    with semantic tokens: layers that take the place of dense ones take their weights.
+
+    Args:
+        model: what is filled, in place; untouched if the file is refused.
+        path: the file.
+        min_share: refuse a file that fills less than this share of the model's parameters.
+        clear_name_patterns: parts of names to delete from the file's keys before they are
+            matched (PySlowFast's ``CHECKPOINT_CLEAR_NAME_PATTERN``).
+
+    Raises:
+        UserError: the file cannot be read, is of no known format, holds values that are not
+            finite, or fills too little.
+    """
+    state = _clear_names(read_state_dict(path), clear_name_patterns)
+    format_ = detect_format(state)
+    if format_ is None:
+        raise UserError(
+            f"{path} is of no known format (its first keys are {', '.join(list(state)[:3])}): "
+            "load a checkpoint of stvit_video, Video Swin, Swin, torchvision swin3d or timm Swin."
+        )
+    state = to_our_names(state, format_)
+    report = LoadReport(path=str(path), format=format_.name)
+    fitted = _fit(model, state, report)
+    for name, value in fitted.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(
+                f"{path} holds values that are not finite, in {name}: take another file."
+            )
+    if report.share < min_share:
+        raise UserError(
+            f"{path} ({report.format}) fills {report.share:.1%} of the model's parameters, less "
+            f"than the {min_share:.0%} that are asked for: it belongs to another model "
+            f"({len(report.missing)} tensors are missing, {len(report.mismatched)} have other "
+            f"shapes, {len(report.unexpected)} have no place)."
+        )
+    target = model.state_dict()
+    with torch.no_grad():
+        for name, value in fitted.items():
+            target[name].copy_(value)
+    return report
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write a model's weights as ``.safetensors``, in a form that :func:`load_weights` reads."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(state, str(path), metadata={"format": "pt"})
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a weights file or of a checkpoint that holds one.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"The weights file {path} does not exist: check the path.")
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+    content: Mapping = read(path)
+    for key in _STATE_KEYS:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise UserError(f"The weights file {path} holds no tensors: check the path.")
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(str(path))
+    except SafetensorError as error:
+        raise UserError(
+            f"The weights file {path} is no readable safetensors file ({error}): copy it again."
+        ) from error
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"The weights file {path} is damaged or holds Python objects beside its tensors, which "
+            "are not loaded because they could run code: save its tensors alone, in a program "
+            "that trusts it."
+        ) from error
+    except (RuntimeError, EOFError, KeyError, ValueError, BadZipFile, OSError) as error:
+        raise UserError(
+            f"The weights file {path} cannot be read ({type(error).__name__}): copy it again."
+        ) from error
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"The weights file {path} holds a {type(content).__name__}, not a state dict."
+        )
+    return dict(content)
+
+
+def _clear_names(state: dict[str, Tensor], patterns: Sequence[str]) -> dict[str, Tensor]:
+    # "module." is what DistributedDataParallel puts in front.
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    for pattern in patterns:
+        state = {key.replace(pattern, ""): value for key, value in state.items()}
+    return state
+
+
+def _fit(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> dict[str, Tensor]:
+    """Give the value of each weight of the model that the file has, and fill the report."""
+    target = model.state_dict()
+    fitters = _fitters(model, state)
+    dense_names = _dense_names(model, target)
+    fitted, used = {}, set()
+    for name, old in target.items():
+        source = name if name in state else dense_names.get(name, name)
+        used.add(source)
+        value: Tensor | None = state.get(source)
+        if value is None:
+            report.missing[name] = old.numel()
+            continue
+        part = "loaded"
+        if value.shape != old.shape and name in fitters:
+            part, value = fitters[name](value)
+        if value is None or value.shape != old.shape:
+            part, value = "mismatched", None
+        getattr(report, part)[name] = old.numel()
+        if value is not None:
+            fitted[name] = value
+    report.unexpected = {name: value.numel() for name, value in state.items() if name not in used}
+    return fitted
+
+
+def _dense_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Give the names that weights of the generation layers have in a dense model.
+
+    The layers of a generation module stand in the places of as many dense blocks, from the one
+    by whose number the module is named.
+    """
+    dense: dict[str, str] = {}
+    for path, module in model.named_modules():
+        if not isinstance(module, SemanticTokenGeneration):
+            continue
+        stage, first, _ = path.rsplit(".", 2)
+        for index in range(len(module.layers)):
+            prefix = f"{path}.layers.{index}."
+            for name in names:
+                if name.startswith(prefix):
+                    dense[name] = f"{stage}.{int(first) + index}.{name.removeprefix(prefix)}"
+    return dense
+
+
+def _fitters(
+    model: nn.Module, state: Mapping[str, Tensor]
+) -> dict[str, Callable[[Tensor], tuple[str, Tensor | None]]]:
+    """Give, for weights that can be fitted, a function to (part of the report, fitted value)."""
+    patch = state.get("patch_embed.proj.weight")
+    from_image = patch is not None and patch.ndim == 4
+
+    def fit_patch(value: Tensor, *, frames: int) -> tuple[str, Tensor | None]:
+        return "inflated", inflate_patch_embed(value, frames=frames) if from_image else None
+
+    def fit_table(value: Tensor, *, window: Size) -> tuple[str, Tensor | None]:
+        if not from_image:
+            return "interpolated", resize_bias_table(value, window=window)
+        table = inflate_bias_table(value, window=window)
+        same = len(value) == (2 * window[1] - 1) * (2 * window[2] - 1)
+        return "inflated" if same else "interpolated", table
+
+    fitters: dict[str, Callable[[Tensor], tuple[str, Tensor | None]]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, PatchEmbed):
+            fitters[f"{name}.proj.weight"] = partial(fit_patch, frames=module.patch[0])
+        elif isinstance(module, WindowAttention) and module.table_window is not None:
+            table = f"{name}.relative_position_bias_table"
+            fitters[table] = partial(fit_table, window=module.table_window)
+    return fitters

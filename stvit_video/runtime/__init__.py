@@ -1,0 +1,1 @@
+"""Ranks, logging and registries: what every other part may use."""

@@ -1,0 +1,148 @@
+"""The ranks as a group: which one this is, and what all of them have together.
+
+Everything works with one rank too, which has no process group: it is then rank 0 of 1.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from stvit_video.errors import UserError
+from stvit_video.runtime.launch import LOOPBACK, Launch, cpu_threads
+
+T = TypeVar("T")
+
+# The launch of this process while it is a member; torch.distributed knows its rank, but neither
+# the local rank nor the device.
+_launch: Launch | None = None
+
+
+@contextmanager
+def membership(launch: Launch, *, timeout: timedelta) -> Iterator[None]:
+    """Be the rank that ``launch`` says: join the others at the start, part from them at the end.
+
+    A rank that fails keeps its process group: taking it down could wait for the others, and the
+    process is about to end.
+
+    Args:
+        launch: the place of this process among the ranks.
+        timeout: how long to wait for the others, at the start and in each collective.
+    """
+    global _launch
+    if launch.device_type == "cuda":
+        torch.cuda.set_device(launch.local_rank)
+    elif launch.local_world_size > 1:
+        torch.set_num_threads(cpu_threads(local_world_size=launch.local_world_size))
+    _launch = launch
+    try:
+        if launch.world_size > 1:
+            _join(launch, timeout=timeout)
+        yield
+    finally:
+        _launch = None
+    if launch.world_size > 1:
+        # Rank 0 may keep the store that the others still need.
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def get_rank() -> int:
+    """Index of this process among all ranks."""
+    return _launch.rank if _launch else 0
+
+
+def get_local_rank() -> int:
+    """Index of this process among the ranks of this machine."""
+    return _launch.local_rank if _launch else 0
+
+
+def get_world_size() -> int:
+    """Number of all ranks."""
+    return _launch.world_size if _launch else 1
+
+
+def is_main() -> bool:
+    """Whether this is rank 0, which alone writes logs, checkpoints and results."""
+    return get_rank() == 0
+
+
+def device() -> torch.device:
+    """Device of this rank: its GPU, or the CPU."""
+    if _launch and _launch.device_type == "cuda":
+        return torch.device("cuda", _launch.local_rank)
+    return torch.device("cpu")
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if get_world_size() > 1:
+        dist.barrier()
+
+
+def all_reduce_sum(values: Sequence[float]) -> list[float]:
+    """Add up each of ``values`` over all ranks, in float64; every rank gets the sums."""
+    if get_world_size() == 1:
+        return [float(value) for value in values]
+    on_gpu = dist.get_backend() == "nccl"
+    sums = torch.tensor(values, dtype=torch.float64, device=device() if on_gpu else "cpu")
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def gather_objects(obj: T) -> list[T]:
+    """Return the picklable objects of all ranks, in the order of the ranks, on every rank."""
+    if get_world_size() == 1:
+        return [obj]
+    gathered: list[Any] = [None] * get_world_size()
+    dist.all_gather_object(gathered, obj)
+    return gathered
+
+
+def broadcast_object(obj: T) -> T:
+    """Return rank 0's object, which must be picklable, on every rank."""
+    if get_world_size() == 1:
+        return obj
+    box = [obj]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _join(launch: Launch, *, timeout: timedelta) -> None:
+    if launch.is_on_one_machine:
+        # Else gloo looks up the host's name, which may lead nowhere or to a guarded interface.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
+    try:
+        _open_process_group(launch, timeout=timeout)
+    except (dist.DistStoreError, dist.DistNetworkError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"all {launch.world_size} ranks must meet at {launch.init_method or LOOPBACK}, but "
+            f"rank {launch.rank} could not ({reason}): start every machine with the same "
+            "NUM_SHARDS and --init_method, its own --shard_id, and a port that is free"
+        ) from error
+
+
+def _open_process_group(launch: Launch, *, timeout: timedelta) -> None:
+    store = None
+    if launch.store_port:
+        store = dist.TCPStore(LOOPBACK, launch.store_port, is_master=False, timeout=timeout)
+    dist.init_process_group(
+        launch.backend,
+        init_method=None if store else launch.init_method,
+        store=store,
+        rank=launch.rank,
+        world_size=launch.world_size,
+        timeout=timeout,
+        device_id=device() if launch.backend == "nccl" else None,
+    )
+
+
+def _loopback_interface() -> str:
+    """Name of the loopback interface: lo on Linux, lo0 on macOS."""
+    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))

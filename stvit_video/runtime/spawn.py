@@ -1,0 +1,139 @@
+"""Processes of one machine: start them, wait for all, and say what went wrong in the first."""
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch.multiprocessing
+
+from stvit_video.errors import UserError
+
+# How long the others may go on after one has failed: long enough to report an error of their
+# own or to end by themselves, short enough for someone who waits for the prompt.
+_GRACE_SECONDS = 10.0
+
+
+class RankError(RuntimeError):
+    """A rank failed by no fault of the user's; the message holds the traceback of that rank."""
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a process leaves in a file when it fails; a queue could block on a long traceback."""
+
+    index: int
+    when: float
+    is_user_error: bool
+    text: str
+
+
+def spawn_ranks(
+    target: Callable[[int], None], *, num_processes: int, grace_seconds: float = _GRACE_SECONDS
+) -> None:
+    """Run ``target(index)`` in fresh processes, index from 0 to ``num_processes`` - 1.
+
+    When one fails the others are stopped, first by SIGTERM and then by SIGKILL.
+
+    Args:
+        target: a picklable callable, that is an importable function or a partial of one.
+        num_processes: number of processes.
+        grace_seconds: how long the others may go on after a failure, and after SIGTERM.
+
+    Raises:
+        UserError: a process raised one.
+        RankError: a process raised anything else, or was killed.
+    """
+    with tempfile.TemporaryDirectory(prefix="stvit_video-") as folder:
+        processes = torch.multiprocessing.start_processes(
+            _run, args=(target, folder), nprocs=num_processes, join=False, start_method="spawn"
+        ).processes
+        try:
+            statuses = _wait(processes, grace_seconds=grace_seconds)
+        finally:
+            _stop(processes, grace_seconds=grace_seconds)
+        if any(statuses.values()):
+            raise _cause(Path(folder), statuses=statuses)
+
+
+def _run(index: int, target: Callable[[int], None], folder: str) -> None:
+    try:
+        target(index)
+    except Exception as error:
+        is_user_error = isinstance(error, UserError)
+        text = str(error) if is_user_error else traceback.format_exc()
+        report = _Report(index, time.time(), is_user_error, text)
+        (Path(folder) / f"{index}.json").write_text(json.dumps(asdict(report)), encoding="utf-8")
+        _leave_at_once()
+
+
+def _leave_at_once() -> None:
+    """End this process without taking its process group down, which could wait for the others."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _wait(processes: Sequence[BaseProcess], *, grace_seconds: float) -> dict[int, int]:
+    """Return the exit status of each process that ended by itself, before or soon after others."""
+    statuses: dict[int, int] = {}
+    running = {process.sentinel: index for index, process in enumerate(processes)}
+    while running:
+        patience = grace_seconds if any(statuses.values()) else None
+        ready = connection.wait(list(running), timeout=patience)
+        if not ready:
+            break
+        for sentinel in ready:
+            index = running.pop(sentinel)  # type: ignore[arg-type]
+            processes[index].join()
+            statuses[index] = processes[index].exitcode or 0
+    return statuses
+
+
+def _stop(processes: Sequence[BaseProcess], *, grace_seconds: float) -> None:
+    alive = [process for process in processes if process.is_alive()]
+    for process in alive:
+        process.terminate()
+    deadline = time.monotonic() + grace_seconds
+    for process in alive:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _cause(folder: Path, *, statuses: Mapping[int, int]) -> Exception:
+    """Tell the cause from its consequences: a rank that fails breaks the connections of others."""
+    reports = [_Report(**json.loads(file.read_text("utf-8"))) for file in folder.glob("*.json")]
+    reports.sort(key=lambda report: (not report.is_user_error, report.when))
+    if reports and reports[0].is_user_error:
+        return UserError(reports[0].text)
+    reported = {report.index for report in reports}
+    silent = [
+        f"local rank {index} {_describe(status)}"
+        for index, status in sorted(statuses.items())
+        if status and index not in reported
+    ]
+    told = [f"local rank {report.index} raised\n\n{report.text}" for report in reports[:1]]
+    return RankError("; ".join([*silent, *told]))
+
+
+def _describe(status: int) -> str:
+    if status >= 0:
+        return f"ended with exit status {status}"
+    name = signal.Signals(-status).name
+    hint = " (often a lack of memory)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"

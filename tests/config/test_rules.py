@@ -1,0 +1,209 @@
+"""The rules over config values: each is broken once, and says so in one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from stvit_video.config import load_config
+from stvit_video.config.defaults import default_config
+from stvit_video.config.keys import leaves
+from stvit_video.config.validate import RULES
+from stvit_video.errors import UserError
+
+# Overrides that break a rule, and the beginning of what is said.
+BROKEN = [
+    ("DEVICE=gpu", 'DEVICE must be "cuda", "cpu" or "auto", but it is "gpu" (override)'),
+    ("DIST_BACKEND=mpi", 'DIST_BACKEND must be "auto", "nccl" or "gloo", but it is "mpi"'),
+    ("DIST_BACKEND=nccl DEVICE=cpu", 'DIST_BACKEND must not be "nccl" with DEVICE cpu, but'),
+    ("NUM_GPUS=0", "NUM_GPUS must be at least 1, but it is 0 (override): for a run on the CPU"),
+    ("NUM_SHARDS=0", "NUM_SHARDS must be at least 1"),
+    ("LOG_PERIOD=0", "LOG_PERIOD must be at least 1"),
+    (
+        "SHARD_ID=2 NUM_SHARDS=2",
+        "SHARD_ID must be from 0 to NUM_SHARDS - 1, but it is 2 (override) and NUM_SHARDS is 2",
+    ),
+    ("SHARD_ID=-1", "SHARD_ID must be from 0 to NUM_SHARDS - 1, but it is -1"),
+    ("RNG_SEED=-1", "RNG_SEED must be at least 0"),
+    ("DATA_LOADER.NUM_WORKERS=-1", "DATA_LOADER.NUM_WORKERS must be at least 0"),
+    ("OUTPUT_DIR=", 'OUTPUT_DIR must not be empty, but it is ""'),
+    ("DATA.PATH_LABEL_SEPARATOR=", "DATA.PATH_LABEL_SEPARATOR must not be empty"),
+    ("TRAIN.BATCH_SIZE=0", "TRAIN.BATCH_SIZE must be at least 1"),
+    ("TRAIN.EVAL_PERIOD=0", "TRAIN.EVAL_PERIOD must be at least 1"),
+    ("TRAIN.CHECKPOINT_PERIOD=0", "TRAIN.CHECKPOINT_PERIOD must be at least 1"),
+    ("TRAIN.ACCUMULATE_STEPS=0", "TRAIN.ACCUMULATE_STEPS must be at least 1"),
+    ("TEST.BATCH_SIZE=0", "TEST.BATCH_SIZE must be at least 1"),
+    ("TEST.NUM_ENSEMBLE_VIEWS=0", "TEST.NUM_ENSEMBLE_VIEWS must be at least 1"),
+    (
+        "TRAIN.BATCH_SIZE=10 NUM_GPUS=4",
+        "TRAIN.BATCH_SIZE must be a multiple of NUM_GPUS, but it is 10 (override) and "
+        "NUM_GPUS is 4 (override)",
+    ),
+    ("TEST.BATCH_SIZE=5 NUM_GPUS=2", "TEST.BATCH_SIZE must be a multiple of NUM_GPUS"),
+    ("TRAIN.CHECKPOINT_MIN_SHARE=1.5", "TRAIN.CHECKPOINT_MIN_SHARE must be from 0 to 1"),
+    (
+        "TRAIN.MIXED_PRECISION_DTYPE=fp16",
+        'TRAIN.MIXED_PRECISION_DTYPE must be "bfloat16" or "float16"',
+    ),
+    ("TEST.NUM_SPATIAL_CROPS=5", "TEST.NUM_SPATIAL_CROPS must be 1 or 3, but it is 5"),
+    ("DATA.NUM_FRAMES=0", "DATA.NUM_FRAMES must be at least 1"),
+    ("DATA.SAMPLING_RATE=0", "DATA.SAMPLING_RATE must be at least 1"),
+    ("DATA.TRAIN_CROP_SIZE=0", "DATA.TRAIN_CROP_SIZE must be at least 1"),
+    ("DATA.VAL_SHORT_SIDE=0", "DATA.VAL_SHORT_SIDE must be at least 1"),
+    ("DATA.TEST_CROP_SIZE=-224", "DATA.TEST_CROP_SIZE must be at least 1"),
+    ("DATA.TARGET_FPS=-1", "DATA.TARGET_FPS must be at least 0"),
+    ("DATA.SAMPLING_PROTOCOL=slowfast", "DATA.SAMPLING_PROTOCOL must be"),
+    ("DATA.DECODING_BACKEND=opencv", 'DATA.DECODING_BACKEND must be "pyav" or "decord"'),
+    ("DATA.ENSEMBLE_METHOD=mean", 'DATA.ENSEMBLE_METHOD must be "sum" or "max"'),
+    ("DATA.MEAN=[0.5]", "DATA.MEAN must have 3 entries, but it is (0.5,)"),
+    ("DATA.STD=[1,1,1,1]", "DATA.STD must have 3 entries"),
+    ("DATA.STD=[1,0,1]", "DATA.STD must be above 0 in every entry"),
+    (
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE=[1.0,0.08]",
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE must be a lowest and a highest value above 0, or empty",
+    ),
+    ("DATA.TRAIN_JITTER_SCALES_RELATIVE=[0,1]", "DATA.TRAIN_JITTER_SCALES_RELATIVE must be a low"),
+    ("DATA.TRAIN_JITTER_SCALES_RELATIVE=[1]", "DATA.TRAIN_JITTER_SCALES_RELATIVE must be a low"),
+    (
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE=[0.08,1.1]",
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE must be shares of the frame",
+    ),
+    ("DATA.TRAIN_JITTER_ASPECT_RELATIVE=[2,1]", "DATA.TRAIN_JITTER_ASPECT_RELATIVE must be a low"),
+    ("DATA.TRAIN_JITTER_ASPECT_RELATIVE=[]", "DATA.TRAIN_JITTER_ASPECT_RELATIVE must be empty if"),
+    ("DATA.TRAIN_JITTER_SCALES=[256]", "DATA.TRAIN_JITTER_SCALES must have 2 entries"),
+    (
+        "DATA.TRAIN_JITTER_SCALES=[200,320] DATA.TRAIN_JITTER_SCALES_RELATIVE=[] "
+        "DATA.TRAIN_JITTER_ASPECT_RELATIVE=[]",
+        "DATA.TRAIN_JITTER_SCALES must rise from at least DATA.TRAIN_CROP_SIZE",
+    ),
+    ("DATA.VAL_SHORT_SIDE=200", "DATA.VAL_SHORT_SIDE must be at least DATA.TRAIN_CROP_SIZE"),
+    (
+        "DATA.TEST_CROP_SIZE=300 TEST.NUM_SPATIAL_CROPS=1",
+        "DATA.VAL_SHORT_SIDE must be at least DATA.TEST_CROP_SIZE",
+    ),
+    ("MODEL.NUM_CLASSES=1", "MODEL.NUM_CLASSES must be at least 2"),
+    ("MODEL.LOSS_FUNC=bce", 'MODEL.LOSS_FUNC must be "cross_entropy"'),
+    ("MODEL.HEAD_ACT=relu", 'MODEL.HEAD_ACT must be "softmax", "sigmoid" or "none"'),
+    ("MODEL.DROPOUT_RATE=1", "MODEL.DROPOUT_RATE must be at least 0 and below 1, but it is 1.0"),
+    ("MODEL.DROPCONNECT_RATE=-0.1", "MODEL.DROPCONNECT_RATE must be at least 0 and below 1"),
+    ("SOLVER.MOMENTUM=1", "SOLVER.MOMENTUM must be at least 0 and below 1"),
+    ("MODEL.FC_INIT_STD=-1", "MODEL.FC_INIT_STD must be at least 0"),
+    ("SWIN.PATCH_SIZE=[4,4]", "SWIN.PATCH_SIZE must have 3 entries"),
+    ("SWIN.WINDOW_SIZE=[7,7]", "SWIN.WINDOW_SIZE must have 3 entries"),
+    ("SWIN.DEPTHS=[]", "SWIN.DEPTHS must not be empty"),
+    ("STVIT.KEY_WINDOWS=[]", "STVIT.KEY_WINDOWS must not be empty"),
+    ("SWIN.PATCH_SIZE=[2,0,4]", "SWIN.PATCH_SIZE must be at least 1 in every entry"),
+    ("SWIN.WINDOW_SIZE=[8,7,0]", "SWIN.WINDOW_SIZE must be at least 1 in every entry"),
+    ("SWIN.DEPTHS=[2,0,6,2]", "SWIN.DEPTHS must be at least 1 in every entry"),
+    ("SWIN.NUM_HEADS=[3,0,12,24]", "SWIN.NUM_HEADS must be at least 1 in every entry"),
+    ("SWIN.EMBED_DIM=0", "SWIN.EMBED_DIM must be at least 1"),
+    ("SWIN.MLP_RATIO=0", "SWIN.MLP_RATIO must be above 0"),
+    ("SOLVER.BASE_LR=0", "SOLVER.BASE_LR must be above 0"),
+    ("SWIN.NUM_HEADS=[3,6,12]", "SWIN.NUM_HEADS must have an entry for each one of SWIN.DEPTHS"),
+    ("SWIN.NUM_HEADS=[3,6,12,7]", "SWIN.NUM_HEADS must divide the channels of each stage"),
+    ("SWIN.EMBED_DIM=100", "SWIN.NUM_HEADS must divide the channels of each stage"),
+    ("STVIT.POOLING=mean", 'STVIT.POOLING must be "intra_inter", "average" or "max"'),
+    ("STVIT.NUM_TOKENS=0", "STVIT.NUM_TOKENS must be at least 1"),
+    ("STVIT.TEMPORAL_WINDOW=0", "STVIT.TEMPORAL_WINDOW must be at least 1"),
+    ("STVIT.LAYER_SCALE_INIT=-1", "STVIT.LAYER_SCALE_INIT must be at least 0"),
+    ("STVIT.KEY_WINDOWS=[10,0]", "STVIT.KEY_WINDOWS must be at least 1 in every entry"),
+    ("STVIT.NUM_TOKENS=8", "STVIT.NUM_TOKENS must be a square number, but it is 8"),
+    ("STVIT.ENABLE=true STVIT.STAGE=5", "STVIT.STAGE must be a stage of SWIN.DEPTHS, counted"),
+    ("STVIT.ENABLE=true STVIT.STAGE=0", "STVIT.STAGE must be a stage of SWIN.DEPTHS, counted"),
+    ("STVIT.ENABLE=true STVIT.NUM_TOKENS=64", "STVIT.NUM_TOKENS must be at most the image tokens"),
+    ("SOLVER.OPTIMIZING_METHOD=adam", 'SOLVER.OPTIMIZING_METHOD must be "adamw" or "sgd"'),
+    ("SOLVER.LR_POLICY=step", "SOLVER.LR_POLICY must be"),
+    ("SOLVER.MAX_EPOCH=0", "SOLVER.MAX_EPOCH must be at least 1"),
+    ("SOLVER.COSINE_END_LR=-1", "SOLVER.COSINE_END_LR must be at least 0"),
+    ("SOLVER.WARMUP_EPOCHS=-1", "SOLVER.WARMUP_EPOCHS must be at least 0"),
+    ("SOLVER.WARMUP_START_LR=-1", "SOLVER.WARMUP_START_LR must be at least 0"),
+    ("SOLVER.WEIGHT_DECAY=-1", "SOLVER.WEIGHT_DECAY must be at least 0"),
+    ("SOLVER.BACKBONE_LR_FACTOR=-1", "SOLVER.BACKBONE_LR_FACTOR must be at least 0"),
+    ("SOLVER.CLIP_GRAD_VAL=-1", "SOLVER.CLIP_GRAD_VAL must be at least 0"),
+    ("SOLVER.CLIP_GRAD_L2NORM=-1", "SOLVER.CLIP_GRAD_L2NORM must be at least 0"),
+    (
+        "SOLVER.MAX_EPOCH=2",
+        "SOLVER.WARMUP_EPOCHS must be at most SOLVER.MAX_EPOCH, but it is 2.5 (default) and "
+        "SOLVER.MAX_EPOCH is 2 (override)",
+    ),
+    (
+        "SOLVER.WARMUP_EPOCHS=30 SOLVER.COSINE_AFTER_WARMUP=true",
+        "SOLVER.WARMUP_EPOCHS must be below SOLVER.MAX_EPOCH",
+    ),
+    ("SOLVER.LRS=[1,0.1]", "SOLVER.LRS must have an entry for each one of SOLVER.STEPS"),
+    ("SOLVER.STEPS=[5,10] SOLVER.LRS=[1,1]", "SOLVER.STEPS must rise from 0 without repeats"),
+    ("SOLVER.STEPS=[0,9,9] SOLVER.LRS=[1,1,1]", "SOLVER.STEPS must rise from 0 without repeats"),
+    ("SOLVER.STEPS=[] SOLVER.LRS=[]", "SOLVER.STEPS must rise from 0 without repeats"),
+    ("SOLVER.LRS=[-1]", "SOLVER.LRS must be at least 0 in every entry"),
+    ("SOLVER.BETAS=[0.9]", "SOLVER.BETAS must have 2 entries"),
+    ("SOLVER.BETAS=[0.9,1]", "SOLVER.BETAS must be at least 0 and below 1 in every entry"),
+    (
+        "SOLVER.OPTIMIZING_METHOD=sgd SOLVER.MOMENTUM=0",
+        "SOLVER.NESTEROV must be false where SOLVER.MOMENTUM is 0",
+    ),
+]
+# What looks odd but runs.
+FINE = [
+    "TRAIN.BATCH_SIZE=10 NUM_GPUS=4 TRAIN.ENABLE=false",
+    "TEST.BATCH_SIZE=10 NUM_GPUS=4 TEST.ENABLE=false",
+    "SWIN.WINDOW_SIZE=[1,2,2]",
+    "STVIT.ENABLE=true STVIT.NUM_TOKENS=49 STVIT.KEY_WINDOWS=[7,10,14] STVIT.STAGE=4",
+    "SOLVER.WARMUP_EPOCHS=30",
+    "SOLVER.WARMUP_EPOCHS=0 SOLVER.MAX_EPOCH=1 SOLVER.COSINE_AFTER_WARMUP=true",
+    "DATA.TRAIN_JITTER_SCALES_RELATIVE=[1,1] DATA.TRAIN_JITTER_ASPECT_RELATIVE=[1,1]",
+    "DATA.TRAIN_JITTER_SCALES_RELATIVE=[] DATA.TRAIN_JITTER_ASPECT_RELATIVE=[]",
+    "DATA.TEST_CROP_SIZE=300 TEST.NUM_SPATIAL_CROPS=3",
+    "SOLVER.STEPS=[0,10,20] SOLVER.LRS=[1,0.1,0.01] SOLVER.LR_POLICY=steps_with_relative_lrs",
+    "SOLVER.OPTIMIZING_METHOD=sgd SOLVER.MOMENTUM=0 SOLVER.NESTEROV=false",
+    "NUM_SHARDS=2 SHARD_ID=1 DEVICE=cpu DIST_BACKEND=gloo",
+]
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "empty.yaml"
+    path.write_text("", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("overrides", "beginning"), BROKEN)
+def test_a_broken_rule_is_one_sentence(empty: Path, overrides: str, beginning: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(empty, overrides.split())
+    assert str(caught.value).startswith(beginning)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("overrides", FINE)
+def test_what_can_run_is_not_refused(empty: Path, overrides: str) -> None:
+    load_config(empty, overrides.split())
+
+
+def test_every_rule_is_broken_above() -> None:
+    """Fails for a new rule until a line of BROKEN breaks it."""
+    unbroken = [
+        f"{rule.keys[0]} {rule.text}"
+        for rule in RULES
+        if not any(
+            said.startswith(f"{rule.keys[0]} {rule.text}"[: len(said)]) for _, said in BROKEN
+        )
+    ]
+    assert not unbroken, "\n".join(unbroken)
+
+
+def test_every_rule_is_about_keys_that_there_are() -> None:
+    known = leaves(default_config())
+    named = {key for rule in RULES for key in (*rule.keys, *([rule.when] if rule.when else []))}
+    assert named <= set(known)
+
+
+def test_a_broken_rule_names_the_file_and_the_line(tmp_path: Path) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text("TRAIN:\n  BATCH_SIZE: 9\n", encoding="utf-8")
+    top = tmp_path / "top.yaml"
+    top.write_text("# eight GPUs\n_BASE_: base.yaml\nNUM_GPUS: 8\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_config(top)
+    assert str(caught.value) == (
+        "TRAIN.BATCH_SIZE must be a multiple of NUM_GPUS, but it is 9 "
+        f"({base}:2, _BASE_ of {top}) and NUM_GPUS is 8 ({top}:3)"
+    )

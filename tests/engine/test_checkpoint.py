@@ -1,0 +1,197 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from stvit_video.engine import checkpoint, durable
+from stvit_video.engine.checkpoint import (
+    checkpoint_path,
+    is_full_checkpoint,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from stvit_video.engine.optim import build_optimizer
+from stvit_video.engine.random_state import (
+    capture_random_state,
+    restore_random_state,
+    seed_generators,
+)
+from stvit_video.engine.state import TrainingState, changed_keys
+from stvit_video.errors import UserError
+from stvit_video.models import build_model
+
+CPU = torch.device("cpu")
+
+
+def write_two(output_dir):
+    paths = [checkpoint_path(output_dir, epochs) for epochs in (1, 2)]
+    for path in paths:
+        write_checkpoint(path, {"epoch": 0, "model_state": {"w": torch.ones(100)}})
+    return paths
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def cut_short_without_hash(path):
+    cut_short(path)
+    durable.hash_path(path).unlink()
+
+
+def test_names_are_pyslowfasts(tmp_path):
+    path = checkpoint_path(tmp_path, 1)
+    assert path == tmp_path / "checkpoints" / "checkpoint_epoch_00001.pyth"
+
+
+def test_a_checkpoint_has_a_hash_that_sha256sum_reads(tmp_path):
+    path, _ = write_two(tmp_path)
+    line = path.with_name(path.name + ".sha256").read_text()
+    assert line == f"{durable.sha256(path)}  {path.name}\n"
+    assert sorted(file.suffix for file in path.parent.iterdir()) == [
+        ".pyth", ".pyth", ".sha256", ".sha256"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut_short, cut_short_without_hash])
+def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, caplog, damage):
+    first, second = write_two(tmp_path)
+    assert newest_checkpoint(tmp_path) == second
+    damage(second)
+    assert newest_checkpoint(tmp_path) == first
+    assert str(second) in caplog.text
+    with pytest.raises(UserError, match=second.name):
+        read_checkpoint(second)
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path):
+    for path in write_two(tmp_path):
+        flip_a_byte(path)
+    with pytest.raises(UserError, match="None of the 2 checkpoints"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_folder_without_checkpoints_has_no_newest_one(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "other.pyth").write_bytes(b"")
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path, _ = write_two(tmp_path)
+    before = path.read_bytes()
+
+    def fill_the_disk(contents, file):
+        file.write(b"a part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", fill_the_disk)
+    with pytest.raises(UserError, match="No space left"):
+        write_checkpoint(path, {"epoch": 1})
+    assert path.read_bytes() == before
+    assert not [file for file in path.parent.iterdir() if "tmp" in file.name]
+    assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 2)
+
+
+def test_a_crash_between_hash_and_file_never_passes_a_half_replaced_one(tmp_path, monkeypatch):
+    first, second = write_two(tmp_path)
+    replace = durable.Path.replace
+
+    def crash(self, target):
+        if target == second:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(durable.Path, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(second, {"epoch": 7})
+    assert newest_checkpoint(tmp_path) == first
+
+
+def test_pickled_objects_are_refused(tmp_path):
+    path = tmp_path / "evil.pyth"
+    torch.save({"object": random.Random()}, path)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_checkpoint(path)
+    assert not is_full_checkpoint(path)
+
+
+def test_random_states_come_back_through_a_file(tmp_path):
+    seed_generators(3)
+    random.gauss(0, 1)  # leaves a second number behind, as NumPy's does
+    np.random.standard_normal()
+    write_checkpoint(tmp_path / "a.pyth", capture_random_state(CPU))
+    expected = (random.gauss(0, 1), np.random.standard_normal(), torch.rand(3).tolist())
+    seed_generators(4)
+    restore_random_state(read_checkpoint(tmp_path / "a.pyth"), CPU)
+    assert (random.gauss(0, 1), np.random.standard_normal(), torch.rand(3).tolist()) == expected
+
+
+def build_state(cfg):
+    model = build_model(cfg)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return TrainingState(model, build_optimizer(cfg, model), scaler, CPU, cfg.dump())
+
+
+@pytest.fixture
+def saved(small_config):
+    """A state after a step and an epoch, and its checkpoint."""
+    cfg = small_config()
+    state = build_state(cfg)
+    state.model(torch.rand(1, 3, 8, 32, 32)).sum().backward()
+    state.optimizer.step()
+    state.finished_epochs, state.lowest_errors = 1, {"top1_err": 12.5}
+    state.save(cfg.OUTPUT_DIR)
+    return state, checkpoint_path(cfg.OUTPUT_DIR, 1)
+
+
+def test_a_state_comes_back(saved, small_config):
+    state, path = saved
+    contents = read_checkpoint(path)
+    assert contents["epoch"] == 0
+    assert is_full_checkpoint(path)
+    restored = build_state(small_config())
+    restored.restore(contents, path)
+    assert (restored.finished_epochs, restored.lowest_errors) == (1, {"top1_err": 12.5})
+    for name, value in state.model.state_dict().items():
+        assert torch.equal(value, restored.model.state_dict()[name]), name
+    moments, restored_moments = (s.optimizer.state_dict()["state"] for s in (state, restored))
+    assert moments.keys() == restored_moments.keys()
+    assert all(torch.equal(moments[k]["exp_avg_sq"], restored_moments[k]["exp_avg_sq"]) for k in moments)
+
+
+def test_hyperparameters_are_the_configs_and_changes_are_named(saved, small_config, caplog):
+    _, path = saved
+    changed = build_state(small_config("SOLVER.WEIGHT_DECAY", "0.5"))
+    changed.restore(read_checkpoint(path), path)
+    assert {group["weight_decay"] for group in changed.optimizer.param_groups} == {0.5, 0.0}
+    assert "SOLVER.WEIGHT_DECAY: 0.02 -> 0.5" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("MODEL.NUM_CLASSES", "4"), r"another model \(head.fc.bias is \[3\] there and \[4\] here"),
+        (("STVIT.ENABLE", "False"), "another model .* more differences"),
+        (("SOLVER.OPTIMIZING_METHOD", "sgd"), "another optimizer"),
+        (("SOLVER.ZERO_WD_1D_PARAM", "False"), "other parameter groups"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(saved, small_config, overrides, message):
+    _, path = saved
+    with pytest.raises(UserError, match=message):
+        build_state(small_config(*overrides)).restore(read_checkpoint(path), path)
+
+
+def test_changed_keys():
+    old, new = "{A: 1, B: {C: [1, 2], D: x}}", "{A: 1, B: {C: [1, 3]}, E: true}"
+    assert changed_keys(old, new) == ["B.C: [1, 2] -> [1, 3]", "B.D: x -> absent", "E: absent -> True"]

@@ -1,0 +1,105 @@
+import pytest
+import torch
+from torch import nn
+
+from stvit_video.engine.optim import (
+    build_optimizer,
+    clip_gradients,
+    parameter_groups,
+    set_learning_rate,
+)
+from stvit_video.models import build_model
+
+
+@pytest.fixture
+def model(small_config):
+    return build_model(small_config())
+
+
+def names_by_group(model, optimizer):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        group["name"]: [names[id(parameter)] for parameter in group["params"]]
+        for group in optimizer.param_groups
+    }
+
+
+def test_every_parameter_is_in_exactly_one_group(small_config, model):
+    groups = names_by_group(model, build_optimizer(small_config(), model))
+    grouped = [name for names in groups.values() for name in names]
+    assert sorted(grouped) == sorted(name for name, _ in model.named_parameters())
+    assert set(groups) == {
+        "backbone/decay", "backbone/no_decay", "head/decay", "head/no_decay"
+    }  # fmt: skip
+
+
+def test_heads_and_vectors_are_told_apart(small_config, model):
+    groups = names_by_group(model, build_optimizer(small_config(), model))
+    assert groups["head/decay"] == ["head.fc.weight"]
+    assert groups["head/no_decay"] == ["head.fc.bias"]
+    shapes = {name: parameter.ndim for name, parameter in model.named_parameters()}
+    tables = [name for name in shapes if name.endswith("relative_position_bias_table")]
+    assert tables
+    assert set(tables) <= set(groups["backbone/no_decay"])
+    assert all(shapes[name] > 1 for name in groups["backbone/decay"])
+
+
+def test_all_parameters_decay_without_zero_wd_1d_param(small_config, model):
+    optimizer = build_optimizer(small_config("SOLVER.ZERO_WD_1D_PARAM", "False"), model)
+    assert set(names_by_group(model, optimizer)) == {"backbone/decay", "head/decay"}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.02}
+
+
+def test_a_model_names_more_parameters_without_decay(small_config):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.other = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+
+        def no_weight_decay(self):
+            return {"token"}
+
+    model = Model()
+    groups = names_by_group(model, build_optimizer(small_config(), model))
+    assert groups == {"backbone/decay": ["other"], "backbone/no_decay": ["token"]}
+
+
+def test_frozen_parameters_are_left_out(model):
+    model.head.fc.weight.requires_grad_(False)
+    groups = parameter_groups(model, weight_decay=0.1)
+    assert all(
+        parameter is not model.head.fc.weight for group in groups for parameter in group["params"]
+    )
+
+
+def test_learning_rates_of_backbone_and_head(small_config, model):
+    optimizer = build_optimizer(small_config("SOLVER.BACKBONE_LR_FACTOR", "0.1"), model)
+    set_learning_rate(optimizer, 0.5)
+    assert {group["name"]: group["lr"] for group in optimizer.param_groups} == pytest.approx(
+        {
+            "backbone/decay": 0.05,
+            "backbone/no_decay": 0.05,
+            "head/decay": 0.5,
+            "head/no_decay": 0.5,
+        }
+    )
+
+
+def test_config_chooses_the_method(small_config, model):
+    adamw = build_optimizer(small_config("SOLVER.BETAS", "(0.8, 0.9)"), model)
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert adamw.defaults["betas"] == (0.8, 0.9)
+    sgd = build_optimizer(small_config("SOLVER.OPTIMIZING_METHOD", "sgd"), model)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.9, True)
+
+
+def test_clipping():
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, -4.0])
+    clip_gradients([parameter])
+    assert parameter.grad.tolist() == [3.0, -4.0]
+    clip_gradients([parameter], norm=1.0)
+    assert parameter.grad.tolist() == pytest.approx([0.6, -0.8], abs=1e-5)
+    clip_gradients([parameter], value=0.7)
+    assert parameter.grad.tolist() == pytest.approx([0.6, -0.7], abs=1e-5)

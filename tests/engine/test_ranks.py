@@ -1,0 +1,53 @@
+"""Several gloo ranks on the CPU must do what one process does."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recording import train_recording, train_recording_and_test
+
+from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.train import train
+from stvit_video.runtime.distributed import run_ranks
+
+
+def losses(cfg):
+    lines = json.loads((Path(cfg.OUTPUT_DIR) / "lines.json").read_text())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def predictions(cfg):
+    return np.load(Path(cfg.OUTPUT_DIR) / "results" / "scores.npz")
+
+
+def test_two_ranks_train_and_test_as_one(video_config, tmp_path):
+    configs = []
+    for ranks in (1, 2):
+        where = ("OUTPUT_DIR", str(tmp_path / f"{ranks} ranks"), "NUM_GPUS", str(ranks))
+        cfg = video_config(*where, "TRAIN.ACCUMULATE_STEPS", "1", "SOLVER.MAX_EPOCH", "3")
+        run_ranks(train_recording_and_test, cfg, num_local_ranks=ranks, device="cpu")
+        configs.append(cfg)
+    one, two = configs
+    assert len(losses(one)) == 3 * (2 + 1 + 1)  # steps, epoch, validation
+    np.testing.assert_allclose(losses(two), losses(one), atol=1e-5)
+    np.testing.assert_allclose(predictions(two)["scores"], predictions(one)["scores"], atol=1e-5)
+    np.testing.assert_array_equal(predictions(two)["labels"], predictions(one)["labels"])
+
+
+def test_three_ranks_test_as_one_although_shares_are_uneven(video_config, tmp_path):
+    trained = video_config("SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(tmp_path / "trained"))
+    train(trained)
+    weights = next(Path(trained.OUTPUT_DIR).rglob("*.pyth"))
+    found = []
+    for ranks in (1, 3):
+        where = ("OUTPUT_DIR", str(tmp_path / f"{ranks} ranks"), "NUM_GPUS", str(ranks))
+        # Six views a video and as many a rank: a video a batch, three, two and two batches.
+        views = ("TEST.CHECKPOINT_FILE_PATH", str(weights), "TEST.BATCH_SIZE", str(6 * ranks))
+        cfg = video_config(*where, *views, "TRAIN.ENABLE", "False")
+        run_ranks(run_test, cfg, num_local_ranks=ranks, device="cpu")
+        found.append(predictions(cfg))
+    one, three = found
+    np.testing.assert_array_equal(three["video_index"], np.arange(7))
+    np.testing.assert_allclose(three["scores"], one["scores"], atol=1e-6)
+    np.testing.assert_array_equal(three["scores"].argmax(1), one["scores"].argmax(1))

@@ -1,0 +1,169 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from recording import train_recording
+
+from stvit_video.engine.checkpoint import checkpoint_path, read_checkpoint
+from stvit_video.engine.train import train
+from stvit_video.errors import UserError
+from stvit_video.models import build_model, save_weights
+
+STOCHASTIC = ("MODEL.DROPOUT_RATE", "0.5", "MODEL.DROPCONNECT_RATE", "0.2")
+# Keys of a line that no two runs share.
+TIMES = {"dt", "dt_data", "dt_net", "eta", "rss"}
+
+
+def run(cfg):
+    """Train, and return the lines of the log with all their digits."""
+    train_recording(cfg)
+    lines = json.loads((Path(cfg.OUTPUT_DIR) / "lines.json").read_text())
+    return [{key: line[key] for key in line.keys() - TIMES} for line in lines]
+
+
+def lines_of(lines, kind):
+    return [line for line in lines if line["_type"] == kind]
+
+
+def same(one, other):
+    """Compare nested dictionaries and sequences of tensors and values, to the last bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_a_run_writes_what_pyslowfast_users_expect(video_config):
+    cfg = video_config("TENSORBOARD.ENABLE", "True", "LOG_MODEL_INFO", "True")
+    train(cfg)
+    folder = Path(cfg.OUTPUT_DIR)
+    assert sorted(path.name for path in (folder / "checkpoints").glob("*.pyth")) == [
+        "checkpoint_epoch_00001.pyth",
+        "checkpoint_epoch_00002.pyth",
+    ]
+    text = (folder / "json_stats.log").read_text()
+    lines = [json.loads(line.removeprefix("json_stats: ")) for line in text.splitlines()]
+    epoch = ["train_iter", "train_iter", "train_epoch", "val_epoch"]
+    assert [line["_type"] for line in lines] == epoch * 2
+    assert lines[1].keys() == {
+        *("_type", "epoch", "iter", "dt", "dt_data", "dt_net", "eta", "loss", "lr", "rss"),
+        *("top1_err", "top5_err"),
+    }
+    assert (lines[1]["epoch"], lines[1]["iter"]) == ("1/2", "2/2")
+    assert lines[-1].keys() >= {"epoch", "top1_err", "top5_err", "min_top1_err", "loss"}
+    assert lines[-1]["min_top1_err"] == min(line["top1_err"] for line in lines_of(lines, "val_epoch"))
+    assert "M parameters" in (folder / "stdout.log").read_text()
+    assert list((folder / "runs").glob("events.out.tfevents.*"))
+
+
+def test_the_learning_rate_moves_at_every_step(video_config):
+    lines = lines_of(run(video_config()), "train_iter")
+    # Warm-up is half an epoch, one of two steps: the first has the rate 0.
+    assert lines[0]["lr"] == 0
+    assert [line["lr"] for line in lines[1:]] == pytest.approx(
+        [1e-3 * (1 + cos) / 2 for cos in (2**-0.5, 0, -(2**-0.5))]
+    )
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(video_config, tmp_path):
+    epochs = (*STOCHASTIC, "SOLVER.MAX_EPOCH", "3")
+    whole = video_config(*epochs)
+    expected = run(whole)
+    resumed = video_config(*epochs, "OUTPUT_DIR", str(tmp_path / "resumed"))
+    first = checkpoint_path(resumed.OUTPUT_DIR, 1)
+    first.parent.mkdir(parents=True)
+    shutil.copy(checkpoint_path(whole.OUTPUT_DIR, 1), first)
+
+    # The validation of epoch 1 is done again: its result is not in the checkpoint before it.
+    per_epoch = len(expected) // 3
+    assert run(resumed) == expected[per_epoch - 1 :]
+    one, other = (read_checkpoint(checkpoint_path(cfg.OUTPUT_DIR, 3)) for cfg in (whole, resumed))
+    assert same(one["model_state"], other["model_state"])
+    assert same(one["optimizer_state"], other["optimizer_state"])
+    assert same(one["random_states"], other["random_states"])
+    assert one["lowest_errors"] == other["lowest_errors"]
+
+
+def test_a_finished_run_is_not_trained_again(video_config):
+    cfg = video_config()
+    train(cfg)
+    log = Path(cfg.OUTPUT_DIR) / "json_stats.log"
+    lines = log.read_text()
+    train(cfg)
+    assert log.read_text() == lines
+
+
+def test_a_new_run_does_not_mix_with_old_checkpoints(video_config):
+    cfg = video_config("SOLVER.MAX_EPOCH", "1")
+    train(cfg)
+    with pytest.raises(UserError, match="already holds checkpoints"):
+        train(video_config("TRAIN.AUTO_RESUME", "False"))
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_another_runs_checkpoint_gives_its_epoch_or_its_weights_alone(
+    video_config, tmp_path, reset
+):
+    first = video_config("SOLVER.MAX_EPOCH", "1")
+    train(first)
+    path = checkpoint_path(first.OUTPUT_DIR, 1)
+    lines = run(
+        video_config(
+            *("OUTPUT_DIR", str(tmp_path / "second"), "TRAIN.CHECKPOINT_FILE_PATH", str(path)),
+            *("TRAIN.CHECKPOINT_EPOCH_RESET", str(reset), "SOLVER.WARMUP_EPOCHS", "0"),
+        )
+    )
+    epochs = [line["epoch"] for line in lines_of(lines, "train_epoch")]
+    assert epochs == (["1/2", "2/2"] if reset else ["2/2"])
+
+
+def test_a_finished_checkpoint_leaves_nothing_to_train(video_config, tmp_path):
+    first = video_config("SOLVER.MAX_EPOCH", "1")
+    train(first)
+    path = checkpoint_path(first.OUTPUT_DIR, 1)
+    second = ("OUTPUT_DIR", str(tmp_path / "second"), "SOLVER.MAX_EPOCH", "1")
+    with pytest.raises(UserError, match="nothing is left to train"):
+        train(video_config(*second, "TRAIN.CHECKPOINT_FILE_PATH", str(path)))
+
+
+def test_weights_start_a_new_run(video_config, tmp_path):
+    model = build_model(video_config())
+    with torch.no_grad():
+        model.head.fc.weight.zero_()
+        model.head.fc.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+    path = tmp_path / "weights.safetensors"
+    save_weights(model, path)
+    lines = run(
+        video_config("TRAIN.CHECKPOINT_FILE_PATH", str(path), "SOLVER.BASE_LR", "1e-9")
+    )
+    # Everything is class 0: videos 0, 3 and 6 of the 8 that training sees.
+    assert lines_of(lines, "train_epoch")[0]["top1_err"] == pytest.approx(100 * 5 / 8)
+    assert lines_of(lines, "val_epoch")[0]["top1_err"] == pytest.approx(100 * 3 / 5)
+    assert (Path(video_config().OUTPUT_DIR) / "stdout.log").read_text().count("tensors") == 1
+
+
+def test_accumulation_sees_what_a_larger_batch_sees(video_config, tmp_path):
+    expected = lines_of(run(video_config("TRAIN.BATCH_SIZE", "4")), "train_iter")
+    small = ("TRAIN.BATCH_SIZE", "2", "TRAIN.ACCUMULATE_STEPS", "2")
+    lines = run(video_config(*small, "OUTPUT_DIR", str(tmp_path / "small")))
+    losses = [line["loss"] for line in lines_of(lines, "train_iter")]
+    assert losses == pytest.approx([line["loss"] for line in expected], abs=1e-5)
+
+
+def test_more_passes_than_batches_are_refused(video_config):
+    with pytest.raises(UserError, match=r"TRAIN\.ACCUMULATE_STEPS is 3, but an epoch has 2"):
+        train(video_config("TRAIN.ACCUMULATE_STEPS", "3"))
+
+
+def test_periods_of_checkpoints_and_validation(video_config):
+    cfg = video_config(
+        *("SOLVER.MAX_EPOCH", "5", "TRAIN.CHECKPOINT_PERIOD", "3", "TRAIN.EVAL_PERIOD", "2")
+    )
+    lines = run(cfg)
+    validated = [line["epoch"] for line in lines_of(lines, "val_epoch")]
+    assert validated == ["2/5", "4/5", "5/5"]
+    written = sorted(path.stem[-1] for path in Path(cfg.OUTPUT_DIR).rglob("*.pyth"))
+    assert written == ["3", "5"]

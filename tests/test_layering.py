@@ -1,0 +1,204 @@
+"""The rules of the architecture, checked by reading the source.
+
+1. Imports go one way: tools, slurm -> engine -> data, models -> runtime; errors serve all.
+2. ``cfg`` is read only in build.py files, in engine/, config/, tools/ and slurm/.
+3. Every default key is read somewhere, and every key that is read has a default.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stvit_video.config.defaults import default_config
+from stvit_video.config.keys import leaves, sections
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "stvit_video"
+# What each part may import of ours besides itself; the longest name that fits a module counts.
+MAY_IMPORT = {
+    "stvit_video.errors": [],
+    "stvit_video.config": ["errors"],
+    "stvit_video.runtime": ["errors"],
+    "stvit_video.data": ["errors", "runtime"],
+    "stvit_video.models": ["errors", "runtime"],
+    "stvit_video.models.layers": ["errors"],
+    "stvit_video.models.semantic": ["errors", "models.layers"],
+    "stvit_video.engine": ["errors", "config", "runtime", "data", "models"],
+    "tools": ["errors", "config", "runtime", "data", "models", "engine"],
+    "slurm": ["errors", "config", "runtime", "data", "models", "engine"],
+}
+MAY_READ_CFG = ("engine", "config", "tools", "slurm")
+
+
+def sources() -> dict[str, ast.Module]:
+    """All programs, {"stvit_video/data/build.py": its tree}."""
+    files = [file for part in (PACKAGE, "tools", "slurm") for file in (ROOT / part).rglob("*.py")]
+    return {
+        file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
+        for file in sorted(files)
+    }
+
+
+def module_name(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def is_within(module: str, part: str) -> bool:
+    return module == part or module.startswith(part + ".")
+
+
+def imported_modules(path: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, absolute name) of each import; of ``from a import b``, a.b, as b may be a module."""
+    package = module_name(path).split(".")
+    if not path.endswith("/__init__.py"):
+        package = package[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{origin}.{alias.name}") for alias in node.names)
+
+
+def forbidden_imports(path: str, tree: ast.Module) -> list[str]:
+    module = module_name(path)
+    part = max((part for part in MAY_IMPORT if is_within(module, part)), key=len, default=None)
+    allowed = [f"{PACKAGE}.{name}" for name in MAY_IMPORT[part]] + [part] if part else []
+    ours = (PACKAGE, "tools", "slurm", "tests")
+    return [
+        f"{path}:{line}: {part or 'a part that no rule names'} must not import {name}"
+        for line, name in imported_modules(path, tree)
+        if name != PACKAGE  # holds no code of its own
+        and any(is_within(name, one) for one in ours)
+        and not any(is_within(name, one) for one in allowed)
+    ]
+
+
+def forbidden_cfg(path: str, tree: ast.Module) -> list[str]:
+    parts = path.removeprefix(PACKAGE + "/").split("/")
+    if parts[0] in MAY_READ_CFG or parts[-1] == "build.py":
+        return []
+    return [
+        f"{path}:{node.lineno}: cfg is read here; take what is needed as arguments"
+        for node in ast.walk(tree)
+        if "cfg" in (getattr(node, field, None) for field in ("id", "arg", "attr"))
+    ]
+
+
+def keys_of(node: ast.AST, aliases: dict[str, set[str]]) -> set[str]:
+    """Dotted keys that an expression may stand for: cfg.A.B, alias.B, or one of two of them."""
+    if isinstance(node, ast.Name):
+        return {""} if node.id == "cfg" else aliases.get(node.id, set())
+    if isinstance(node, ast.Attribute):
+        return {f"{base}.{node.attr}".lstrip(".") for base in keys_of(node.value, aliases)}
+    if isinstance(node, ast.IfExp):
+        return keys_of(node.body, aliases) | keys_of(node.orelse, aliases)
+    return set()
+
+
+def keys_read(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, key) of everything in capitals under ``cfg`` or under a name given to a section."""
+    aliases: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            aliases.setdefault(node.targets[0].id, set()).update(keys_of(node.value, {}))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.isupper():
+            yield from ((node.lineno, key) for key in sorted(keys_of(node, aliases)))
+
+
+def unknown_keys(path: str, tree: ast.Module) -> list[str]:
+    defaults = leaves(default_config())
+    known = {*defaults, *sections(defaults)}
+    return [
+        f"{path}:{line}: cfg.{key} has no default"
+        for line, key in keys_read(tree)
+        if key not in known
+    ]
+
+
+def unread_keys(trees: dict[str, ast.Module]) -> list[str]:
+    read = {
+        key
+        for path, tree in trees.items()
+        if not path.startswith(f"{PACKAGE}/config/")
+        for _, key in keys_read(tree)
+    }
+    return [key for key in leaves(default_config()) if key not in read]
+
+
+def test_imports_go_one_way() -> None:
+    found = [line for path, tree in sources().items() for line in forbidden_imports(path, tree)]
+    assert not found, "\n".join(found)
+
+
+def test_cfg_is_read_only_where_it_may_be() -> None:
+    found = [line for path, tree in sources().items() for line in forbidden_cfg(path, tree)]
+    assert not found, "\n".join(found)
+
+
+def test_every_key_that_is_read_has_a_default() -> None:
+    found = [line for path, tree in sources().items() for line in unknown_keys(path, tree)]
+    assert not found, "\n".join(found)
+
+
+def test_every_default_is_read() -> None:
+    found = unread_keys(sources())
+    assert not found, "never read: " + ", ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "forbidden"),
+    [
+        ("stvit_video/models/swin.py", "from stvit_video.data import build", True),
+        ("stvit_video/models/swin.py", "import stvit_video.engine.train", True),
+        ("stvit_video/models/swin.py", "from stvit_video import engine", True),
+        ("stvit_video/models/swin.py", "from ..engine import train", True),
+        ("stvit_video/models/swin.py", "from .layers import block", False),
+        ("stvit_video/models/__init__.py", "from .layers import block", False),
+        ("stvit_video/models/layers/block.py", "from stvit_video.models import swin", True),
+        ("stvit_video/models/layers/block.py", "import torch", False),
+        ("stvit_video/models/layers/block.py", "from stvit_video.errors import UserError", False),
+        ("stvit_video/runtime/logging.py", "def f():\n  import stvit_video.config", True),
+        ("stvit_video/engine/train.py", "from tools import run_net", True),
+        ("stvit_video/engine/train.py", "from stvit_video.models import build_model", False),
+        ("stvit_video/engine/train.py", "import stvit_video", False),
+        ("stvit_video/new.py", "from stvit_video.models import build_model", True),
+        ("tools/run_net.py", "from stvit_video.engine.train import train", False),
+    ],
+)
+def test_the_check_of_imports_sees(path: str, code: str, forbidden: bool) -> None:
+    assert bool(forbidden_imports(path, ast.parse(code))) == forbidden
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "forbidden"),
+    [
+        ("stvit_video/models/swin.py", "def f(cfg): ...", True),
+        ("stvit_video/models/swin.py", "f(self.cfg)", True),
+        ("stvit_video/models/swin.py", "f(config)", False),
+        ("stvit_video/models/build.py", "def f(cfg): ...", False),
+        ("stvit_video/engine/train.py", "def f(cfg): ...", False),
+    ],
+)
+def test_the_check_of_cfg_sees(path: str, code: str, forbidden: bool) -> None:
+    assert bool(forbidden_cfg(path, ast.parse(code))) == forbidden
+
+
+def test_the_check_of_keys_sees() -> None:
+    code = """
+    node = cfg.TRAIN if training else cfg.TEST
+    node.DATASET
+    cfg.SWIN.DEPTHS.index(2)
+    cfg.freeze()
+    cfg.SWIN.DEPTH
+    """
+    tree = ast.parse("if True:" + code)
+    unread = unread_keys({"tools/a.py": tree})
+    assert not {"TRAIN.DATASET", "TEST.DATASET", "SWIN.DEPTHS"} & set(unread)
+    assert {"TRAIN.BATCH_SIZE", "NUM_GPUS"} <= set(unread)
+    assert unread_keys({"stvit_video/config/a.py": tree}) == list(leaves(default_config()))
+    assert unknown_keys("tools/a.py", tree) == ["tools/a.py:6: cfg.SWIN.DEPTH has no default"]

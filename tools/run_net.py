@@ -1,0 +1,110 @@
+"""Train and test models as configs say, with PySlowFast's command line."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+try:
+    import stvit_video  # noqa: F401
+except ModuleNotFoundError:
+    # Not installed: the package is in the folder above this file's, wherever one stands.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fvcore.common.config import CfgNode
+
+from stvit_video.config import load_config
+from stvit_video.engine.evaluate import test
+from stvit_video.engine.preflight import preflight
+from stvit_video.engine.train import train
+from stvit_video.errors import UserError
+from stvit_video.runtime.distributed import resolve_device, run_ranks
+
+_EXAMPLES = """examples:
+  python tools/run_net.py --cfg configs/demo/stvit_swin_motion.yaml
+  python tools/run_net.py --cfg configs/k400/swin_t.yaml --opts DATA.PATH_TO_DATA_DIR /data/k400
+  python tools/run_net.py --cfg configs/k400/swin_t.yaml TRAIN.ENABLE False NUM_GPUS 2 \\
+      TEST.CHECKPOINT_FILE_PATH swin_tiny_k400.pth
+  python tools/run_net.py --cfg a.yaml b.yaml             # b after a
+  python tools/run_net.py --cfg a.yaml --num_shards 2 --shard_id 0 --init_method tcp://host:9999
+"""
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line into ``cfg_files``, ``overrides`` and ``init_method``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cfg", nargs="+", required=True, metavar="FILE", help="YAML configs, run in this order"
+    )
+    parser.add_argument(
+        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of config keys"
+    )
+    parser.add_argument("--num_shards", type=int, help="machines in the job (NUM_SHARDS)")
+    parser.add_argument("--shard_id", type=int, help="index of this machine (SHARD_ID)")
+    parser.add_argument(
+        "--init_method", default="", help="where several machines meet, tcp://HOST:PORT"
+    )
+    parser.add_argument("bare", nargs="*", metavar="KEY VALUE", help="overrides, as after --opts")
+    parsed = parser.parse_intermixed_args(arguments)
+    # Bare overrides right behind the files look like more files to argparse.
+    more_files = list(takewhile(_is_yaml, parsed.cfg[1:]))
+    parsed.cfg_files = [parsed.cfg[0], *more_files]
+    parsed.overrides = [*parsed.cfg[len(parsed.cfg_files) :], *parsed.opts, *parsed.bare]
+    for key, value in (("NUM_SHARDS", parsed.num_shards), ("SHARD_ID", parsed.shard_id)):
+        if value is not None:
+            parsed.overrides += [key, str(value)]
+    return parsed
+
+
+def run(cfg: CfgNode, *, init_method: str) -> None:
+    """Train and test one config, whichever of the two it enables."""
+    device = resolve_device(cfg.DEVICE, cfg.NUM_GPUS)
+    preflight(cfg)
+    for function, enabled in ((train, cfg.TRAIN.ENABLE), (test, cfg.TEST.ENABLE)):
+        if enabled:
+            run_ranks(
+                function,
+                cfg,
+                num_local_ranks=cfg.NUM_GPUS,
+                num_shards=cfg.NUM_SHARDS,
+                shard_id=cfg.SHARD_ID,
+                init_method=init_method,
+                device=device,
+                backend=cfg.DIST_BACKEND,
+            )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run every config; a user's mistake is one line on stderr and status 2."""
+    parsed = parse_arguments(arguments)
+    try:
+        # All are read before the first is run, so that a typing error in the last shows at once.
+        configs = [load_config(path, parsed.overrides) for path in parsed.cfg_files]
+        _check_outputs(configs)
+        for cfg in configs:
+            run(cfg, init_method=parsed.init_method)
+    except UserError as error:
+        print(f"run_net.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _is_yaml(argument: str) -> bool:
+    return argument.endswith((".yaml", ".yml"))
+
+
+def _check_outputs(configs: Sequence[CfgNode]) -> None:
+    folders = [Path(cfg.OUTPUT_DIR).resolve() for cfg in configs if cfg.TRAIN.ENABLE]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UserError(
+                f"Every config that is trained needs an OUTPUT_DIR of its own, but {folder} "
+                "belongs to several; set them in the files."
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
