@@ -8,14 +8,9 @@ Models take turns, and each pair is compared round by round. On a GPU with --amp
 
 import argparse
 import sys
-from pathlib import Path
 
+import _checkout  # noqa: F401
 import torch
-
-try:
-    import stvit_video  # noqa: F401
-except ModuleNotFoundError:  # started from a checkout that is not installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from stvit_video.engine.benchmark import build_contender, compare, report
 from stvit_video.errors import UserError
@@ -66,5 +61,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"benchmark.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -14,12 +14,8 @@ except ModuleNotFoundError:
 
 from fvcore.common.config import CfgNode
 
-from stvit_video.config import load_config
-from stvit_video.engine.evaluate import test
-from stvit_video.engine.preflight import preflight
-from stvit_video.engine.train import train
+from stvit_video.config import dump_config, load_config
 from stvit_video.errors import UserError
-from stvit_video.runtime.distributed import resolve_device, run_ranks
 
 _EXAMPLES = """examples:
   python tools/run_net.py --cfg configs/demo/stvit_swin_motion.yaml
@@ -61,8 +57,15 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def run(cfg: CfgNode, *, init_method: str) -> None:
     """Train and test one config, whichever of the two it enables."""
+    # Imported here so that --help and a typing error need not wait seconds for PyTorch.
+    from stvit_video.engine.evaluate import test
+    from stvit_video.engine.preflight import preflight
+    from stvit_video.engine.train import train
+    from stvit_video.runtime.distributed import resolve_device, run_ranks
+
     device = resolve_device(cfg.DEVICE, cfg.NUM_GPUS)
     preflight(cfg)
+    _write_config(cfg)
     for function, enabled in ((train, cfg.TRAIN.ENABLE), (test, cfg.TEST.ENABLE)):
         if enabled:
             run_ranks(
@@ -94,6 +97,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def _is_yaml(argument: str) -> bool:
     return argument.endswith((".yaml", ".yml"))
+
+
+def _write_config(cfg: CfgNode) -> None:
+    try:
+        dump_config(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
+    except OSError as error:
+        raise UserError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror or error}); set it to "
+            "a folder that can."
+        ) from error
 
 
 def _check_outputs(configs: Sequence[CfgNode]) -> None:

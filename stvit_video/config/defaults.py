@@ -60,7 +60,8 @@ def default_config() -> CfgNode:
     # Clips along time and crops along the longer side of the frame (1 or 3) a video.
     c.TEST.NUM_ENSEMBLE_VIEWS = 4
     c.TEST.NUM_SPATIAL_CROPS = 3
-    # Predictions of every video as a CSV file; empty: OUTPUT_DIR/results/predictions.csv.
+    # Predictions of every video as a CSV file, a path from OUTPUT_DIR; empty:
+    # results/predictions.csv.
     c.TEST.SAVE_RESULTS_PATH = ""
 
     c.DATA = CfgNode()

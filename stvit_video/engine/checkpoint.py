@@ -30,16 +30,19 @@ def write_checkpoint(path: Path, contents: dict) -> None:
     """
     try:
         write_atomically(path, lambda file: torch.save(contents, file))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch.save may wrap the former in the latter
         raise UserError(
-            f"Checkpoint {path} could not be written ({error.strerror or error}); make room or "
+            f"Checkpoint {path} could not be written ({error}); make room or "
             "set OUTPUT_DIR to a folder that can be written, and start again to resume."
         ) from error
     _log.info("Wrote %s", path)
 
 
-def verify(path: Path) -> None:
-    """Compare a file with the hash beside it; without one, say in the log that it is unverified.
+def verify(path: Path) -> bool:
+    """Compare a file with the hash beside it.
+
+    Returns:
+        Whether there is one; other programs' files have none.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -47,13 +50,12 @@ def verify(path: Path) -> None:
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}; check the path.")
     expected = recorded_hash(path)
-    if expected is None:
-        _log.info("%s has no %s beside it: read unverified", path, hash_path(path).name)
-    elif sha256(path) != expected:
+    if expected is not None and sha256(path) != expected:
         raise UserError(
             f"Checkpoint {path} is damaged: its SHA-256 is not the one in {hash_path(path).name}; "
             "copy it again or take another one."
         )
+    return expected is not None
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -62,7 +64,8 @@ def read_checkpoint(path: Path) -> dict:
     Raises:
         UserError: the file is missing, damaged, or not a checkpoint.
     """
-    verify(path)
+    if not verify(path):
+        _log.warning("%s has no %s beside it: read unverified", path, hash_path(path).name)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a cut file raises EOFError, RuntimeError, KeyError and others

@@ -47,6 +47,7 @@ class EpochRunner:
         self.recorder = recorder
         self.passes = passes
         self.log_period = log_period
+        self.has_advised = False
 
     def __call__(self, epoch: int) -> None:
         """Train for the epoch with this index, from 0.
@@ -74,7 +75,7 @@ class EpochRunner:
             if (index + 1) % self.log_period == 0:
                 line = meter.iteration_line(epoch=epoch, step=index, lr=lr)
                 self.recorder.train_iteration(line, step=epoch * steps + index + 1)
-        _advise(meter.epoch.data_share)
+        self._advise(meter.epoch.data_share)
         self.recorder.line(meter.epoch_line(epoch=epoch, lr=lr))
 
     def _postfix(self, result: StepResult, lr: float, *, epoch: int, index: int) -> dict[str, str]:
@@ -87,11 +88,11 @@ class EpochRunner:
             "net": f"{1 - data_share:.0%}",
         }
 
-
-def _advise(data_share: float) -> None:
-    if data_share > _DATA_BOUND_SHARE:
-        _log.info(
-            "%.0f%% of this epoch was spent waiting for data: more DATA_LOADER.NUM_WORKERS, more "
-            "CPU cores or smaller video files would make it faster",
-            100 * data_share,
-        )
+    def _advise(self, data_share: float) -> None:
+        if data_share > _DATA_BOUND_SHARE and not self.has_advised:
+            self.has_advised = True
+            _log.info(
+                "%.0f%% of this epoch was spent waiting for data: more DATA_LOADER.NUM_WORKERS, "
+                "more CPU cores or smaller video files would make training faster",
+                100 * data_share,
+            )

@@ -96,7 +96,7 @@ def test(cfg: CfgNode) -> None:
     own = predict_all(predictor, loader, log_period=cfg.LOG_PERIOD, output_dir=cfg.OUTPUT_DIR)
     parts = [part for rank_parts in distributed.gather_objects(own) for part in rank_parts]
     if distributed.is_main():
-        predictions = merge(parts, num_videos=len(loader.dataset))
+        predictions = merge(parts, num_videos=len(loader.dataset))  # type: ignore[arg-type]
         _report(cfg, predictions, checkpoint=path, device=device)
 
 
@@ -121,6 +121,11 @@ def checkpoint_to_test(cfg: CfgNode) -> Path:
     return newest
 
 
+def predictions_path(cfg: CfgNode) -> Path:
+    """Return where the predictions go; as in PySlowFast, the key's path is from OUTPUT_DIR."""
+    return Path(cfg.OUTPUT_DIR) / (cfg.TEST.SAVE_RESULTS_PATH or "results/predictions.csv")
+
+
 def _report(
     cfg: CfgNode, predictions: Predictions, *, checkpoint: Path, device: torch.device
 ) -> None:
@@ -132,7 +137,7 @@ def _report(
         predictions,
         accuracy,
         class_names=class_names,
-        predictions_path=Path(cfg.TEST.SAVE_RESULTS_PATH or folder / "predictions.csv"),
+        predictions_path=predictions_path(cfg),
         facts={
             "views": {"clips": cfg.TEST.NUM_ENSEMBLE_VIEWS, "crops": cfg.TEST.NUM_SPATIAL_CROPS},
             "ensemble": cfg.DATA.ENSEMBLE_METHOD,

@@ -5,17 +5,16 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from stvit_video.config import dump_config
 from stvit_video.data.build import build_dataset
 from stvit_video.engine.class_names import build_class_names
-from stvit_video.engine.evaluate import checkpoint_to_test
+from stvit_video.engine.evaluate import checkpoint_to_test, predictions_path
 from stvit_video.engine.start import goes_on_from, load_initial_weights, run_to_resume
 from stvit_video.errors import UserError
 from stvit_video.models import build_model, load_weights
 
 
 def preflight(cfg: CfgNode) -> None:
-    """Read every file that a run will need, build its model, and write its config.
+    """Read every file that a run will need, and build its model.
 
     So hours of training are not lost to a test.csv that is missing. Runs in the process that
     starts the ranks.
@@ -31,7 +30,6 @@ def preflight(cfg: CfgNode) -> None:
         _check_start(cfg, model)
     if cfg.TEST.ENABLE:
         _check_test(cfg, model)
-    _write_config(cfg)
 
 
 def _check_start(cfg: CfgNode, model: nn.Module) -> None:
@@ -42,18 +40,13 @@ def _check_start(cfg: CfgNode, model: nn.Module) -> None:
 
 def _check_test(cfg: CfgNode, model: nn.Module) -> None:
     build_class_names(cfg)
+    if predictions_path(cfg).is_dir():
+        raise UserError(
+            f"TEST.SAVE_RESULTS_PATH names a CSV file, but {predictions_path(cfg)} is a folder; "
+            "add a file name."
+        )
     own_checkpoints = Path(cfg.OUTPUT_DIR) / "checkpoints"
     path = Path(cfg.TEST.CHECKPOINT_FILE_PATH or own_checkpoints / "newest")
     if cfg.TRAIN.ENABLE and path.parent.resolve() == own_checkpoints.resolve():
         return  # training will write it
     load_weights(model, checkpoint_to_test(cfg), min_share=1.0)
-
-
-def _write_config(cfg: CfgNode) -> None:
-    try:
-        dump_config(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
-    except OSError as error:
-        raise UserError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror or error}); set it to "
-            "a folder that can."
-        ) from error

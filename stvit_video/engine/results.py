@@ -36,7 +36,6 @@ def write_results(
     from stvit_video.engine.figures import draw_confusion_matrix
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_predictions(predictions_path, predictions)
     np.savez_compressed(
         folder / "scores.npz",
         video_index=predictions.video_index,
@@ -50,6 +49,7 @@ def write_results(
     draw_confusion_matrix(
         folder / "confusion_matrix.png", accuracy.confusion, class_names=class_names
     )
+    write_predictions(predictions_path, predictions)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

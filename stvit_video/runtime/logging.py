@@ -4,6 +4,7 @@ import json
 import logging
 import numbers
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,9 @@ def setup_logging(output_dir: str | Path) -> None:
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {rank}%(message)s"))
         root.addHandler(handler)
     logging.getLogger(_PACKAGE).setLevel(logging.INFO)
+    # One rank alone draws bars. tqdm's own lock is for several processes, and a rank that ends at
+    # once after a failure would leak its semaphore, which Python then warns of.
+    tqdm.set_lock(threading.RLock())
 
 
 def get_logger(name: str) -> logging.Logger:

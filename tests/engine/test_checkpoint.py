@@ -166,7 +166,9 @@ def test_a_state_comes_back(saved, small_config):
         assert torch.equal(value, restored.model.state_dict()[name]), name
     moments, restored_moments = (s.optimizer.state_dict()["state"] for s in (state, restored))
     assert moments.keys() == restored_moments.keys()
-    assert all(torch.equal(moments[k]["exp_avg_sq"], restored_moments[k]["exp_avg_sq"]) for k in moments)
+    assert all(
+        torch.equal(moments[k]["exp_avg_sq"], restored_moments[k]["exp_avg_sq"]) for k in moments
+    )
 
 
 def test_hyperparameters_are_the_configs_and_changes_are_named(saved, small_config, caplog):
@@ -194,4 +196,8 @@ def test_a_checkpoint_of_something_else_is_refused(saved, small_config, override
 
 def test_changed_keys():
     old, new = "{A: 1, B: {C: [1, 2], D: x}}", "{A: 1, B: {C: [1, 3]}, E: true}"
-    assert changed_keys(old, new) == ["B.C: [1, 2] -> [1, 3]", "B.D: x -> absent", "E: absent -> True"]
+    assert changed_keys(old, new) == [
+        "B.C: [1, 2] -> [1, 3]",
+        "B.D: x -> absent",
+        "E: absent -> True",
+    ]

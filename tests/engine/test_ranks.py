@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
-from recording import train_recording, train_recording_and_test
+from recording import train_recording_and_test
 
 from stvit_video.engine.evaluate import test as run_test
 from stvit_video.engine.train import train
@@ -23,9 +22,13 @@ def predictions(cfg):
 
 def test_two_ranks_train_and_test_as_one(video_config, tmp_path):
     configs = []
-    for ranks in (1, 2):
-        where = ("OUTPUT_DIR", str(tmp_path / f"{ranks} ranks"), "NUM_GPUS", str(ranks))
-        cfg = video_config(*where, "TRAIN.ACCUMULATE_STEPS", "1", "SOLVER.MAX_EPOCH", "3")
+    # The same 4 clips a step: in one pass of one rank, and in two passes of two ranks.
+    for ranks, batch, passes in ((1, 4, 1), (2, 2, 2)):
+        cfg = video_config(
+            *("OUTPUT_DIR", str(tmp_path / f"{ranks} ranks"), "NUM_GPUS", str(ranks)),
+            *("TRAIN.BATCH_SIZE", str(batch), "TRAIN.ACCUMULATE_STEPS", str(passes)),
+            *("SOLVER.MAX_EPOCH", "3", "SOLVER.CLIP_GRAD_L2NORM", "5.0"),
+        )
         run_ranks(train_recording_and_test, cfg, num_local_ranks=ranks, device="cpu")
         configs.append(cfg)
     one, two = configs
@@ -33,6 +36,8 @@ def test_two_ranks_train_and_test_as_one(video_config, tmp_path):
     np.testing.assert_allclose(losses(two), losses(one), atol=1e-5)
     np.testing.assert_allclose(predictions(two)["scores"], predictions(one)["scores"], atol=1e-5)
     np.testing.assert_array_equal(predictions(two)["labels"], predictions(one)["labels"])
+    top = [predictions(cfg)["scores"].argmax(axis=1) for cfg in configs]
+    np.testing.assert_array_equal(*top)
 
 
 def test_three_ranks_test_as_one_although_shares_are_uneven(video_config, tmp_path):

@@ -47,9 +47,7 @@ def test_accuracies(predictions):
 
 def test_top5_leaves_out_the_sixth():
     scores = np.tile(np.arange(6, dtype=np.float32), (2, 1))
-    predictions = Predictions(
-        np.arange(2), NAMES[:2], np.array([0, 1]), scores, np.full((2, 1), 5)
-    )
+    predictions = Predictions(np.arange(2), NAMES[:2], np.array([0, 1]), scores, np.full((2, 1), 5))
     accuracy = measure(predictions)
     assert (accuracy.top1, accuracy.top5) == (0, 50)
 
@@ -144,7 +142,11 @@ def test_confusion_matrices_of_any_size_are_drawn(tmp_path, num_classes):
 
 
 def test_class_names(small_config, tmp_path):
-    assert build_class_names(small_config("DATA.PATH_TO_DATA_DIR", str(tmp_path))) == ["0", "1", "2"]
+    assert build_class_names(small_config("DATA.PATH_TO_DATA_DIR", str(tmp_path))) == [
+        "0",
+        "1",
+        "2",
+    ]
     (tmp_path / "classes.json").write_text('{"down": 1, "\\"up\\"": 0, "left": 2}')
     cfg = small_config("DATA.PATH_TO_DATA_DIR", str(tmp_path))
     assert build_class_names(cfg) == ["up", "down", "left"]

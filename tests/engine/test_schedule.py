@@ -15,9 +15,7 @@ def test_cosine_without_warm_up():
 
 def test_warm_up_ends_on_the_cosine():
     # PySlowFast's cosine runs from epoch 0, so warm-up ends below the base rate.
-    schedule = Schedule(
-        Cosine(1e-3, 1e-5, max_epoch=30), warmup_epochs=2.5, warmup_start_lr=1e-6
-    )
+    schedule = Schedule(Cosine(1e-3, 1e-5, max_epoch=30), warmup_epochs=2.5, warmup_start_lr=1e-6)
     end = 1e-5 + (1e-3 - 1e-5) * (math.cos(math.pi * 2.5 / 30) + 1) / 2
     assert schedule(0) == pytest.approx(1e-6)
     assert schedule(1.25) == pytest.approx((1e-6 + end) / 2)

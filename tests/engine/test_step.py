@@ -18,7 +18,9 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 def batch_of(size, *, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
-        "video": torch.randint(0, 256, (size, 3, 8, 32, 32), dtype=torch.uint8, generator=generator),
+        "video": torch.randint(
+            0, 256, (size, 3, 8, 32, 32), dtype=torch.uint8, generator=generator
+        ),
         "label": torch.arange(size) % 3,
         "video_name": [f"{index}.mp4" for index in range(size)],
     }

@@ -79,18 +79,17 @@ def test_ensembles_and_activations(video_config, weights):
     np.testing.assert_allclose(results(cfg)[0]["scores"][2], logits.amax(0), atol=1e-5)
 
 
-def test_results_name_their_sources(video_config, weights, tmp_path):
-    csv = tmp_path / "there" / "mine.csv"
+def test_results_name_their_sources(video_config, weights):
     cfg = video_config(
-        *("TEST.CHECKPOINT_FILE_PATH", str(weights[1]), "TEST.SAVE_RESULTS_PATH", str(csv))
+        *("TEST.CHECKPOINT_FILE_PATH", str(weights[1]), "TEST.SAVE_RESULTS_PATH", "there/mine.csv")
     )
     run_test(cfg)
     _, summary = results(cfg)
     assert summary["checkpoint_sha256"] == sha256(weights[1])
     assert summary["views"] == {"clips": 2, "crops": 3}
-    assert [Path(name).name for name in pd.read_csv(csv)["video_name"]] == [
-        f"{index}.mp4" for index in range(7)
-    ]
+    assert [
+        Path(name).name for name in pd.read_csv(f"{cfg.OUTPUT_DIR}/there/mine.csv")["video_name"]
+    ] == [f"{index}.mp4" for index in range(7)]
     last = (Path(cfg.OUTPUT_DIR) / "json_stats.log").read_text().splitlines()[-1]
     line = json.loads(last.removeprefix("json_stats: "))
     assert line["_type"] == "test_final"

@@ -20,6 +20,7 @@ _OPEN_OPTIONS = {
 }
 # 8K UHD. A file of a few hundred KB can hold frames of 12000x12000, a GB once they are decoded.
 _MAX_PIXELS = 7680 * 4320
+_RATE_TOLERANCE = 0.005
 
 
 @contextmanager
@@ -83,10 +84,19 @@ def read_index(container: InputContainer, stream: VideoStream) -> FrameIndex | N
     return FrameIndex(packets, time_base=Fraction(base.numerator, base.denominator))
 
 
-def nominal_rate(stream: VideoStream) -> Fraction:
-    """The header's frames a second, or 1 where there is none (a single picture)."""
-    rate = stream.average_rate or stream.base_rate
-    return Fraction(rate.numerator, rate.denominator) if rate else Fraction(1)
+def frame_rate(stream: VideoStream, index: FrameIndex | None) -> Fraction:
+    """Frames a second, on average; 1 where nothing tells (a single picture).
+
+    It is what the header says, unless the packets say otherwise: an edit list, or frames that
+    are not evenly spaced. (In Matroska, times are rounded to milliseconds.)
+    """
+    header = stream.average_rate or stream.base_rate
+    nominal = Fraction(header.numerator, header.denominator) if header else None
+    measured = index.rate if index is not None else None
+    if measured is None:
+        return nominal or Fraction(1)
+    agrees = nominal is not None and abs(nominal / measured - 1) < _RATE_TOLERANCE
+    return nominal if nominal is not None and agrees else measured
 
 
 def _info(packet: Packet) -> PacketInfo:

@@ -10,7 +10,7 @@ import torch
 from decord.bridge import use_torch
 from torch import Tensor
 
-from stvit_video.data.decode.container import open_stream, read_index, video_errors
+from stvit_video.data.decode.container import frame_rate, open_stream, read_index, video_errors
 from stvit_video.data.decode.errors import VideoError
 from stvit_video.data.decode.reader import VideoReader
 
@@ -39,15 +39,12 @@ class DecordReader(VideoReader):
         self.path = str(path)
         container, stream = open_stream(path)
         with container, video_errors(path):
-            self._index = read_index(container, stream)
+            index = self._index = read_index(container, stream)
+            self.fps = float(frame_rate(stream, index))
         decord.logging.set_level(decord.logging.QUIET)
         with self._decord_errors():
             self._video = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=1)
-            self.fps = float(self._video.get_avg_fps())
-        index = self._index
         self.num_frames = len(self._video) if index is None else len(index.pts)
-        if index is not None and index.rate is not None:
-            self.fps = float(index.rate)
         self._can_seek = index is not None and not (index.has_open_groups or index.hides_frames)
         self._next = 0
 

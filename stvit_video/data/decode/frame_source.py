@@ -10,7 +10,7 @@ from av.container import InputContainer
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
-from stvit_video.data.decode.container import nominal_rate, open_stream, read_index
+from stvit_video.data.decode.container import frame_rate, open_stream, read_index
 from stvit_video.data.decode.errors import VideoError
 from stvit_video.data.decode.frame_index import FrameIndex
 
@@ -70,7 +70,7 @@ class IndexedFrames(FrameSource):
         self._shown: int | None = None
         self._left_out: set[int] = set()
         self._pending_key: int | None = None
-        self.rate = index.rate or nominal_rate(stream)
+        self.rate = frame_rate(stream, index)
 
     def frames(self, indices: list[int]) -> Iterator[VideoFrame]:
         """Decode the frames of ascending, distinct indices.
@@ -151,7 +151,7 @@ class CountedFrames(FrameSource):
         self._path = path
         self._container, stream = open_stream(path)
         with self._container:
-            self.rate = nominal_rate(stream)
+            self.rate = frame_rate(stream, None)
             self.num_frames = sum(1 for _ in self._container.decode(stream))
         self._run: Iterator[VideoFrame] | None = None
         self._next = self.num_frames

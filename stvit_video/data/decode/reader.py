@@ -11,6 +11,9 @@ import torch
 from pytorchvideo.data.video import Video
 from torch import Tensor
 
+# 0.2 as a float is a little more than the 1/5 s at which a frame is shown.
+_MICROSECOND = Fraction(1, 1_000_000)
+
 
 class VideoReader(Video):
     """An open video file that decodes only the frames it is asked for.
@@ -69,12 +72,15 @@ class VideoReader(Video):
     ) -> dict[str, Tensor | None]:
         """Decode all frames shown from ``start_sec`` on and before ``end_sec``.
 
+        Times count from the first frame, and are compared to the microsecond.
+
         Returns:
             ``{"video": uint8 [3, T, H, W], "audio": None}``; the video too is None where no frame
             lies between the two times, as PyTorchVideo's data sets expect it.
         """
         times = self._times()
-        inside = range(bisect_left(times, start_sec), bisect_left(times, end_sec))
+        first, end = (bisect_left(times, sec - _MICROSECOND) for sec in (start_sec, end_sec))
+        inside = range(first, end)
         video = self.get_frames(inside).permute(3, 0, 1, 2) if inside else None
         return {"video": video, "audio": None}
 

@@ -91,10 +91,12 @@ class WindowAttention(Attention):
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self._bias_key: tuple[object, ...] | None = None
         self._biases: list[Tensor | None] = []
+        self._bias_source: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend inside the windows of ``[B, T, H, W, C]``; the shape stays."""
-        batch, t, h, w, _ = x.shape
+        # While a model is traced its sizes are tensors, by which no plan would be found again.
+        batch, t, h, w = (int(size) for size in x.shape[:4])
         plan = plan_windows(batch, (t, h, w), self.window, self.shift, self.mask_padding, x.device)
         windows = partition(x, plan)
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
@@ -116,12 +118,14 @@ class WindowAttention(Attention):
         table = self.relative_position_bias_table
         if table is None:
             return [None if mask is None else mask[None, None].to(dtype) for _, mask in plan.groups]
-        if torch.is_grad_enabled():
+        # A table made in inference_mode does not tell when it changes.
+        if torch.is_grad_enabled() or table.is_inference():
             return self._biased_masks(plan, dtype)
         # Outside training they change with the shape and the weights only.
         key = (plan, table.data_ptr(), table._version, table.device, dtype)
         if key != self._bias_key:
             self._bias_key, self._biases = key, self._biased_masks(plan, dtype)
+            self._bias_source = table.detach()  # kept, so that no other table takes its address
         return self._biases
 
     def _biased_masks(self, plan: WindowPlan, dtype: torch.dtype) -> list[Tensor | None]:

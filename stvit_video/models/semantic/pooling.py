@@ -82,7 +82,7 @@ class IntraInterPooling(SpatialPooling):
         row_cover = _coverage(rows, height)  # [h, H]
         column_cover = _coverage(columns, width)  # [w, W]
         centers = _pool(x, weights, row_cover[:, None], column_cover[None])
-        offset = torch.tanh(self.offset(centers).float())
+        offset = torch.tanh(_at_least_float32(self.offset(centers)))
         row_shift = offset[..., 0] * _half_sizes(rows)[:, None]  # [N, h, w]
         column_shift = offset[..., 1] * _half_sizes(columns)
         row_cover = _coverage(rows[:, None] + row_shift[..., None], height)
@@ -107,14 +107,19 @@ class _Predictor(nn.Module):
         return self.pointwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _bounded_exp(logits: Tensor, *, bound: float = 20.0) -> Tensor:
     # A softmax over overlapping regions: bounded, so that no region's weights all vanish.
-    return torch.exp(bound * torch.tanh(logits.float() / bound))
+    return torch.exp(bound * torch.tanh(_at_least_float32(logits) / bound))
 
 
 def _region_bounds(regions: list[tuple[int, int]], like: Tensor) -> Tensor:
     # [regions, 2]: first token, and the one after the last
-    return torch.tensor(regions, dtype=torch.float32, device=like.device)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.tensor(regions, dtype=dtype, device=like.device)
 
 
 def _half_sizes(bounds: Tensor) -> Tensor:

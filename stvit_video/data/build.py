@@ -1,0 +1,161 @@
+"""From a config to data sets and loaders."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+
+from stvit_video.data.kinetics import CentreClips, LabeledVideos, MultiViewVideos, TrainingClips
+from stvit_video.data.labeled_paths import read_labeled_paths
+from stvit_video.data.loader import VideoLoader
+from stvit_video.data.samplers import EvalBatchSampler, TrainBatchSampler
+from stvit_video.data.sampling import PROTOCOLS, ClipSampling
+from stvit_video.data.transforms import (
+    JitteredCrop,
+    RandomResizedCrop,
+    SpatialCrops,
+    TrainTransform,
+)
+from stvit_video.errors import UserError
+from stvit_video.runtime.registry import Registry
+
+VideoDataset = TrainingClips | CentreClips | MultiViewVideos
+DATASETS: Registry[Callable[[CfgNode, str], VideoDataset]] = Registry(
+    "data set (TRAIN.DATASET, TEST.DATASET)"
+)
+
+
+def build_dataset(cfg: CfgNode, split: str) -> VideoDataset:
+    """Build the data set of a split: "train", "val" or "test".
+
+    A sample is a dict with PyTorchVideo's names: ``video`` (uint8), ``label``, ``video_index``,
+    ``video_name`` and, except in "test", ``clip_index``.
+
+    Raises:
+        UserError: a file that the config names is missing or has a mistake in it.
+    """
+    name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
+    return DATASETS.get(name)(cfg, split)
+
+
+def build_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> VideoLoader:
+    """Build the loader of a split for one rank.
+
+    "train" batches are shuffled (``loader.batch_sampler.set_epoch`` chooses the order) and hold
+    ``[B, 3, T, H, W]`` clips; "val" batches hold the same, every video once, dealt out to the
+    ranks in turn; "test" batches hold ``[B, V K, 3, T, H, W]``, all views of whole videos.
+
+    Raises:
+        UserError: as `build_dataset`, or there are fewer training videos than one step takes.
+    """
+    dataset = build_dataset(cfg, split)
+    build_sampler = _train_sampler if split == "train" else _eval_sampler
+    return VideoLoader(
+        dataset,
+        batch_sampler=build_sampler(cfg, dataset, split=split, rank=rank, world_size=world_size),
+        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.DEVICE != "cpu" and torch.cuda.is_available(),
+    )
+
+
+@DATASETS.register("kinetics")
+def build_kinetics(cfg: CfgNode, split: str) -> VideoDataset:
+    """Build the data set of ``<split>.csv`` in DATA.PATH_TO_DATA_DIR.
+
+    Raises:
+        UserError: the file is missing or has a mistake in it, or its first videos are missing.
+    """
+    csv_path = _csv_path(cfg.DATA.PATH_TO_DATA_DIR, split)
+    paths = read_labeled_paths(
+        csv_path, separator=cfg.DATA.PATH_LABEL_SEPARATOR, num_classes=cfg.MODEL.NUM_CLASSES
+    )
+    videos = LabeledVideos(
+        paths,
+        prefix=cfg.DATA.PATH_PREFIX or csv_path.parent,
+        backend=cfg.DATA.DECODING_BACKEND,
+    )
+    sampling = build_sampling(cfg)
+    if split == "train":
+        transform = build_train_transform(cfg)
+        return TrainingClips(videos, sampling=sampling, transform=transform, seed=cfg.RNG_SEED)
+    if split == "val":
+        crops = SpatialCrops(cfg.DATA.VAL_SHORT_SIDE, cfg.DATA.TRAIN_CROP_SIZE)
+        return CentreClips(videos, sampling=sampling, crops=crops)
+    return MultiViewVideos(
+        videos,
+        sampling=sampling,
+        crops=build_test_crops(cfg),
+        num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
+    )
+
+
+def build_sampling(cfg: CfgNode) -> ClipSampling:
+    """Build the protocol that places clips in a video."""
+    return PROTOCOLS.get(cfg.DATA.SAMPLING_PROTOCOL)(
+        num_frames=cfg.DATA.NUM_FRAMES,
+        sampling_rate=cfg.DATA.SAMPLING_RATE,
+        target_fps=cfg.DATA.TARGET_FPS,
+    )
+
+
+def build_train_transform(cfg: CfgNode) -> TrainTransform:
+    """Build the random crop and flip of training clips."""
+    data = cfg.DATA
+    crop: RandomResizedCrop | JitteredCrop
+    if data.TRAIN_JITTER_SCALES_RELATIVE:
+        crop = RandomResizedCrop(
+            data.TRAIN_CROP_SIZE,
+            area=data.TRAIN_JITTER_SCALES_RELATIVE,
+            aspect=data.TRAIN_JITTER_ASPECT_RELATIVE,
+        )
+    else:
+        crop = JitteredCrop(data.TRAIN_CROP_SIZE, short_sides=data.TRAIN_JITTER_SCALES)
+    return TrainTransform(crop, flip=data.RANDOM_FLIP)
+
+
+def build_test_crops(cfg: CfgNode) -> SpatialCrops:
+    """Build the crops of the test views."""
+    size, count = cfg.DATA.TEST_CROP_SIZE, cfg.TEST.NUM_SPATIAL_CROPS
+    return SpatialCrops(cfg.DATA.VAL_SHORT_SIDE if count == 1 else size, size, count=count)
+
+
+def _csv_path(folder: str, split: str) -> Path:
+    path = Path(folder) / f"{split}.csv"
+    if folder and path.is_file():
+        return path
+    missing = f"there is no {path}" if folder else "DATA.PATH_TO_DATA_DIR is empty"
+    raise UserError(
+        f'{missing}: set DATA.PATH_TO_DATA_DIR to a folder with {split}.csv (a line "path label" '
+        "for each video), or try `make demo`, which makes videos of its own "
+        "(tools/make_motion_videos.py)"
+    )
+
+
+def _train_sampler(
+    cfg: CfgNode, dataset: VideoDataset, *, split: str, rank: int, world_size: int
+) -> TrainBatchSampler:
+    batch_size = cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS
+    if len(dataset) < batch_size * world_size:
+        raise UserError(
+            f"{split}.csv in {cfg.DATA.PATH_TO_DATA_DIR} lists {len(dataset)} videos, fewer than "
+            f"the {batch_size * world_size} of one step of all ranks; lower TRAIN.BATCH_SIZE"
+        )
+    return TrainBatchSampler(
+        len(dataset),
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        seed=cfg.RNG_SEED,
+    )
+
+
+def _eval_sampler(
+    cfg: CfgNode, dataset: VideoDataset, *, split: str, rank: int, world_size: int
+) -> EvalBatchSampler:
+    if split == "val":
+        batch_size = cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS
+    else:
+        views = cfg.TEST.NUM_ENSEMBLE_VIEWS * cfg.TEST.NUM_SPATIAL_CROPS
+        batch_size = max(1, cfg.TEST.BATCH_SIZE // cfg.NUM_GPUS // views)
+    return EvalBatchSampler(len(dataset), batch_size=batch_size, rank=rank, world_size=world_size)

@@ -1,0 +1,82 @@
+"""CSV files of labelled videos, one ``path label`` a line, read into little memory."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stvit_video.errors import UserError
+
+
+class LabeledPaths(Sequence[tuple[str, int]]):
+    """The (path, label) pairs of a CSV file, and the line each came from.
+
+    The paths lie in one block of bytes. As Python objects, the 240,000 of Kinetics-400 would be
+    copied into every worker process one by one, as their reference counts change.
+
+    Args:
+        csv_path: the file they come from, for messages.
+        entries: (line number, path, label) of each.
+    """
+
+    def __init__(self, csv_path: Path, entries: Sequence[tuple[int, str, int]]) -> None:
+        encoded = [path.encode("utf-8", "surrogateescape") for _, path, _ in entries]
+        self._csv_path = csv_path
+        self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
+        self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        self._lines = np.array([line for line, _, _ in entries], np.int32)
+        self._labels = np.array([label for _, _, label in entries], np.int32)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[str, int]:  # type: ignore[override]
+        begin = self._ends[index - 1] if index else 0
+        path = self._bytes[begin : self._ends[index]].tobytes()
+        return path.decode("utf-8", "surrogateescape"), int(self._labels[index])
+
+    def place(self, index: int) -> str:
+        """Where an entry stands, for messages: ``data/train.csv, line 7``."""
+        return f"{self._csv_path}, line {self._lines[index]}"
+
+
+def read_labeled_paths(csv_path: str | Path, *, separator: str, num_classes: int) -> LabeledPaths:
+    """Read a CSV file; the label is what follows the last separator, so paths may hold spaces.
+
+    Raises:
+        UserError: no such file, nothing in it, or a line without an integer label in
+            ``[0, num_classes)``; the message names the line.
+    """
+    csv_path = Path(csv_path)
+    entries = list(_entries(csv_path, separator=separator, num_classes=num_classes))
+    if not entries:
+        raise UserError(f'{csv_path} lists no videos: a line is "path{separator}label"')
+    return LabeledPaths(csv_path, entries)
+
+
+def _entries(csv_path: Path, *, separator: str, num_classes: int) -> Iterator[tuple[int, str, int]]:
+    try:
+        text = csv_path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"cannot read {csv_path}: {error.strerror}") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        path, found, label = line.strip().rpartition(separator)
+        place = f"{csv_path}, line {number}"
+        if not found or not path.strip():
+            raise UserError(f'{place}: a line must be "path{separator}label", not "{line.strip()}"')
+        yield number, path.strip(), _label(label, place=place, num_classes=num_classes)
+
+
+def _label(text: str, *, place: str, num_classes: int) -> int:
+    try:
+        label = int(text)
+    except ValueError:
+        raise UserError(f'{place}: the label must be an integer, not "{text}"') from None
+    if not 0 <= label < num_classes:
+        raise UserError(
+            f"{place}: the label must lie in 0..{num_classes - 1} (MODEL.NUM_CLASSES is "
+            f"{num_classes}), but it is {label}"
+        )
+    return label

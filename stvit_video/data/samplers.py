@@ -1,0 +1,91 @@
+"""Which samples make a batch on which rank."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sample of one epoch: what the randomness of a training clip derives from."""
+
+    index: int
+    epoch: int
+
+
+def generator_for(draw: Draw, *, seed: int) -> torch.Generator:
+    """The source of all random choices of one training sample.
+
+    It depends on the seed, the epoch and the sample alone: on whatever rank and in whatever
+    worker the sample is made, it is the same.
+    """
+    mixed = np.random.SeedSequence([seed, draw.epoch, draw.index]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
+
+
+class TrainBatchSampler(Sampler[list[Draw]]):
+    """Shuffled batches, of which every rank takes its slice.
+
+    The ranks together see in each step what a single rank with the whole batch would see, in the
+    order of ranks. What does not fill a whole step at the end of an epoch is left out of it.
+
+    Args:
+        num_samples: length of the data set.
+        batch_size: samples a step on each rank.
+        rank: this process.
+        world_size: number of processes.
+        seed: the order of an epoch depends on it and on the epoch alone.
+    """
+
+    def __init__(
+        self, num_samples: int, *, batch_size: int, rank: int, world_size: int, seed: int
+    ) -> None:
+        self._num_samples = num_samples
+        self._batch_size = batch_size
+        self._rank = rank
+        self._world_size = world_size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and draws the next iteration gives."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._num_samples // (self._batch_size * self._world_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        shuffle = np.random.default_rng([self._seed, self._epoch])
+        order = shuffle.permutation(self._num_samples).tolist()
+        for step in range(len(self)):
+            begin = (step * self._world_size + self._rank) * self._batch_size
+            indices = order[begin : begin + self._batch_size]
+            yield [Draw(index, self._epoch) for index in indices]
+
+
+class EvalBatchSampler(Sampler[list[int]]):
+    """Consecutive batches, dealt out to the ranks in turn: every sample exactly once.
+
+    Ranks may have one batch more or less than others, and the last batch of all may be smaller.
+
+    Args:
+        num_samples: length of the data set.
+        batch_size: samples of a batch.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, num_samples: int, *, batch_size: int, rank: int, world_size: int) -> None:
+        self._starts = range(rank * batch_size, num_samples, world_size * batch_size)
+        self._num_samples = num_samples
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for begin in self._starts:
+            yield list(range(begin, min(begin + self._batch_size, self._num_samples)))

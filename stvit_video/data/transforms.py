@@ -1,0 +1,169 @@
+"""Crops, resizes and flips of uint8 clips; every frame of a clip is treated alike.
+
+Letters: T frames, H W size, C channels, S side of the square that comes out. Clips come in as the
+decoder gives them, [T, H, W, C], because torch resizes uint8 images in that memory layout ten
+times faster than float ones (with antialiasing, and at most one grey level apart); they go out as
+views [C, T, S, S].
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stvit_video.data.pytorchvideo_transforms import pytorchvideo_functional
+
+# Draws of an area and an aspect ratio until both fit into the frame, as in torchvision.
+_CROP_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels of a frame."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, frames: Tensor) -> Tensor:
+        """The rectangle as a view of [T, H, W, C] frames."""
+        rows = slice(self.top, self.top + self.height)
+        return frames[:, rows, self.left : self.left + self.width]
+
+
+def resize(frames: Tensor, *, height: int, width: int) -> Tensor:
+    """Resize uint8 [T, H, W, C] to [C, T, height, width], bilinear with antialiasing."""
+    if frames.shape[1:3] == (height, width):
+        return frames.permute(3, 0, 1, 2)
+    images = F.interpolate(
+        frames.permute(0, 3, 1, 2), size=(height, width), mode="bilinear", antialias=True
+    )
+    return images.permute(1, 0, 2, 3)
+
+
+def resize_short_side(frames: Tensor, side: int) -> Tensor:
+    """Resize uint8 [T, H, W, C] to [C, T, h, w], the shorter of h and w being ``side``."""
+    height, width = frames.shape[1:3]
+    short = min(height, width)
+    return resize(frames, height=height * side // short, width=width * side // short)
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """Cuts out a rectangle of random area and aspect ratio, and resizes it to a square.
+
+    Attributes:
+        size: S.
+        area: range of the rectangle's share of the frame, drawn uniformly.
+        aspect: range of its width / height, drawn uniformly on a logarithmic scale.
+    """
+
+    size: int
+    area: tuple[float, float]
+    aspect: tuple[float, float]
+
+    def __call__(self, frames: Tensor, *, generator: torch.Generator) -> Tensor:
+        """uint8 [T, H, W, C] to [C, T, S, S]; only the rectangle is resized."""
+        box = self.draw(frames.shape[1], frames.shape[2], generator=generator)
+        return resize(box.cut(frames), height=self.size, width=self.size)
+
+    def draw(self, height: int, width: int, *, generator: torch.Generator) -> Box:
+        """Draw the rectangle; the largest in the middle, if none of several draws fits."""
+        low, high = (math.log(limit) for limit in self.aspect)
+        for _ in range(_CROP_TRIES):
+            area = height * width * _uniform(*self.area, generator=generator)
+            aspect = math.exp(_uniform(low, high, generator=generator))
+            box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+            if 0 < box_height <= height and 0 < box_width <= width:
+                top = _below(height - box_height + 1, generator=generator)
+                left = _below(width - box_width + 1, generator=generator)
+                return Box(top, left, box_height, box_width)
+        box_height = min(height, round(width / self.aspect[0]))
+        box_width = min(width, round(height * self.aspect[1]))
+        return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+@dataclass(frozen=True)
+class JitteredCrop:
+    """Cuts a square out of the frame as if its short side had been resized to a random length.
+
+    Attributes:
+        size: S.
+        short_sides: range of the short side, inclusive; at least S.
+    """
+
+    size: int
+    short_sides: tuple[int, int]
+
+    def __call__(self, frames: Tensor, *, generator: torch.Generator) -> Tensor:
+        """uint8 [T, H, W, C] to [C, T, S, S]; only the square is resized."""
+        box = self.draw(frames.shape[1], frames.shape[2], generator=generator)
+        return resize(box.cut(frames), height=self.size, width=self.size)
+
+    def draw(self, height: int, width: int, *, generator: torch.Generator) -> Box:
+        """Draw the square in the frame's own pixels."""
+        low, high = self.short_sides
+        short_side = low + _below(high - low + 1, generator=generator)
+        side = max(1, round(min(height, width) * self.size / short_side))
+        top = _below(height - side + 1, generator=generator)
+        left = _below(width - side + 1, generator=generator)
+        return Box(top, left, side, side)
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """A random crop, then a mirrored picture in half of the cases if ``flip`` is set.
+
+    Attributes:
+        crop: `RandomResizedCrop` or `JitteredCrop`.
+        flip: mirror half of the clips left to right.
+    """
+
+    crop: Callable[..., Tensor]
+    flip: bool
+
+    def __call__(self, frames: Tensor, *, generator: torch.Generator) -> Tensor:
+        """uint8 [T, H, W, C] to [C, T, S, S]; all randomness comes from ``generator``."""
+        video = self.crop(frames, generator=generator)
+        if self.flip and _uniform(0.0, 1.0, generator=generator) < 0.5:
+            video = video.flip(-1)
+        return video
+
+
+@dataclass(frozen=True)
+class SpatialCrops:
+    """The deterministic squares of validation and test, out of the resized frame.
+
+    Attributes:
+        short_side: what the frame's short side is resized to; at least S.
+        size: S.
+        count: 1, the centre; or 3: left, centre, right of a wide frame, top, centre, bottom of a
+            tall one.
+    """
+
+    short_side: int
+    size: int
+    count: int = 1
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """uint8 [T, H, W, C] to [C, T, h, w]."""
+        return resize_short_side(frames, self.short_side)
+
+    def crop(self, video: Tensor) -> Tensor:
+        """[C, T, h, w] to [count, C, T, S, S]."""
+        uniform_crop = pytorchvideo_functional().uniform_crop
+        positions = (1,) if self.count == 1 else (0, 1, 2)
+        return torch.stack([uniform_crop(video, self.size, position) for position in positions])
+
+
+def _uniform(low: float, high: float, *, generator: torch.Generator) -> float:
+    share = torch.rand((), dtype=torch.float64, generator=generator)
+    return low + (high - low) * float(share)
+
+
+def _below(limit: int, *, generator: torch.Generator) -> int:
+    return int(torch.randint(limit, (), generator=generator))

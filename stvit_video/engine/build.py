@@ -1,0 +1,100 @@
+"""From a config to the parts of a training run."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from stvit_video.engine.epochs import EpochRunner
+from stvit_video.engine.meters import TrainMeter
+from stvit_video.engine.optim import build_optimizer
+from stvit_video.engine.precision import build_normalise, build_precision
+from stvit_video.engine.random_state import seed_generators
+from stvit_video.engine.recorder import Recorder
+from stvit_video.engine.schedule import build_schedule
+from stvit_video.engine.state import TrainingState
+from stvit_video.engine.step import TrainingStep
+from stvit_video.models import build_model
+from stvit_video.runtime import distributed
+
+
+def build_state(cfg: CfgNode) -> TrainingState:
+    """Build a new model on this rank's device, with the same weights on all ranks."""
+    device = distributed.device()
+    seed_generators(cfg.RNG_SEED)
+    model = build_model(cfg).to(device)
+    return TrainingState(
+        model=model,
+        optimizer=build_optimizer(cfg, model),
+        scaler=build_precision(cfg, device).scaler(),
+        device=device,
+        config=cfg.dump(),
+    )
+
+
+def build_recorder(cfg: CfgNode, *, first_step: int) -> Recorder:
+    """Build the recorder of a run whose curves begin, or go on, at ``first_step``."""
+    folder = Path(cfg.OUTPUT_DIR) / cfg.TENSORBOARD.LOG_DIR
+    return Recorder(
+        cfg.OUTPUT_DIR,
+        tensorboard_dir=folder if cfg.TENSORBOARD.ENABLE else None,
+        first_step=first_step,
+    )
+
+
+def build_epoch_runner(
+    cfg: CfgNode,
+    state: TrainingState,
+    loader: DataLoader,
+    recorder: Recorder,
+    *,
+    steps_per_epoch: int,
+) -> EpochRunner:
+    """Build what trains ``state`` for an epoch of ``steps_per_epoch`` optimizer steps."""
+    step = TrainingStep(
+        _synchronised(state.model, state.device),
+        state.optimizer,
+        scaler=state.scaler,
+        normalise=build_normalise(cfg, state.device),
+        precision=build_precision(cfg, state.device),
+        loss_function=build_loss(cfg),
+        clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
+        clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
+    )
+    meter = TrainMeter(
+        max_epoch=cfg.SOLVER.MAX_EPOCH, steps_per_epoch=steps_per_epoch, device=state.device
+    )
+    return EpochRunner(
+        step,
+        loader,
+        schedule=build_schedule(cfg),
+        meter=meter,
+        recorder=recorder,
+        passes=cfg.TRAIN.ACCUMULATE_STEPS,
+        log_period=cfg.LOG_PERIOD,
+    )
+
+
+def build_loss(cfg: CfgNode) -> nn.Module:
+    """Build the loss of training and validation, from (logits, labels) to their mean."""
+    assert cfg.MODEL.LOSS_FUNC == "cross_entropy", cfg.MODEL.LOSS_FUNC
+    return nn.CrossEntropyLoss()
+
+
+def _synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+    if distributed.get_world_size() == 1:
+        return model
+    # Of a depthwise convolution's [C, 1, 3, 3], where the stride of the 1 means nothing.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        # Only running statistics can differ between ranks; all other buffers are constants.
+        broadcast_buffers=any(isinstance(module, _BatchNorm) for module in model.modules()),
+        gradient_as_bucket_view=True,
+    )

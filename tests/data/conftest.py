@@ -1,0 +1,65 @@
+"""Videos that several tests read."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from made_videos import CUT, KINDS, cut_without_decoding, moving_noise
+
+from stvit_video.data.encode import write_video
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def video_kinds(tmp_path_factory) -> Callable[[str], Path]:
+    """Return a function from a name in KINDS, or CUT, to such a file of 40 frames at 25 fps."""
+    folder = tmp_path_factory.mktemp("kinds")
+
+    def make(name: str) -> Path:
+        path = folder / name
+        if not path.exists() and name == CUT:
+            cut_without_decoding(make("b_frames.mp4"), path, frames=17)
+        elif not path.exists():
+            codec, options, pixel_format = KINDS[name]
+            height, width = (47, 63) if "odd" in name else (48, 64)
+            frames = moving_noise(40, height=height, width=width)
+            write_video(
+                path, frames, fps=25, codec=codec, options=options, pixel_format=pixel_format
+            )
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def video_folder(tmp_path_factory) -> Path:
+    """Six videos of 10 to 60 frames and two sizes, and a CSV file of them for every split."""
+    folder = tmp_path_factory.mktemp("data set")
+    for index, length in enumerate((10, 20, 30, 40, 50, 60)):
+        height, width = ((48, 64), (64, 48))[index % 2]
+        frames = moving_noise(length, height=height, width=width, seed=index)
+        write_video(folder / f"video {index}.mp4", frames, fps=25, options={"preset": "ultrafast"})
+    lines = [f"video {index}.mp4 {index % 3}\n" for index in range(6)]
+    for split in ("train", "val", "test"):
+        (folder / f"{split}.csv").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_videos() -> list[Path]:
+    """Real clips, from the folder in STVIT_TEST_VIDEOS or beside the checkout; else skips."""
+    beside = Path(__file__).resolve().parents[3] / "shared" / "videos"
+    folder = Path(os.environ.get("STVIT_TEST_VIDEOS", beside))
+    videos = sorted(path for path in folder.glob("*") if path.suffix in (".mp4", ".mkv", ".avi"))
+    if not videos:
+        pytest.skip("no real clips: set STVIT_TEST_VIDEOS to a folder of some")
+    return videos

@@ -1,0 +1,89 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from stvit_video.data.decode.frame_index import FrameIndex, PacketInfo, is_trustworthy
+from stvit_video.data.decode.orientation import upright
+
+
+def packets(*pts, keys=(0,), hidden=(), size=99):
+    return [
+        PacketInfo(pts=one, size=size, is_key=one in keys, is_hidden=one in hidden) for one in pts
+    ]
+
+
+def test_frames_are_indexed_in_presentation_order():
+    index = FrameIndex(packets(0, 20, 10, 30, 50, 40, keys=(0, 30)), time_base=Fraction(1, 100))
+    assert index.pts == [0, 10, 20, 30, 40, 50]
+    assert [index.key_before(pts) for pts in (0, 20, 30, 50)] == [0, 0, 30, 30]
+    assert index.decode_position(10) == 2
+    assert index.rate == 10
+    assert index.times()[3] == Fraction(3, 10)
+    assert not index.has_open_groups
+
+
+def test_frames_shown_before_the_key_frame_they_follow_need_an_earlier_one():
+    index = FrameIndex(packets(0, 10, 40, 20, 30, 50, keys=(0, 40)), time_base=Fraction(1, 100))
+    assert index.key_before(30) == 0
+    assert index.has_open_groups
+
+
+def test_hidden_frames_are_decoded_but_not_counted():
+    stream = packets(-20, -10, 0, 10, keys=(-20,), hidden=(-20, -10))
+    index = FrameIndex(stream, time_base=Fraction(1, 100))
+    assert index.pts == [0, 10]
+    assert index.key_before(0) == -20
+    assert index.hides_frames
+    assert not index.shows(-20)
+
+
+GOOD = packets(0, 20, 10, 30, keys=(0,))
+
+
+@pytest.mark.parametrize(
+    ("stream", "about"),
+    [
+        (GOOD, {"codec": "vp8"}),
+        (GOOD, {"container": "avi"}),
+        (GOOD, {"codec": "mpeg4"}),  # packed B-frames
+        (packets(0, 10, 20, size=7), {"codec": "mpeg4", "reorders": False}),  # "not coded"
+        (packets(0, 10, None), {}),
+        (packets(0, 10, 10), {}),
+        (packets(0, 10, size=0), {}),
+        (packets(10, 0, 20, keys=(10,)), {}),  # a frame before the first key frame
+        (packets(0, 10, keys=(10,)), {}),
+        ([*GOOD, PacketInfo(pts=40, size=9, is_damaged=True)], {}),
+        ([], {}),
+    ],
+)
+def test_packets_that_do_not_tell_are_not_trusted(stream, about):
+    stated = {"codec": "h264", "container": "mov", "reorders": True}
+    assert is_trustworthy(GOOD, **stated)
+    assert not is_trustworthy(stream, **{**stated, **about})
+
+
+ONE = 1 << 16
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ((ONE, 0, 0, 0, ONE), lambda p: p),
+        ((0, ONE, 0, -ONE, 0), lambda p: np.rot90(p, -1)),  # y becomes -x: clockwise
+        ((-ONE, 0, 0, 0, -ONE), lambda p: np.rot90(p, 2)),
+        ((0, -ONE, 0, ONE, 0), lambda p: np.rot90(p, 1)),
+        ((-ONE, 0, 0, 0, ONE), lambda p: p[:, ::-1]),  # mirrored
+        ((0, ONE, 0, ONE, 0), lambda p: p.transpose(1, 0, 2)),
+    ],
+)
+def test_display_matrices(matrix, expected):
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    full = np.array([*matrix, 0, 0, 0, 1 << 30], np.int32)
+    np.testing.assert_array_equal(upright(pixels, full), expected(pixels))
+
+
+def test_an_oblique_turn_is_refused():
+    matrix = np.array([ONE, ONE, 0, -ONE, ONE, 0, 0, 0, 1 << 30], np.int32)
+    with pytest.raises(ValueError, match="90 degrees"):
+        upright(np.zeros((2, 2, 3), np.uint8), matrix)

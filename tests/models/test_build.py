@@ -1,0 +1,29 @@
+"""What a config may not ask of a model."""
+
+import pytest
+from small import small_model
+
+from stvit_video.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("MODEL.ARCH", "swim"), "swin"),
+        (("SWIN.WINDOW_SIZE", "(8, 7, 9)"), "SWIN.WINDOW_SIZE is (8, 7, 9)"),
+        (("STVIT.KEY_WINDOWS", "(10,)"), "one side for each stgm layer of STVIT.LAYOUT (2)"),
+        (("STVIT.LAYOUT", "base 2, stgm 2"), "has 4 layers, but the stage has 6"),
+        (
+            ("STVIT.LAYOUT", "base 5, stgm 1", "STVIT.KEY_WINDOWS", "(10,)"),
+            "STVIT.GLOBAL_CENTERS",
+        ),
+    ],
+)
+def test_impossible_models_are_refused(overrides, message):
+    with pytest.raises(UserError) as error:
+        small_model("stvit_swin_t", *overrides)
+    assert message in str(error.value)
+
+
+def test_a_dense_model_does_not_read_the_semantic_keys():
+    small_model("swin_t", "STVIT.LAYOUT", "nonsense", "SWIN.WINDOW_SIZE", "(8, 7, 9)")

@@ -1,0 +1,77 @@
+"""FLOPs and parameters against the paper's, at batch 1 and 32 x 224 x 224 pixels.
+
+Models are measured on the meta device, where nothing is computed. A convolution cannot be traced
+there, so the pooling that has some is measured by itself on the CPU; all else costs the same with
+average pooling.
+"""
+
+from functools import cache
+
+import pytest
+import torch
+from small import model_of, number_of_values
+
+from stvit_video.engine.profile import count_flops
+from stvit_video.models.semantic.pooling import IntraInterPooling
+from stvit_video.models.semantic.regions import Windows
+
+FRAMES = 16  # in stage 3, of 14 x 14 tokens of 384 channels
+
+
+@cache
+def gflops(name, *overrides):
+    with torch.device("meta"):
+        model = model_of(name, *overrides)
+    return count_flops(model, torch.empty(1, 3, 32, 224, 224, device="meta")) / 1e9
+
+
+@cache
+def pooling_gflops():
+    pooling = IntraInterPooling(Windows(window=7, tokens=3), dim=384)
+    return count_flops(pooling, torch.zeros(FRAMES, 14, 14, 384)) / 1e9
+
+
+def semantic_gflops(name, *overrides):
+    return gflops(name, "STVIT.POOLING", "average", *overrides) + pooling_gflops()
+
+
+@pytest.mark.parametrize(("name", "paper"), [("swin_t", 88), ("swin_s", 166)])
+def test_dense_models_cost_what_the_paper_says(name, paper):
+    assert gflops(name) == pytest.approx(paper, rel=0.005)
+
+
+@pytest.mark.parametrize(("name", "paper"), [("stvit_swin_t", 64.4), ("stvit_swin_s", 120.5)])
+def test_semantic_models_cost_what_the_paper_says_or_a_little_less(name, paper):
+    # Less, because keys and values are projected once a token, not once for each of the
+    # overlapping windows that hold it.
+    assert 0.98 * paper <= semantic_gflops(name) <= 1.005 * paper
+
+
+@pytest.mark.parametrize("name", ["stvit_swin_t", "stvit_swin_s"])
+def test_attention_over_frames_costs_at_most_a_hundredth_more(name):
+    inside = semantic_gflops(name)
+    over = semantic_gflops(name, "STVIT.TEMPORAL_WINDOW", "8")
+    assert inside < over <= 1.015 * inside
+
+
+def test_the_pooling_is_all_that_the_choice_of_pooling_adds():
+    # In a model that a test can afford, with 2 frames of 5 x 4 tokens of 48 channels in stage 3.
+    small = ("SWIN.EMBED_DIM", "12", "SWIN.DEPTHS", "(1, 1, 2, 1)", "STVIT.LAYOUT", "stgm 2")
+    costs = [
+        count_flops(
+            model_of("stvit_swin_t", *small, "STVIT.POOLING", pooling), torch.zeros(1, 3, 4, 80, 64)
+        )
+        for pooling in ("intra_inter", "average")
+    ]
+    pooling = IntraInterPooling(Windows(window=7, tokens=3), dim=48)
+    assert costs[0] - costs[1] == count_flops(pooling, torch.zeros(2, 5, 4, 48)) > 0
+
+
+@pytest.mark.parametrize("name", ["stvit_swin_t", "stvit_swin_b"])
+def test_the_pooling_has_few_parameters(name):
+    with torch.device("meta"):
+        learned, average = (
+            number_of_values(model_of(name, "STVIT.POOLING", pooling))
+            for pooling in ("intra_inter", "average")
+        )
+    assert 0 < learned - average <= 0.002 * average

@@ -1,0 +1,170 @@
+"""Loading: what fits is taken, what does not is reported, and a refused file changes nothing."""
+
+import pytest
+import torch
+from small import model_of, number_of_values, small_model
+from weight_files import accounted_for, saved
+
+from stvit_video.errors import UserError
+from stvit_video.models import load_weights, save_weights
+
+
+def copy_of_state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def states_are_equal(model, state):
+    own = model.state_dict()
+    return own.keys() == state.keys() and all(torch.equal(own[key], state[key]) for key in own)
+
+
+def as_safetensors(model, folder):
+    save_weights(model, folder / "weights.safetensors")
+    return folder / "weights.safetensors"
+
+
+def under_ddp(state):
+    return {f"module.{key}": value for key, value in state.items()}
+
+
+WRITERS = {
+    "state dict": lambda model, folder: saved(model.state_dict(), folder),
+    "checkpoint": lambda model, folder: saved(
+        {"epoch": 3, "model_state": model.state_dict(), "cfg": "MODEL: {}"}, folder
+    ),
+    "under DDP": lambda model, folder: saved(under_ddp(model.state_dict()), folder),
+    "old pickle": lambda model, folder: saved(
+        model.state_dict(), folder, _use_new_zipfile_serialization=False
+    ),
+    "safetensors": as_safetensors,
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("name", ["swin_t", "stvit_swin_t"])
+def test_our_own_weights_come_back(name, write, tmp_path):
+    source, model = small_model(name), small_model(name)
+    report = load_weights(model, write(source, tmp_path), min_share=1.0)
+    assert states_are_equal(model, source.state_dict())
+    assert report.format == "stvit_video"
+    assert report.share == 1
+    assert sum(report.loaded.values()) == accounted_for(report) == number_of_values(model)
+    assert not report.unexpected
+
+
+def test_results_come_back_too(tmp_path):
+    source, model = (small_model("stvit_swin_t").eval() for _ in range(2))
+    video = torch.randn(1, 3, 4, 64, 64)
+    with torch.inference_mode():
+        before = model(video)  # fills what attention keeps between calls
+        load_weights(model, saved(source.state_dict(), tmp_path))
+        assert torch.equal(model(video), source(video))
+    assert not torch.allclose(before, model(video))
+
+
+def test_parts_of_names_can_be_cleared(tmp_path):
+    source, model = small_model("swin_t"), small_model("swin_t")
+    state = {f"teacher.backbone_{key}": value for key, value in source.state_dict().items()}
+    path = saved(state, tmp_path)
+    load_weights(model, path, min_share=1.0, clear_name_patterns=("teacher.", "backbone_"))
+    assert states_are_equal(model, source.state_dict())
+
+
+def test_a_dense_file_loads_into_a_semantic_model(tmp_path):
+    dense, model = small_model("swin_t"), small_model("stvit_swin_t")
+    before = copy_of_state(model)
+    report = load_weights(model, saved(dense.state_dict(), tmp_path))
+    assert accounted_for(report) == number_of_values(model)
+    assert report.share == pytest.approx(sum(report.loaded.values()) / number_of_values(model))
+    blocks = "stages.2.blocks"
+    # Layers 3 and 4 of the dense stage became the generation module's.
+    generation = f"{blocks}.2.module"
+    theirs, ours = dense.state_dict(), model.state_dict()
+    for index in range(2):
+        for name in dense.stages[2].blocks[2 + index].state_dict():
+            if name.endswith("bias_table"):
+                assert f"{blocks}.{2 + index}.{name}" in report.unexpected
+                continue
+            place = f"{generation}.layers.{index}.{name}"
+            assert place in report.loaded
+            assert torch.equal(ours[place], theirs[f"{blocks}.{2 + index}.{name}"])
+    for name in ("stages.3.blocks.1.mlp.fc1.weight", f"{blocks}.5.attn.qkv.weight"):
+        assert torch.equal(ours[name], theirs[name])
+    assert set(report.missing) == {
+        "stages.2.downsample.expansion.weight",
+        f"{generation}.global_centers",
+        *(name for name in ours if name.startswith(f"{generation}.pooling.")),
+    }
+    assert set(report.mismatched) == {f"stages.2.downsample.norm.{x}" for x in ("weight", "bias")}
+    tables = {name for name in theirs if name.endswith("bias_table") and name not in ours}
+    assert set(report.unexpected) == {"stages.2.downsample.reduction.weight", *tables}
+    for name in (*report.missing, *report.mismatched):
+        assert torch.equal(ours[name], before[name])
+
+
+def test_a_report_can_be_read(tmp_path):
+    report = load_weights(
+        small_model("stvit_swin_t"), saved(small_model("swin_t").state_dict(), tmp_path)
+    )
+    first, *lines = str(report).splitlines()
+    assert first.endswith(f"(stvit_video): {report.share:.1%} of the model's parameters filled")
+    counts = {line.split()[0]: line.split()[1:5] for line in lines}
+    assert list(counts) == ["loaded", "mismatched", "missing", "unexpected"]
+    for name, (tensors, _, values, _) in counts.items():
+        part = getattr(report, name)
+        assert int(tensors) == len(part)
+        assert int(values.replace(",", "")) == sum(part.values())
+    assert "stages.2.downsample.norm.weight" in lines[1]
+
+
+def test_another_number_of_classes_leaves_the_classifier_as_it_was(tmp_path):
+    model = small_model("swin_t", "MODEL.NUM_CLASSES", "7")
+    before = copy_of_state(model)
+    report = load_weights(model, saved(small_model("swin_t").state_dict(), tmp_path))
+    assert report.mismatched == {"head.fc.weight": 7 * 96, "head.fc.bias": 7}
+    assert torch.equal(model.head.fc.weight, before["head.fc.weight"])
+    assert accounted_for(report) == number_of_values(model)
+
+
+def test_a_file_that_fills_too_little_changes_nothing(tmp_path):
+    model = small_model("stvit_swin_t")
+    before = copy_of_state(model)
+    path = saved(small_model("swin_t").state_dict(), tmp_path)
+    share = load_weights(small_model("stvit_swin_t"), path).share
+    assert 0.8 < share < 1
+    with pytest.raises(UserError, match=rf"fills {share:.1%} of .* less than the 100%") as error:
+        load_weights(model, path, min_share=1.0)
+    assert str(path) in str(error.value)
+    assert states_are_equal(model, before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(value, tmp_path):
+    model = small_model("swin_t")
+    before = copy_of_state(model)
+    state = copy_of_state(small_model("swin_t"))
+    state["stages.1.blocks.0.mlp.fc2.bias"][3] = value
+    with pytest.raises(UserError, match=r"not finite, in stages\.1\.blocks\.0\.mlp\.fc2\.bias"):
+        load_weights(model, saved(state, tmp_path))
+    assert states_are_equal(model, before)
+
+
+def test_half_precision_is_converted(tmp_path):
+    source, model = small_model("swin_t").half(), small_model("swin_t")
+    load_weights(model, saved(source.state_dict(), tmp_path), min_share=1.0)
+    assert states_are_equal(model, source.float().state_dict())
+
+
+def test_a_semantic_file_fills_what_it_shares_with_a_dense_model(tmp_path):
+    path = saved(small_model("stvit_swin_t").state_dict(), tmp_path)
+    model = small_model("swin_t")
+    report = load_weights(model, path)
+    assert accounted_for(report) == number_of_values(model)
+    assert 0.3 < report.share < 1
+
+
+def test_names_follow_the_paper_for_the_full_size(tmp_path):
+    with torch.device("meta"):
+        names = list(model_of("stvit_swin_t").state_dict())
+    assert "stages.2.blocks.2.module.layers.1.attn.qkv.weight" in names
+    assert [name for name in names if "head" in name] == ["head.fc.weight", "head.fc.bias"]

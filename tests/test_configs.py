@@ -1,0 +1,104 @@
+"""Every YAML under configs/: it builds, it trains, and its first line says how to run it."""
+
+import importlib.util
+import re
+import shlex
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+import torch
+
+from stvit_video.config import load_config
+from stvit_video.models import build_model
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def name_of(path):
+    return path.relative_to(ROOT / "configs").as_posix()
+
+
+every_config = pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def parse_arguments():
+    """The command line parser of ``tools/run_net.py``."""
+    spec = importlib.util.spec_from_file_location("run_net", ROOT / "tools" / "run_net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.parse_arguments
+
+
+def opening_comment(path):
+    """The lines of comment that a file opens with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = takewhile(lambda line: line.startswith("#"), lines)
+    return [line.removeprefix("#").strip() for line in comment]
+
+
+def opening_command(path):
+    """The words of the command that a file opens with, over as many lines as it takes."""
+    words = []
+    for line in opening_comment(path):
+        words += shlex.split(line.removesuffix("\\"))
+        if not line.endswith("\\"):
+            break
+    return words
+
+
+def with_few_channels(path):
+    """The config of a file, with its layers and heads but at most 8 channels a head."""
+    cfg = load_config(path)
+    channels = min(cfg.SWIN.EMBED_DIM, 8 * cfg.SWIN.NUM_HEADS[0])
+    return load_config(path, ["SWIN.EMBED_DIM", str(channels)])
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) >= 6
+    assert not list((ROOT / "configs").rglob("*.yml")), "the tests see .yaml only"
+
+
+@every_config
+def test_it_runs_forward_and_backward(path):
+    cfg = with_few_channels(path)
+    model = build_model(cfg).train()
+    logits = model(torch.randn(2, 3, 4, 32, 32))
+    assert logits.shape == (2, cfg.MODEL.NUM_CLASSES)
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    assert gradients["patch_embed.proj.weight"].any()
+    assert gradients["head.fc.weight"].any()
+
+
+@every_config
+def test_its_first_line_is_the_command_that_runs_it(path, parse_arguments, monkeypatch):
+    python, program, *arguments = opening_command(path)
+    assert (python, program) == ("python", "tools/run_net.py")
+    parsed = parse_arguments(arguments)
+    assert parsed.cfg_files == [path.relative_to(ROOT).as_posix()]
+    monkeypatch.chdir(ROOT)
+    load_config(parsed.cfg_files[0], parsed.overrides)
+
+
+@every_config
+def test_its_comment_gives_the_number_of_its_parameters(path):
+    found = re.search(r"([\d.]+) M parameters", " ".join(opening_comment(path)))
+    assert found, "write it beside the FLOPs"
+    with torch.device("meta"):
+        model = build_model(load_config(path))
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    digits = len(found[1].partition(".")[2])
+    assert found[1] == f"{millions:.{digits}f}"

@@ -1,0 +1,37 @@
+"""Draw what the semantic tokens of a trained model look at in a test video.
+
+python tools/plot_attention.py --cfg configs/demo/stvit_swin_motion.yaml --output attention.png
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import _checkout  # noqa: F401
+
+from stvit_video.config import load_config
+from stvit_video.engine.attention_figure import plot_attention
+from stvit_video.errors import UserError
+
+
+def main() -> int:
+    """Parse the command line and draw; a user's mistake is one line on stderr and status 2."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cfg", required=True, metavar="FILE", help="YAML config of the model")
+    parser.add_argument("--output", required=True, type=Path, help="the picture, a PNG file")
+    parser.add_argument("--index", type=int, default=0, help="line of test.csv, from 0 (default 0)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
+    arguments = parser.parse_intermixed_args()
+    try:
+        cfg = load_config(arguments.cfg, arguments.overrides)
+        print(plot_attention(cfg, video_index=arguments.index, output=arguments.output))
+    except UserError as error:
+        print(f"plot_attention.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
