@@ -17,7 +17,7 @@ venv: .venv/.installed
 	touch $@
 
 demo: venv
-	$(BIN)/python tools/make_motion_videos.py
+	$(BIN)/python tools/make_motion_videos.py data/motion
 	$(BIN)/python tools/run_net.py --cfg configs/demo/stvit_swin_motion.yaml
 	$(BIN)/python tools/plot_attention.py --cfg configs/demo/stvit_swin_motion.yaml \
 	    --output $(DEMO_OUTPUT)/results/attention.png

@@ -1,3 +1,5 @@
+"""Package metadata; exact versions that the tests ran with are in constraints.txt."""
+
 from setuptools import find_packages, setup
 
 setup(
@@ -26,6 +28,13 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "dev": ["mypy>=1.13", "pytest>=8", "ruff>=0.8", "timm>=1.0.12", "types-PyYAML", "types-tqdm"],
+        "dev": [
+            "mypy>=1.13",
+            "pytest>=8",
+            "ruff>=0.8",
+            "timm>=1.0.12",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
     },
 )

@@ -9,13 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 
-try:
-    import stvit_video  # noqa: F401
-except ModuleNotFoundError:
-    # Not installed: the package is in the folder above this file's, wherever one stands.
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import _checkout  # noqa: F401
 
 from stvit_video.data.synthetic.files import MotionRecipe, make_motion_dataset
 from stvit_video.errors import UserError

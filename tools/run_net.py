@@ -6,12 +6,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-try:
-    import stvit_video  # noqa: F401
-except ModuleNotFoundError:
-    # Not installed: the package is in the folder above this file's, wherever one stands.
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import _checkout  # noqa: F401
 from fvcore.common.config import CfgNode
 
 from stvit_video.config import dump_config, load_config

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from stvit_video.data.build import build_dataset
+from stvit_video.data.kinetics import MultiViewVideos
 from stvit_video.engine.class_names import build_class_names
 from stvit_video.engine.evaluate import checkpoint_to_test
 from stvit_video.engine.precision import build_normalise
@@ -46,6 +47,7 @@ def plot_attention(cfg: CfgNode, *, video_index: int, output: Path) -> str:
             "Only a model with semantic tokens has this picture: set STVIT.ENABLE True."
         )
     dataset = build_dataset(cfg, "test")
+    assert isinstance(dataset, MultiViewVideos)
     if not 0 <= video_index < len(dataset):
         raise UserError(
             f"The video is a line of test.csv, from 0 to {len(dataset) - 1}, but is {video_index}."
@@ -98,9 +100,10 @@ def draw_attention(path: Path, frames: np.ndarray, maps: Tensor, *, title: str) 
 
 def _overlay(frame: np.ndarray, attention: Tensor) -> np.ndarray:
     """Darken a frame ``[H, W, 3]`` where an attention map ``[y, x]`` is low, and redden its top."""
-    strength = attention / attention.max().clamp(min=1e-12)
-    strength = F.interpolate(
-        strength[None, None], size=frame.shape[:2], mode="bilinear", align_corners=False
-    )[0, 0].numpy()[..., None]
+    share = attention / attention.max().clamp(min=1e-12)
+    resized = F.interpolate(
+        share[None, None], size=frame.shape[:2], mode="bilinear", align_corners=False
+    )
+    strength = resized[0, 0].numpy()[..., None]
     glow = np.array([255.0, 60.0, 0.0]) * strength
     return (frame * (0.3 + 0.4 * strength) + 0.3 * glow).clip(0, 255).astype(np.uint8)

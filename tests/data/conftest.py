@@ -45,7 +45,7 @@ def video_folder(tmp_path_factory) -> Path:
     """Six videos of 10 to 60 frames and two sizes, and a CSV file of them for every split."""
     folder = tmp_path_factory.mktemp("data set")
     for index, length in enumerate((10, 20, 30, 40, 50, 60)):
-        height, width = ((48, 64), (64, 48))[index % 2]
+        height, width = ((48, 64), (80, 64))[index % 2]
         frames = moving_noise(length, height=height, width=width, seed=index)
         write_video(folder / f"video {index}.mp4", frames, fps=25, options={"preset": "ultrafast"})
     lines = [f"video {index}.mp4 {index % 3}\n" for index in range(6)]

@@ -26,7 +26,8 @@ class DecordReader(VideoReader):
 
     What remains:
 
-    - AV1 is not read, and colours of more than 8 bits are converted in another way;
+    - AV1 and frames narrower than 64 pixels are not read, and colours of more than 8 bits are
+      converted in another way;
     - intra refresh: after a seek, frames are not yet whole;
     - damaged files: garbage or repeated frames instead of an error. One thread is used, for with
       more the result even differs from run to run.
