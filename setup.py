@@ -14,7 +14,7 @@ setup(
         "torchvision>=0.21",
         "pytorchvideo>=0.1.5",
         "decord>=0.6.0",
-        "av>=14",
+        "av>=17",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.10",
         "submitit>=1.5.2",

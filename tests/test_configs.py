@@ -1,6 +1,6 @@
 """Every YAML under configs/: it builds, it trains, and its first line says how to run it."""
 
-import importlib.util
+import importlib
 import re
 import shlex
 from itertools import takewhile
@@ -34,10 +34,9 @@ def one_thread():
 @pytest.fixture(scope="module")
 def parse_arguments():
     """The command line parser of ``tools/run_net.py``."""
-    spec = importlib.util.spec_from_file_location("run_net", ROOT / "tools" / "run_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.parse_arguments
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tools")  # as Python does for a program it starts
+        return importlib.import_module("run_net").parse_arguments
 
 
 def opening_comment(path):

@@ -58,8 +58,9 @@ def run(cfg: CfgNode, *, init_method: str) -> None:
     from stvit_video.engine.train import train
     from stvit_video.runtime.distributed import resolve_device, run_ranks
 
-    device = resolve_device(cfg.DEVICE, cfg.NUM_GPUS)
+    # What is missing is said before which machine is missing: data first, then the device.
     preflight(cfg)
+    device = resolve_device(cfg.DEVICE, cfg.NUM_GPUS)
     _write_config(cfg)
     for function, enabled in ((train, cfg.TRAIN.ENABLE), (test, cfg.TEST.ENABLE)):
         if enabled:

@@ -79,7 +79,7 @@ def _semantic_spec(cfg: CfgNode) -> SemanticSpec:
     if layers != len(cfg.STVIT.KEY_WINDOWS):
         raise UserError(
             f"STVIT.KEY_WINDOWS has one side for each stgm layer of STVIT.LAYOUT ({layers}), but "
-            f"is {cfg.STVIT.KEY_WINDOWS}."
+            f"is {cfg.STVIT.KEY_WINDOWS}: give it {layers} entries."
         )
     if cfg.STVIT.GLOBAL_CENTERS and layers < 2:
         raise UserError(

@@ -40,7 +40,7 @@ VIDEO_SWIN = Format(
         (r"^cls_head\.fc_cls\.", "head.fc."),
     ),
 )
-SWIN = Format("official Swin", ((r"^layers\.", "stages."), _HEAD))
+SWIN = Format("official Swin", ((r"^backbone\.", ""), (r"^layers\.", "stages."), _HEAD))
 TIMM_SWIN = Format(
     "timm Swin",
     (

@@ -112,10 +112,10 @@ def load_weights(
             raise UserError(
                 f"{path} holds values that are not finite, in {name}: take another file."
             )
-    if report.share < min_share:
+    if not fitted or report.share < min_share:
         raise UserError(
-            f"{path} ({report.format}) fills {report.share:.1%} of the model's parameters, less "
-            f"than the {min_share:.0%} that are asked for: it belongs to another model "
+            f"{path} ({report.format}) fills {report.share:.1%} of the model's parameters, and at "
+            f"least {min_share:.0%} are asked for: it belongs to another model "
             f"({len(report.missing)} tensors are missing, {len(report.mismatched)} have other "
             f"shapes, {len(report.unexpected)} have no place)."
         )
@@ -140,7 +140,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"The weights file {path} does not exist: check the path.")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"The weights file {path} {what}: check the path.")
     read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
     content: Mapping = read(path)
     for key in _STATE_KEYS:

@@ -1,6 +1,5 @@
 """Videos that several tests read."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,14 +51,3 @@ def video_folder(tmp_path_factory) -> Path:
     for split in ("train", "val", "test"):
         (folder / f"{split}.csv").write_text("".join(lines))
     return folder
-
-
-@pytest.fixture(scope="session")
-def real_videos() -> list[Path]:
-    """Real clips, from the folder in STVIT_TEST_VIDEOS or beside the checkout; else skips."""
-    beside = Path(__file__).resolve().parents[3] / "shared" / "videos"
-    folder = Path(os.environ.get("STVIT_TEST_VIDEOS", beside))
-    videos = sorted(path for path in folder.glob("*") if path.suffix in (".mp4", ".mkv", ".avi"))
-    if not videos:
-        pytest.skip("no real clips: set STVIT_TEST_VIDEOS to a folder of some")
-    return videos

@@ -46,7 +46,7 @@ def test_without_weights_a_test_does_not_start(video_config):
 
 def test_weights_of_another_model_are_refused(video_config, weights):
     path = ("TEST.CHECKPOINT_FILE_PATH", str(weights[1]))
-    with pytest.raises(UserError, match="less than the 100%"):
+    with pytest.raises(UserError, match="at least 100% are asked for"):
         run_test(video_config(*path, "MODEL.NUM_CLASSES", "4"))
 
 

@@ -20,7 +20,7 @@ WAITING = tuple(
 
 
 def split_parameters(model):
-    """The parameters that get no gradient before the first step, and all others."""
+    """The parameters that get no gradient before the first step, and those that get one."""
     parameters = dict(model.named_parameters())
     waiting = {name for name in parameters if any(part in name for part in WAITING)}
     return (

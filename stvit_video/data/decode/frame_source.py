@@ -18,7 +18,7 @@ from stvit_video.data.decode.frame_index import FrameIndex
 _SKIPS_AT_ONCE = {"h264", "hevc", "mpeg4"}
 
 
-class SeekFailed(Exception):  # noqa: N818 - it is caught where it says to read in order instead
+class SeekError(Exception):
     """A frame that the index promised did not come out of the decoder after a seek."""
 
 
@@ -76,7 +76,7 @@ class IndexedFrames(FrameSource):
         """Decode the frames of ascending, distinct indices.
 
         Raises:
-            SeekFailed: a frame does not come out where the index says.
+            SeekError: a frame does not come out where the index says.
         """
         self._wanted = frozenset(self._index.pts[i] for i in indices)
         for i in indices:
@@ -103,7 +103,7 @@ class IndexedFrames(FrameSource):
                 return frame
             if frame.pts is None or frame.pts >= pts:
                 break
-        raise SeekFailed(f"none is whole at timestamp {pts}")
+        raise SeekError(f"none is whole at timestamp {pts}")
 
     def _must_seek(self, pts: int, key: int) -> bool:
         is_behind = self._shown is not None and pts <= self._shown
@@ -114,7 +114,7 @@ class IndexedFrames(FrameSource):
         try:
             self._container.seek(key, stream=self._stream)
         except av.error.FFmpegError as error:
-            raise SeekFailed(f"seeking to timestamp {key} failed") from error
+            raise SeekError(f"seeking to timestamp {key} failed") from error
         self._sent, self._shown = -1, None
         self._left_out.clear()
         # With intra refresh, "key" frames are not: decoding from one gives a picture, but a wrong
@@ -137,10 +137,10 @@ class IndexedFrames(FrameSource):
 
     def _position(self, pts: int, *, landing: int) -> int:
         if not self._index.holds(pts):
-            raise SeekFailed(f"seeking showed an unknown packet at timestamp {pts}")
+            raise SeekError(f"seeking showed an unknown packet at timestamp {pts}")
         position = self._index.decode_position(pts)
         if self._sent < 0 and position > landing:
-            raise SeekFailed(f"seeking to packet {landing} led to packet {position}")
+            raise SeekError(f"seeking to packet {landing} led to packet {position}")
         return position
 
 

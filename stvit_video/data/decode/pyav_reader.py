@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stvit_video.data.decode.container import video_errors
 from stvit_video.data.decode.errors import VideoError
-from stvit_video.data.decode.frame_source import CountedFrames, SeekFailed, open_frames
+from stvit_video.data.decode.frame_source import CountedFrames, SeekError, open_frames
 from stvit_video.data.decode.reader import VideoReader
 from stvit_video.data.decode.rgb import RgbConverter
 
@@ -60,7 +60,7 @@ class PyAVReader(VideoReader):
             for frame in self._source.frames(indices):
                 yield frame
                 done += 1
-        except SeekFailed as failure:
+        except SeekError as failure:
             self._read_in_order(str(failure))
             yield from self._source.frames(indices[done:])
 

@@ -6,12 +6,14 @@ N tokens of a window, h heads, d channels of a head.
 
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from .windows import Size, WindowPlan, WindowSize, merge, partition, plan_windows
+from .windows import Size, WindowSize, merge, partition, plan_windows
 
 
 class Attention(nn.Module):
@@ -46,8 +48,7 @@ class Attention(nn.Module):
         """Let queries ``[M, Q, C]`` attend to ``[M, K, 2C]``; returns ``[M, Q, C]``."""
         q = self._heads(queries)
         k, v = (self._heads(x) for x in keys_values.chunk(2, dim=-1))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(_attend(q, k, v))
 
     def _heads(self, x: Tensor) -> Tensor:
         # [M, N, C] -> [M, h, N, d]
@@ -89,9 +90,8 @@ class WindowAttention(Attention):
             rows = prod(2 * side - 1 for side in self.table_window)
             self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self._bias_key: tuple[object, ...] | None = None
-        self._biases: list[Tensor | None] = []
-        self._bias_source: Tensor | None = None
+        # What the bias was made of, the bias, and its table, so that no other takes its address.
+        self._kept: tuple[tuple[object, ...], Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend inside the windows of ``[B, T, H, W, C]``; the shape stays."""
@@ -101,42 +101,58 @@ class WindowAttention(Attention):
         windows = partition(x, plan)
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [M, h, N, d]
+        bias = self._bias(prod(plan.window), q.dtype)
         sizes = [count for count, _ in plan.groups]
         pieces = zip(q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
         outs = [
-            F.scaled_dot_product_attention(*piece, attn_mask=bias)
-            for piece, bias in zip(pieces, self._additive_masks(plan, q.dtype), strict=True)
+            _attend(*piece, mask=_add_mask(bias, mask, like=q))
+            for piece, (_, mask) in zip(pieces, plan.groups, strict=True)
         ]
-        out = torch.cat([piece.transpose(1, 2) for piece in outs]).flatten(2)
+        out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return merge(self.proj(out), plan)
 
-    def _additive_masks(self, plan: WindowPlan, dtype: torch.dtype) -> list[Tensor | None]:
-        """Give what is added to the logits of each group, ``[1, 1 or h, N, N]`` or None.
-
-        Four axes, because the fused kernels take no other mask.
-        """
-        table = self.relative_position_bias_table
-        if table is None:
-            return [None if mask is None else mask[None, None].to(dtype) for _, mask in plan.groups]
-        # A table made in inference_mode does not tell when it changes.
-        if torch.is_grad_enabled() or table.is_inference():
-            return self._biased_masks(plan, dtype)
-        # Outside training they change with the shape and the weights only.
-        key = (plan, table.data_ptr(), table._version, table.device, dtype)
-        if key != self._bias_key:
-            self._bias_key, self._biases = key, self._biased_masks(plan, dtype)
-            self._bias_source = table.detach()  # kept, so that no other table takes its address
-        return self._biases
-
-    def _biased_masks(self, plan: WindowPlan, dtype: torch.dtype) -> list[Tensor | None]:
+    def _bias(self, tokens: int, dtype: torch.dtype) -> Tensor | None:
+        """Give the bias of each pair of tokens of a window, ``[1, h, N, N]``, or None."""
         table, window = self.relative_position_bias_table, self.table_window
-        assert table is not None and window is not None
-        tokens = prod(plan.window)
+        if table is None or window is None:
+            return None
+        # Outside training it changes with the window and the weights only, but a table made in
+        # inference_mode does not tell when it changes.
+        is_kept = not (torch.is_grad_enabled() or table.is_inference())
+        key = (tokens, dtype, table.device, table.data_ptr(), table._version) if is_kept else None
+        if key is not None and self._kept is not None and self._kept[0] == key:
+            return self._kept[1]
         # The released models cut the index of the full window to its first N rows and columns.
         index = relative_position_index(window, table.device)[:tokens, :tokens]
         bias = table.to(dtype)[index.flatten()].view(1, tokens, tokens, -1)
         bias = bias.permute(0, 3, 1, 2).contiguous()
-        return [bias if mask is None else bias + mask.to(dtype) for _, mask in plan.groups]
+        if key is not None:
+            self._kept = (key, bias, table.detach())
+        return bias
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; the weights may have changed unnoticed."""
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    # [M, h, N, d] each -> [M, N, C]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def _add_mask(bias: Tensor | None, mask: Tensor | None, *, like: Tensor) -> Tensor | None:
+    """Add a bias ``[1, h, N, N]`` and a mask ``[N, N]``, either of which may be missing.
+
+    The sum has four axes, because the fused kernels take no other mask.
+    """
+    if mask is None:
+        return bias
+    mask = mask[None, None].to(like.dtype)
+    return mask if bias is None else bias + mask
 
 
 def _sides(window: WindowSize) -> Size:

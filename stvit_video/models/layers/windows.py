@@ -86,7 +86,7 @@ def _window_mask(labels: Sequence[Sequence[int]]) -> Tensor | None:
     return mask if mask.any() else None
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def plan_windows(
     batch: int,
     grid: Size,

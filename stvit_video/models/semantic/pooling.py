@@ -70,7 +70,8 @@ class IntraInterPooling(SpatialPooling):
 
     def __init__(self, windows: Windows, *, dim: int) -> None:
         super().__init__(windows)
-        self.mask = _Predictor(dim, outputs=1)
+        # A constant cancels in a weighted mean.
+        self.mask = _Predictor(dim, outputs=1, bias=False)
         self.offset = _Predictor(dim, outputs=2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,11 +94,11 @@ class IntraInterPooling(SpatialPooling):
 class _Predictor(nn.Module):
     """``Conv(GELU(LayerNorm(DWConv(x))))`` on grids ``[N, H, W, C]``, zero at the start."""
 
-    def __init__(self, dim: int, *, outputs: int) -> None:
+    def __init__(self, dim: int, *, outputs: int, bias: bool = True) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)
         self.norm = nn.LayerNorm(dim)
-        self.pointwise = nn.Conv2d(dim, outputs, kernel_size=1)
+        self.pointwise = nn.Conv2d(dim, outputs, kernel_size=1, bias=bias)
         for parameter in self.pointwise.parameters():
             nn.init.zeros_(parameter)
 

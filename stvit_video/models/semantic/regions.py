@@ -61,9 +61,10 @@ def key_ranges(windows: Windows, *, size: int, key_window: int) -> KeyRanges:
     """Place a key window around each window of an axis of ``size`` image tokens.
 
     A key window is centred on its window and moved inwards where it would leave the axis, so
-    that it never holds padding. It takes along the semantic tokens of as many windows as fit
-    in it. On the 14 tokens of stage 3 at 224 pixels, with windows of 7, a key window of 10
-    starts at 0 and 4 and takes the window's own semantic tokens; one of 14 is the whole axis.
+    that it never holds padding. Beside its image tokens stand the semantic tokens of as many
+    whole windows as fit into it: the window itself and those after it. On the 14 tokens of
+    stage 3 at 224 pixels, with windows of 7, a key window of 10 starts at 0 and 4 and takes the
+    window's own semantic tokens; one of 14 is the whole axis.
     Where it covers the axis, all semantic tokens have the same keys and form one window.
     """
     semantic_size = len(windows.regions(size))
