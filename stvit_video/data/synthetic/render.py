@@ -14,11 +14,11 @@ from stvit_video.data.synthetic.tracks import Track
 Floats = NDArray[np.floating[Any]]
 
 # Side of a tile (see `Track`), in units of the frame's short side.
-TILE = 0.75
+TILE = 1.0
 # Grey levels: sprites are bright and backgrounds dark, with a grain that stays. On top comes noise
 # that changes with every frame: the bits of _NOISE. Nothing exceeds a byte.
-_BACKGROUND, _GRAIN = (5, 95), 16
-_BRIGHT, _DIM = (180, 240), (110, 190)
+_BACKGROUND, _GRAIN = (5, 75), 16
+_BRIGHT, _DIM = (190, 240), (140, 200)
 _NOISE = 0b1111
 
 # How far inside the shape a point is, in radii; at most 1, negative outside. u and v are its
@@ -86,7 +86,8 @@ def _pixels_near_sprite(
 
 def _from_nearest(pixels: NDArray[np.int64], centre: NDArray[np.float64], *, tile: float) -> Floats:
     """Signed distance in pixels from the nearest copy's centre, for each frame and pixel."""
-    tiles = (pixels + 0.5) / tile - centre[:, None]
+    middle = len(pixels) / 2
+    tiles = (pixels + 0.5 - middle) / tile + 0.5 - centre[:, None]
     return ((tiles - np.round(tiles)) * tile).astype(np.float32)
 
 
