@@ -17,7 +17,7 @@ from stvit_video.data.synthetic.tracks import CLASSES, draw_track
 from stvit_video.errors import UserError
 
 # (height, width); all even, as yuv420p wants them.
-_FRAME_SIZES = ((72, 80), (80, 80), (80, 72), (64, 72), (72, 72), (96, 88))
+_FRAME_SIZES = ((72, 96), (80, 80), (96, 72), (64, 96), (72, 72), (96, 64))
 _LENGTHS = (24, 60)
 _FPS = (12, 15, 20, 24, 25, 30)
 _X264 = {"preset": "veryfast", "crf": "20"}

@@ -14,7 +14,7 @@ from stvit_video.data.synthetic.tracks import Track
 Floats = NDArray[np.floating[Any]]
 
 # Side of a tile (see `Track`), in units of the frame's short side.
-TILE = 1.0
+TILE = 0.75
 # Grey levels: sprites are bright and backgrounds dark, with a grain that stays. On top comes noise
 # that changes with every frame: the bits of _NOISE. Nothing exceeds a byte.
 _BACKGROUND, _GRAIN = (5, 75), 16
@@ -86,8 +86,7 @@ def _pixels_near_sprite(
 
 def _from_nearest(pixels: NDArray[np.int64], centre: NDArray[np.float64], *, tile: float) -> Floats:
     """Signed distance in pixels from the nearest copy's centre, for each frame and pixel."""
-    middle = len(pixels) / 2
-    tiles = (pixels + 0.5 - middle) / tile + 0.5 - centre[:, None]
+    tiles = (pixels + 0.5) / tile - centre[:, None]
     return ((tiles - np.round(tiles)) * tile).astype(np.float32)
 
 

@@ -1,9 +1,8 @@
 """How the sprite of each class moves; pure arithmetic.
 
-Eight classes in four pairs, of which each is the other played backwards, so that no single frame
-can tell the two apart: every motion runs round a closed track from a random point on. Size and
-angle of the sprite are uniformly distributed and the same for all classes at all times, and so is
-its place for all but the circling pair, which stays on circles around the middle of the frame.
+Eight classes in four pairs, of which each is the other played backwards. Everything that one
+frame shows (place, size and angle of the sprite) is uniformly distributed, independently, and the
+same for all classes at all times: every motion runs round a closed track from a random point on.
 """
 
 from dataclasses import dataclass
@@ -26,8 +25,8 @@ CLASSES = (
 SIZES = (0.2, 0.45)
 # Once round a track takes this many frames.
 _FRAMES_A_ROUND = (16.0, 26.0)
-# Radii of the circles, in tiles: small enough for the sprite to stay in its tile.
-_RADII = (0.15, 0.28)
+# Radius of the circle, in units of the lattice's period.
+_RADIUS = 0.3
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Track:
     same motion.
 
     Attributes:
-        x: [T] rightwards, in tiles; only the fraction matters, and 0.5 is the middle of the frame.
+        x: [T] rightwards, in tiles; only the fraction matters.
         y: [T] downwards, in tiles.
         size: [T] diameter, in units of the frame's short side.
         angle: [T] in radians, clockwise.
@@ -61,9 +60,9 @@ def draw_track(label: int, *, num_frames: int, rng: np.random.Generator) -> Trac
     elif motion in ("up", "down"):
         y = y + (rounds if motion == "down" else -rounds)
     elif motion in ("clockwise", "counter_clockwise"):
-        phase = rng.uniform() + (rounds if motion == "clockwise" else -rounds)
-        turn, radius = 2 * np.pi * phase, rng.uniform(*_RADII)
-        x, y = 0.5 + radius * np.cos(turn), 0.5 + radius * np.sin(turn)
+        angle_phase = angle_phase + (rounds if motion == "clockwise" else -rounds)
+        turn = 2 * np.pi * (angle_phase + rng.uniform())
+        x, y = x + _RADIUS * np.cos(turn), y + _RADIUS * np.sin(turn)
     else:
         size_phase = size_phase + (rounds if motion == "approach" else -rounds)
     smallest, largest = SIZES
