@@ -4,6 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Sums over threads of other tests' numbers would change the last bits."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -23,14 +23,6 @@ def name_of(path):
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=name_of)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def parse_arguments():
     """The command line parser of ``tools/run_net.py``."""

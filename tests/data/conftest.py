@@ -4,18 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from made_videos import CUT, KINDS, cut_without_decoding, moving_noise
 
 from stvit_video.data.encode import write_video
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

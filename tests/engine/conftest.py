@@ -5,7 +5,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
 
 from stvit_video.config import load_config
 
@@ -33,15 +32,6 @@ STVIT: {ENABLE: True, STAGE: 3, LAYOUT: stgm 2, NUM_TOKENS: 1, KEY_WINDOWS: [4, 
 SOLVER: {BASE_LR: 1.0e-3, MAX_EPOCH: 2, WARMUP_EPOCHS: 0.5}
 TENSORBOARD: {ENABLE: False}
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums over threads of other tests' numbers would change the last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
