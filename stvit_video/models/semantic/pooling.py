@@ -3,6 +3,8 @@
 Letters: N frames, H W grid of image tokens, h w grid of semantic tokens, C channels.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,11 +33,7 @@ class AdaptiveAveragePooling(SpatialPooling):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, H, W, C]`` to ``[N, h, w, C]``."""
-        for axis in (1, 2):
-            regions = self.windows.regions(x.shape[axis])
-            pieces = [x.narrow(axis, start, stop - start).mean(axis) for start, stop in regions]
-            x = torch.stack(pieces, dim=axis)
-        return x
+        return _reduce_regions(x, self.windows, torch.mean)
 
 
 class AdaptiveMaxPooling(SpatialPooling):
@@ -43,11 +41,7 @@ class AdaptiveMaxPooling(SpatialPooling):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, H, W, C]`` to ``[N, h, w, C]``."""
-        for axis in (1, 2):
-            regions = self.windows.regions(x.shape[axis])
-            pieces = [x.narrow(axis, start, stop - start).amax(axis) for start, stop in regions]
-            x = torch.stack(pieces, dim=axis)
-        return x
+        return _reduce_regions(x, self.windows, torch.amax)
 
 
 class IntraInterPooling(SpatialPooling):
@@ -89,6 +83,15 @@ class IntraInterPooling(SpatialPooling):
         row_cover = _coverage(rows[:, None] + row_shift[..., None], height)
         column_cover = _coverage(columns + column_shift[..., None], width)
         return _pool(x, weights, row_cover, column_cover)
+
+
+def _reduce_regions(x: Tensor, windows: Windows, reduce: Callable[..., Tensor]) -> Tensor:
+    # Regions are boxes, so rows and columns are reduced one after the other.
+    for axis in (1, 2):
+        regions = windows.regions(x.shape[axis])
+        pieces = [reduce(x.narrow(axis, start, stop - start), dim=axis) for start, stop in regions]
+        x = torch.stack(pieces, dim=axis)
+    return x
 
 
 class _Predictor(nn.Module):
