@@ -9,11 +9,10 @@ Models take turns, and each pair is compared round by round. On a GPU with --amp
 import argparse
 import sys
 
-import _checkout  # noqa: F401
 import torch
+from _program import program
 
 from stvit_video.engine.benchmark import build_contender, compare, report
-from stvit_video.errors import UserError
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,6 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@program("benchmark.py")
 def main() -> None:
     """Build the models, time them, print the table."""
     arguments = parse_arguments()
@@ -58,8 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"benchmark.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main())

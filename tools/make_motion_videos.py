@@ -1,4 +1,4 @@
-"""Make the motion data set: short videos of moving sprites, in eight classes.
+"""Make the motion data set: short videos of a moving camera, in eight classes.
 
 python tools/make_motion_videos.py data/motion
 """
@@ -7,16 +7,15 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import fields
 
-import _checkout  # noqa: F401
+from _program import program
 
 from stvit_video.data.synthetic.files import MotionRecipe, make_motion_dataset
-from stvit_video.errors import UserError
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@program("make_motion_videos.py")
+def main() -> None:
     """Parse the command line and make the data set."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -30,14 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     recipe = MotionRecipe(options.seed, options.train, options.val, options.test)
     began = time.perf_counter()
-    try:
-        is_new = make_motion_dataset(options.folder, recipe, num_workers=options.workers)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    is_new = make_motion_dataset(options.folder, recipe, num_workers=options.workers)
     if is_new:
         videos = sum(recipe.counts.values())
         print(f"{options.folder}: {videos} videos in {time.perf_counter() - began:.1f} s")
@@ -46,4 +41,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

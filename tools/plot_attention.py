@@ -7,15 +7,15 @@ import argparse
 import sys
 from pathlib import Path
 
-import _checkout  # noqa: F401
+from _program import program
 
 from stvit_video.config import load_config
 from stvit_video.engine.attention_figure import plot_attention
-from stvit_video.errors import UserError
 
 
-def main() -> int:
-    """Parse the command line and draw; a user's mistake is one line on stderr and status 2."""
+@program("plot_attention.py")
+def main() -> None:
+    """Parse the command line and draw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -24,13 +24,8 @@ def main() -> int:
     parser.add_argument("--index", type=int, default=0, help="line of test.csv, from 0 (default 0)")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
     arguments = parser.parse_intermixed_args()
-    try:
-        cfg = load_config(arguments.cfg, arguments.overrides)
-        print(plot_attention(cfg, video_index=arguments.index, output=arguments.output))
-    except UserError as error:
-        print(f"plot_attention.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    cfg = load_config(arguments.cfg, arguments.overrides)
+    print(plot_attention(cfg, video_index=arguments.index, output=arguments.output))
 
 
 if __name__ == "__main__":

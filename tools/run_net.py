@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-import _checkout  # noqa: F401
+from _program import program
 from fvcore.common.config import CfgNode
 
 from stvit_video.config import dump_config, load_config
@@ -76,19 +76,15 @@ def run(cfg: CfgNode, *, init_method: str) -> None:
             )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run every config; a user's mistake is one line on stderr and status 2."""
+@program("run_net.py")
+def main(arguments: Sequence[str]) -> None:
+    """Run every config."""
     parsed = parse_arguments(arguments)
-    try:
-        # All are read before the first is run, so that a typing error in the last shows at once.
-        configs = [load_config(path, parsed.overrides) for path in parsed.cfg_files]
-        _check_outputs(configs)
-        for cfg in configs:
-            run(cfg, init_method=parsed.init_method)
-    except UserError as error:
-        print(f"run_net.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    # All are read before the first is run, so that a typing error in the last shows at once.
+    configs = [load_config(path, parsed.overrides) for path in parsed.cfg_files]
+    _check_outputs(configs)
+    for cfg in configs:
+        run(cfg, init_method=parsed.init_method)
 
 
 def _is_yaml(argument: str) -> bool:

@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from stvit_video.data.kinetics import CentreClips, LabeledVideos, MultiViewVideos, TrainingClips
+from stvit_video.data.kinetics import CentreClips, MultiViewVideos, TrainingClips, VideoDataset
 from stvit_video.data.labeled_paths import read_labeled_paths
+from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.loader import VideoLoader
 from stvit_video.data.samplers import EvalBatchSampler, TrainBatchSampler
 from stvit_video.data.sampling import PROTOCOLS, ClipSampling
@@ -20,7 +21,6 @@ from stvit_video.data.transforms import (
 from stvit_video.errors import UserError
 from stvit_video.runtime.registry import Registry
 
-VideoDataset = TrainingClips | CentreClips | MultiViewVideos
 DATASETS: Registry[Callable[[CfgNode, str], VideoDataset]] = Registry(
     "data set (TRAIN.DATASET, TEST.DATASET)"
 )

@@ -49,18 +49,21 @@ class TrainBatchSampler(Sampler[list[Draw]]):
         self._world_size = world_size
         self._seed = seed
         self._epoch = 0
+        self._first_batch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and draws the next iteration gives."""
+    def set_epoch(self, epoch: int, *, first_batch: int = 0) -> None:
+        """Choose what the next iteration gives: an epoch, from one of its batches on."""
         self._epoch = epoch
+        self._first_batch = first_batch
 
     def __len__(self) -> int:
+        """Batches of a whole epoch."""
         return self._num_samples // (self._batch_size * self._world_size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         shuffle = np.random.default_rng([self._seed, self._epoch])
         order = shuffle.permutation(self._num_samples).tolist()
-        for step in range(len(self)):
+        for step in range(self._first_batch, len(self)):
             begin = (step * self._world_size + self._rank) * self._batch_size
             indices = order[begin : begin + self._batch_size]
             yield [Draw(index, self._epoch) for index in indices]

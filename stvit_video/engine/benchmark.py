@@ -7,6 +7,7 @@ what is reported of two models is the median of their ratios round by round.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import median
@@ -69,16 +70,18 @@ def compare(
         amp: type of automatic mixed precision; None for none.
         train: time forward and backward instead of forward alone.
     """
-    run = _training_pass if train else _inference_pass
+    one_pass = _training_pass if train else _inference_pass
     timings = {name: Timing() for name in models}
-    for model in models.values():
-        model.train(train)
-        run(model, video, amp)
-    for name, model in models.items():
-        timings[name].peak_bytes = _peak_memory(lambda m=model: run(m, video, amp), video.device)  # type: ignore[misc]
+    runs = {
+        name: partial(one_pass, model.train(train), video, amp) for name, model in models.items()
+    }
+    for run in runs.values():
+        run()
+    for name, run in runs.items():
+        timings[name].peak_bytes = _peak_memory(run, video.device)
     for _ in range(rounds):
-        for name, model in models.items():
-            timings[name].seconds.append(_seconds(lambda m=model: run(m, video, amp), video.device))  # type: ignore[misc]
+        for name, run in runs.items():
+            timings[name].seconds.append(_seconds(run, video.device))
     return timings
 
 

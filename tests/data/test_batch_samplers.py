@@ -65,3 +65,11 @@ def test_draws_have_streams_of_their_own():
     streams = [tuple(numbers(draw)) for draw in draws] + [tuple(numbers(Draw(0, 0), seed=1))]
     assert len(set(streams)) == 26
     assert numbers(Draw(3, 1)) == numbers(Draw(3, 1))
+
+
+def test_an_epoch_can_begin_at_any_batch():
+    sampler = TrainBatchSampler(50, batch_size=4, rank=0, world_size=1, seed=1)
+    whole = train_batches(0, 1, batch_size=4, epoch=2)
+    for first in (0, 1, 11, 12):
+        sampler.set_epoch(2, first_batch=first)
+        assert list(sampler) == whole[first:]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from stvit_video.data.encode import write_video
+from stvit_video.data.synthetic.camera import CLASSES, draw_camera_path
 from stvit_video.data.synthetic.render import render
-from stvit_video.data.synthetic.tracks import CLASSES, draw_track
 from stvit_video.errors import UserError
 
 # (height, width); all even, as yuv420p wants them.
@@ -30,7 +30,7 @@ _KINDS = (
     (".avi", "mpeg4", _MPEG4),
 )
 # Says in the folder what it holds; to be raised when the same seed gives other videos.
-_RECIPE_FILE, _VERSION = "recipe.json", 1
+_RECIPE_FILE, _VERSION = "recipe.json", 2
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def _write_one(folder: Path, split: str, index: int, *, seed: tuple[int, int]) -
     suffix, codec, options = _KINDS[rng.integers(len(_KINDS))]
     fps = _FPS[rng.integers(len(_FPS))]
     num_frames = int(rng.integers(_LENGTHS[0], _LENGTHS[1] + 1))
-    track = draw_track(label, num_frames=num_frames, rng=rng)
-    frames = render(track, height=height, width=width, rng=rng)
+    path = draw_camera_path(label, num_frames=num_frames, rng=rng)
+    frames = render(path, height=height, width=width, rng=rng)
     name = f"{split}/{index:05d}{suffix}"
     write_video(folder / name, frames, fps=fps, codec=codec, options=options)
     return f"{name} {label}\n"
