@@ -34,12 +34,19 @@ def default_config() -> CfgNode:
     # Epochs between two validations, and between two checkpoints.
     c.TRAIN.EVAL_PERIOD = 1
     c.TRAIN.CHECKPOINT_PERIOD = 1
+    # Steps between two checkpoints inside an epoch; 0: none there.
+    c.TRAIN.CHECKPOINT_STEPS = 0
+    # Finished epochs whose checkpoints stay: the newest (0: all), and those of lowest top1_err.
+    c.TRAIN.KEEP_LAST = 0
+    c.TRAIN.KEEP_BEST = 1
     # Go on from the newest readable checkpoint in OUTPUT_DIR.
     c.TRAIN.AUTO_RESUME = True
     # Weights to start from; the format is detected by the file's keys.
     c.TRAIN.CHECKPOINT_FILE_PATH = ""
     # With a checkpoint of ours: take the weights alone and start at epoch 0.
     c.TRAIN.CHECKPOINT_EPOCH_RESET = False
+    # With a checkpoint of ours that gives weights alone: take the averaged ones (ema_state).
+    c.TRAIN.CHECKPOINT_EMA = False
     # Parts of names to delete from the file's keys before they are matched.
     c.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN = ()
     # Refuse a weights file that fills less than this share of the model's parameters.
@@ -49,13 +56,17 @@ def default_config() -> CfgNode:
     c.TRAIN.MIXED_PRECISION_DTYPE = "bfloat16"
     # Forward and backward passes a step of the optimizer; BATCH_SIZE counts one pass.
     c.TRAIN.ACCUMULATE_STEPS = 1
+    # Stop at a loss above this many times the median of the steps before it; 0: only at one that
+    # is not finite.
+    c.TRAIN.KILL_LOSS_EXPLOSION_FACTOR = 0.0
 
     c.TEST = CfgNode()
     c.TEST.ENABLE = True
     c.TEST.DATASET = "kinetics"
     # Clips forwarded at once on this machine, divided evenly among its processes.
     c.TEST.BATCH_SIZE = 64
-    # Weights to test; empty: the last checkpoint of this OUTPUT_DIR.
+    # Weights to test; empty: the last checkpoint of this OUTPUT_DIR; "best": the one of the
+    # lowest validation error.
     c.TEST.CHECKPOINT_FILE_PATH = ""
     # Clips along time and crops along the longer side of the frame (1 or 3) a video.
     c.TEST.NUM_ENSEMBLE_VIEWS = 4
@@ -116,6 +127,14 @@ def default_config() -> CfgNode:
     c.MODEL.FC_INIT_STD = 0.01
     # What turns logits into test scores: "softmax", "sigmoid" or "none".
     c.MODEL.HEAD_ACT = "softmax"
+    # Keep the inputs of blocks alone for the backward pass, which computes the rest again.
+    c.MODEL.ACT_CHECKPOINT = False
+    # Type of the parameters, and of their updates: "float32" or "bfloat16". The latter has 8
+    # significant bits: an update below about 1/256 of its weight is lost in rounding.
+    c.MODEL.PARAM_DTYPE = "float32"
+    # torch.compile, with this backend: "inductor", "aot_eager" or "eager".
+    c.MODEL.COMPILE = False
+    c.MODEL.COMPILE_BACKEND = "inductor"
 
     c.SWIN = CfgNode()
     # Frames, rows and columns of a patch and of an attention window.
@@ -177,6 +196,17 @@ def default_config() -> CfgNode:
     # Clip the gradient: by value, or by its norm; 0: not.
     c.SOLVER.CLIP_GRAD_VAL = 0.0
     c.SOLVER.CLIP_GRAD_L2NORM = 0.0
+
+    # Factor of the learning rate from each layer to the one before it; 1: the same for all.
+    c.SOLVER.LAYER_DECAY = 1.0
+
+    c.EMA = CfgNode()
+    # Keep an exponential moving average of the weights, in float32.
+    c.EMA.ENABLE = False
+    # Share of the average that stays at each step of the optimizer.
+    c.EMA.DECAY = 0.9999
+    # Validate and test the averaged weights.
+    c.EMA.EVAL = True
 
     c.TENSORBOARD = CfgNode()
     c.TENSORBOARD.ENABLE = True

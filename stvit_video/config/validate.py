@@ -78,6 +78,18 @@ RULES: tuple[Rule, ...] = (
         for split in ("TRAIN", "TEST")
     ),
     *each("must be from 0 to 1", lambda share: 0 <= share <= 1, "TRAIN.CHECKPOINT_MIN_SHARE"),
+    *at_least(0, "TRAIN.CHECKPOINT_STEPS", "TRAIN.KEEP_BEST"),
+    # Were the newest one damaged, none would be left to go on from.
+    *each(
+        "must be at least 2, or 0 for all",
+        lambda count: count == 0 or count >= 2,
+        "TRAIN.KEEP_LAST",
+    ),
+    *each(
+        "must be above 1, or 0 for no limit",
+        lambda factor: factor == 0 or factor > 1,
+        "TRAIN.KILL_LOSS_EXPLOSION_FACTOR",
+    ),
     one_of("TRAIN.MIXED_PRECISION_DTYPE", "bfloat16", "float16"),
     one_of("TEST.NUM_SPATIAL_CROPS", 1, 3),
     # Clips.
@@ -126,6 +138,14 @@ RULES: tuple[Rule, ...] = (
     *at_least(2, "MODEL.NUM_CLASSES"),
     one_of("MODEL.LOSS_FUNC", "cross_entropy"),
     one_of("MODEL.HEAD_ACT", "softmax", "sigmoid", "none"),
+    one_of("MODEL.COMPILE_BACKEND", "inductor", "aot_eager", "eager"),
+    one_of("MODEL.PARAM_DTYPE", "float32", "bfloat16"),
+    Rule(
+        ("MODEL.PARAM_DTYPE",),
+        "must be float32 with TRAIN.MIXED_PRECISION, which works on a float32 model",
+        lambda dtype: dtype == "float32",
+        when="TRAIN.MIXED_PRECISION",
+    ),
     *each(
         "must be at least 0 and below 1",
         lambda rate: 0 <= rate < 1,
@@ -191,6 +211,8 @@ RULES: tuple[Rule, ...] = (
         lambda factors, steps: len(factors) == len(steps),
     ),
     *each("must rise from 0 without repeats", _climbs_from_zero, "SOLVER.STEPS"),
+    *each("must be above 0 and at most 1", lambda decay: 0 < decay <= 1, "SOLVER.LAYER_DECAY"),
+    *each("must be above 0 and below 1", lambda decay: 0 < decay < 1, "EMA.DECAY"),
     *entries_at_least(0, "SOLVER.LRS"),
     *length(2, "SOLVER.BETAS"),
     *each(

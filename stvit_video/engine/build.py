@@ -10,7 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from stvit_video.engine.average import WeightAverage
 from stvit_video.engine.epochs import EpochRunner
+from stvit_video.engine.keep import CheckpointKeeper
+from stvit_video.engine.loss_guard import LossGuard
 from stvit_video.engine.meters import TrainMeter
 from stvit_video.engine.optim import build_optimizer
 from stvit_video.engine.precision import build_normalise, build_precision
@@ -23,8 +26,12 @@ from stvit_video.models import build_model
 from stvit_video.runtime import distributed
 
 
-def build_state(cfg: CfgNode) -> TrainingState:
-    """Build a new model on this rank's device, with the same weights on all ranks."""
+def build_state(cfg: CfgNode, *, steps_per_epoch: int) -> TrainingState:
+    """Build a new model on this rank's device, with the same weights on all ranks.
+
+    Raises:
+        UserError: the config does not describe a model, or not one that can be trained as asked.
+    """
     device = distributed.device()
     seed_generators(cfg.RNG_SEED)
     model = build_model(cfg).to(device)
@@ -32,9 +39,33 @@ def build_state(cfg: CfgNode) -> TrainingState:
         model=model,
         optimizer=build_optimizer(cfg, model),
         scaler=build_precision(cfg, device).scaler(),
+        meter=TrainMeter(
+            max_epoch=cfg.SOLVER.MAX_EPOCH,
+            steps_per_epoch=steps_per_epoch,
+            clips_per_step=cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS * cfg.TRAIN.ACCUMULATE_STEPS,
+            device=device,
+        ),
+        guard=LossGuard(factor=cfg.TRAIN.KILL_LOSS_EXPLOSION_FACTOR),
         device=device,
         config=cfg.dump(),
+        average=WeightAverage(model, decay=cfg.EMA.DECAY) if cfg.EMA.ENABLE else None,
     )
+
+
+def build_keeper(cfg: CfgNode) -> CheckpointKeeper:
+    """Build what writes the checkpoints of a run and removes older ones."""
+    return CheckpointKeeper(
+        cfg.OUTPUT_DIR, keep_last=cfg.TRAIN.KEEP_LAST, keep_best=cfg.TRAIN.KEEP_BEST
+    )
+
+
+def compile_model(cfg: CfgNode, model: nn.Module) -> None:
+    """Let ``torch.compile`` have the model, if MODEL.COMPILE says so.
+
+    In place: names of parameters and buffers stay. Compilation happens in the first passes.
+    """
+    if cfg.MODEL.COMPILE:
+        model.compile(backend=cfg.MODEL.COMPILE_BACKEND)
 
 
 def build_recorder(cfg: CfgNode, *, first_step: int) -> Recorder:
@@ -52,10 +83,8 @@ def build_epoch_runner(
     state: TrainingState,
     loader: DataLoader,
     recorder: Recorder,
-    *,
-    steps_per_epoch: int,
 ) -> EpochRunner:
-    """Build what trains ``state`` for an epoch of ``steps_per_epoch`` optimizer steps."""
+    """Build what trains ``state`` epoch by epoch."""
     step = TrainingStep(
         _synchronised(state.model, state.device),
         state.optimizer,
@@ -63,18 +92,17 @@ def build_epoch_runner(
         normalise=build_normalise(cfg, state.device),
         precision=build_precision(cfg, state.device),
         loss_function=build_loss(cfg),
+        guard=state.guard,
         clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
         clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
     )
-    meter = TrainMeter(
-        max_epoch=cfg.SOLVER.MAX_EPOCH, steps_per_epoch=steps_per_epoch, device=state.device
-    )
     return EpochRunner(
+        state,
         step,
         loader,
         schedule=build_schedule(cfg),
-        meter=meter,
         recorder=recorder,
+        output_dir=cfg.OUTPUT_DIR,
         passes=cfg.TRAIN.ACCUMULATE_STEPS,
         log_period=cfg.LOG_PERIOD,
     )

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -13,20 +14,46 @@ from stvit_video.runtime.logging import get_logger
 # What makes a file a full checkpoint of ours: with all of these a run goes on as if never stopped.
 CHECKPOINT_KEYS = ("epoch", "model_state", "optimizer_state", "random_states", "cfg")
 
-_NAME = re.compile(r"checkpoint_epoch_(\d+)\.pyth")
+_NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
 _log = get_logger(__name__)
 
 
-def checkpoint_path(output_dir: str | Path, epochs: int) -> Path:
-    """Return where the checkpoint after ``epochs`` finished epochs goes (the first is 00001)."""
-    return Path(output_dir) / "checkpoints" / f"checkpoint_epoch_{epochs:05d}.pyth"
+class Position(NamedTuple):
+    """How far a run has come: finished epochs, and finished steps of the epoch after them."""
+
+    epochs: int
+    steps: int = 0
+
+
+def checkpoint_folder(output_dir: str | Path) -> Path:
+    """Return the folder of the checkpoints of a run."""
+    return Path(output_dir) / "checkpoints"
+
+
+def checkpoint_path(output_dir: str | Path, epochs: int, steps: int = 0) -> Path:
+    """Return where the checkpoint after finished epochs (the first is 00001) and steps goes.
+
+    Sorted by name, checkpoints are sorted by age, as PySlowFast expects it.
+    """
+    inside = f"_step_{steps:06d}" if steps else ""
+    return checkpoint_folder(output_dir) / f"checkpoint_epoch_{epochs:05d}{inside}.pyth"
+
+
+def find_checkpoints(output_dir: str | Path) -> dict[Position, Path]:
+    """Return the checkpoints in the folder of a run, the oldest first, good or damaged."""
+    found = {}
+    for path in checkpoint_folder(output_dir).glob("*.pyth"):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found[Position(int(match[1]), int(match[2] or 0))] = path
+    return dict(sorted(found.items()))
 
 
 def write_checkpoint(path: Path, contents: dict) -> None:
-    """Write ``contents`` atomically, with its SHA-256 beside it.
+    """Write ``contents`` atomically, with its SHA-256 beside it, and read the file back.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written.
+        UserError: the disk is full, the folder cannot be written, or the file reads differently.
     """
     try:
         write_atomically(path, lambda file: torch.save(contents, file))
@@ -35,6 +62,7 @@ def write_checkpoint(path: Path, contents: dict) -> None:
             f"Checkpoint {path} could not be written ({error}); make room or "
             "set OUTPUT_DIR to a folder that can be written, and start again to resume."
         ) from error
+    verify(path)
     _log.info("Wrote %s", path)
 
 
@@ -103,24 +131,17 @@ def newest_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def _search(output_dir: Path) -> tuple[Path | None, str]:
-    folder = output_dir / "checkpoints"
-    paths = [path for path in folder.glob("*.pyth") if _NAME.fullmatch(path.name)]
-    for path in sorted(paths, key=_epochs, reverse=True):
+    found = find_checkpoints(output_dir)
+    for path in reversed(found.values()):
         try:
             read_checkpoint(path)
         except UserError as error:
             _log.warning("Passing over a checkpoint: %s", error)
         else:
             return path, ""
-    if paths:
+    if found:
         return None, (
-            f"None of the {len(paths)} checkpoints in {folder} can be read; restore one, or move "
-            "the folder away to start from the beginning."
+            f"None of the {len(found)} checkpoints in {checkpoint_folder(output_dir)} can be read; "
+            "restore one, or move the folder away to start from the beginning."
         )
     return None, ""
-
-
-def _epochs(path: Path) -> int:
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1])

@@ -18,7 +18,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> str:
         write: writes the content to an open binary file.
 
     Returns:
-        The SHA-256 of the content, in hexadecimal.
+        The SHA-256 of what was written, in hexadecimal, computed before it reached the disk.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing is left behind.
@@ -27,15 +27,34 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> str:
     temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
-            write(file)
+            hashing = _HashingFile(file)
+            write(hashing)  # type: ignore[arg-type]
             _flush_to_disk(file)
-        digest = sha256(temporary)
-        _replace(hash_path(path), f"{digest}  {path.name}\n".encode())
+        digest = hashing.digest.hexdigest()
+        replace_content(hash_path(path), f"{digest}  {path.name}\n".encode())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     _flush_folder(path.parent)
     return digest
+
+
+def replace_content(path: Path, content: bytes) -> None:
+    """Write a small file so that a crash leaves the old content or the new; without a hash file."""
+    temporary = _temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            _flush_to_disk(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file and the hash beside it; a crash in between leaves the hash alone."""
+    path.unlink(missing_ok=True)
+    hash_path(path).unlink(missing_ok=True)
 
 
 def hash_path(path: Path) -> Path:
@@ -61,15 +80,19 @@ def recorded_hash(path: Path) -> str | None:
     return words[0] if words else ""
 
 
-def _replace(path: Path, content: bytes) -> None:
-    temporary = _temporary(path)
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            _flush_to_disk(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+class _HashingFile:
+    """A file that can only be written, from its beginning to its end, and is hashed on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def _temporary(path: Path) -> Path:
@@ -81,6 +104,9 @@ def _temporary(path: Path) -> Path:
 def _flush_to_disk(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+    if hasattr(os, "posix_fadvise"):
+        # Out of the cache, so that whoever reads the file next sees what the disk has kept.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,13 +1,18 @@
 """One training epoch: steps over a loader, timed, logged and shown as a progress bar."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from stvit_video.engine.meters import TrainMeter
+from stvit_video.engine.loss_guard import BadLossError
+from stvit_video.engine.random_state import capture_random_state
 from stvit_video.engine.recorder import Recorder
 from stvit_video.engine.schedule import Schedule
-from stvit_video.engine.step import StepResult, TrainingStep
+from stvit_video.engine.state import TrainingState
+from stvit_video.engine.step import Batch, StepResult, TrainingStep
+from stvit_video.engine.stopped import stop
 from stvit_video.runtime.logging import get_logger, progress
 
 # From this share of the time on, waiting for data is worth a line of advice.
@@ -17,73 +22,107 @@ _log = get_logger(__name__)
 
 
 class EpochRunner:
-    """Run epochs of training steps over a loader.
+    """Run epochs of training steps over a loader, from wherever the state stands.
 
     Args:
-        step: makes one step of the optimizer from its batches.
+        state: what is trained.
+        step: makes one step of the state's optimizer from its batches.
         loader: yields the batches of an epoch; its ``batch_sampler`` has ``set_epoch``.
         schedule: fractional epoch -> learning rate.
-        meter: collects the measurements.
-        recorder: writes them.
+        recorder: writes the measurements.
+        output_dir: gets what a bad loss leaves behind.
         passes: batches of one step.
         log_period: steps between two ``train_iter`` lines.
     """
 
     def __init__(
         self,
+        state: TrainingState,
         step: TrainingStep,
         loader: DataLoader,
         *,
         schedule: Schedule,
-        meter: TrainMeter,
         recorder: Recorder,
+        output_dir: str | Path,
         passes: int = 1,
         log_period: int = 10,
     ) -> None:
+        self.state = state
         self.step = step
         self.loader = loader
         self.schedule = schedule
-        self.meter = meter
         self.recorder = recorder
+        self.output_dir = output_dir
         self.passes = passes
         self.log_period = log_period
         self.has_advised = False
 
-    def __call__(self, epoch: int) -> None:
-        """Train for the epoch with this index, from 0.
+    def __call__(self, *, after_step: Callable[[], bool]) -> bool:
+        """Train to the end of the epoch in which the state stands.
 
         Batches at the end that do not fill a step are left out, as are clips that do not fill a
         batch: so accumulating gradients sees the same clips as a batch that is larger.
+
+        Args:
+            after_step: called inside the epoch, when a step is finished and counted in the state;
+                says on all ranks alike whether to stop there.
+
+        Returns:
+            Whether the epoch is finished.
+
+        Raises:
+            UserError: the loss is not one to go on from.
         """
-        meter = self.meter
-        steps = meter.steps_per_epoch
+        state, meter = self.state, self.state.meter
+        epoch, steps = state.finished_epochs, meter.steps_per_epoch
         self.step.model.train()
-        self.loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        first = state.finished_steps
+        sampler = self.loader.batch_sampler
+        sampler.set_epoch(epoch, first_batch=first * self.passes)  # type: ignore[union-attr]
         title = f"epoch {epoch + 1}/{meter.max_epoch}"
-        bar = progress(range(steps), total=steps, description=title)
+        bar = progress(range(first, steps), total=steps - first, description=title)
         began = time.perf_counter()
         batches = iter(self.loader)
         for index in bar:
             lr = self.schedule(epoch + index / steps)
             passes = [next(batches) for _ in range(self.passes)]
             loaded = time.perf_counter()
-            result = self.step(passes, lr=lr)
+            result = self._step(passes, lr=lr)
             ended = time.perf_counter()
             meter.add(result, data_seconds=loaded - began, net_seconds=ended - loaded)
-            began = ended
             bar.set_postfix(self._postfix(result, lr, epoch=epoch, index=index))
             if (index + 1) % self.log_period == 0:
                 line = meter.iteration_line(epoch=epoch, step=index, lr=lr)
                 self.recorder.train_iteration(line, step=epoch * steps + index + 1)
+            state.finished_steps = index + 1
+            if index + 1 < steps and after_step():
+                return False
+            # What a checkpoint took is no time of waiting for data.
+            began = time.perf_counter()
         self._advise(meter.epoch.data_share)
         self.recorder.line(meter.epoch_line(epoch=epoch, lr=lr))
+        state.finished_epochs, state.finished_steps = epoch + 1, 0
+        return True
+
+    def _step(self, batches: list[Batch], *, lr: float) -> StepResult:
+        state = self.state
+        before = capture_random_state(state.device)
+        try:
+            result = self.step(batches, lr=lr)
+        except BadLossError as error:
+            raise stop(
+                error, state, batches, lr=lr, random_state=before, output_dir=self.output_dir
+            ) from None
+        if state.average is not None:
+            state.average.update()
+        return result
 
     def _postfix(self, result: StepResult, lr: float, *, epoch: int, index: int) -> dict[str, str]:
-        data_share = self.meter.epoch.data_share
+        data_share = self.state.meter.epoch.data_share
         return {
             "loss": f"{result.loss:.3f}",
             "lr": f"{lr:.2e}",
-            "eta": self.meter.eta(epoch=epoch, step=index),
+            "eta": self.state.meter.eta(epoch=epoch, step=index),
             "data": f"{data_share:.0%}",
             "net": f"{1 - data_share:.0%}",
         }

@@ -9,18 +9,23 @@ from torch.utils.data import DataLoader
 
 from stvit_video.data.build import build_loader
 from stvit_video.engine.accuracy import error_percent, topk_correct
+from stvit_video.engine.build import compile_model
 from stvit_video.engine.checkpoint import newest_checkpoint, verify
 from stvit_video.engine.class_names import build_class_names
 from stvit_video.engine.durable import sha256
+from stvit_video.engine.keep import best_checkpoint
 from stvit_video.engine.meters import memory
 from stvit_video.engine.precision import Normalise, Precision, build_normalise, build_precision
 from stvit_video.engine.predict import ViewPredictor, predict_all
 from stvit_video.engine.predictions import Predictions, measure, merge
 from stvit_video.engine.results import format_table, write_results
 from stvit_video.errors import UserError
-from stvit_video.models import build_model, load_weights
+from stvit_video.models import LoadReport, build_model, load_weights
 from stvit_video.runtime import distributed
 from stvit_video.runtime.logging import get_logger, log_json_stats, progress, setup_logging
+
+# TEST.CHECKPOINT_FILE_PATH of the checkpoint of the lowest validation error.
+BEST = "best"
 
 _log = get_logger(__name__)
 
@@ -83,7 +88,8 @@ def test(cfg: CfgNode) -> None:
     )
     device = distributed.device()
     model = build_model(cfg).to(device).eval()
-    _log.info("%s", load_weights(model, path, min_share=1.0))
+    _log.info("%s", load_tested_weights(cfg, model, path))
+    compile_model(cfg, model)
     predictor = ViewPredictor(
         model,
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
@@ -100,8 +106,23 @@ def test(cfg: CfgNode) -> None:
         _report(cfg, predictions, checkpoint=path, device=device)
 
 
+def load_tested_weights(cfg: CfgNode, model: nn.Module, path: Path) -> LoadReport:
+    """Fill ``model`` with the weights of a checkpoint, or (EMA.EVAL) with their average.
+
+    Raises:
+        UserError: the file cannot be read, does not fit, or holds no average.
+    """
+    averaged = cfg.EMA.ENABLE and cfg.EMA.EVAL
+    if averaged:
+        # As the validation measures it, whatever MODEL.PARAM_DTYPE is.
+        model.float()
+    return load_weights(model, path, min_share=1.0, averaged=averaged)
+
+
 def checkpoint_to_test(cfg: CfgNode) -> Path:
     """Return the file of TEST.CHECKPOINT_FILE_PATH, else the newest checkpoint in OUTPUT_DIR.
+
+    "best" is the checkpoint in OUTPUT_DIR of the lowest validation error.
 
     Raises:
         UserError: there is neither, or the file is damaged: a test of random weights is never
@@ -109,6 +130,8 @@ def checkpoint_to_test(cfg: CfgNode) -> Path:
     """
     if cfg.TEST.CHECKPOINT_FILE_PATH:
         path = Path(cfg.TEST.CHECKPOINT_FILE_PATH)
+        if cfg.TEST.CHECKPOINT_FILE_PATH == BEST:
+            path = best_checkpoint(cfg.OUTPUT_DIR)
         verify(path)
         return path
     newest = newest_checkpoint(cfg.OUTPUT_DIR)

@@ -1,7 +1,7 @@
 """Running sums of a training run and the json_stats lines made of them."""
 
 import datetime
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 import psutil
 import torch
@@ -62,15 +62,32 @@ class TrainMeter:
     Args:
         max_epoch: epochs of the whole run.
         steps_per_epoch: optimizer steps of an epoch.
+        clips_per_step: of all ranks together.
         device: whose memory is reported.
     """
 
-    def __init__(self, *, max_epoch: int, steps_per_epoch: int, device: torch.device) -> None:
+    def __init__(
+        self, *, max_epoch: int, steps_per_epoch: int, clips_per_step: int, device: torch.device
+    ) -> None:
         self.max_epoch = max_epoch
         self.steps_per_epoch = steps_per_epoch
+        self.clips_per_step = clips_per_step
         self.device = device
         self.window = Totals()
         self.epoch = Totals()
+
+    @property
+    def epoch_plan(self) -> dict[str, int]:
+        """What an epoch consists of."""
+        return {"steps": self.steps_per_epoch, "clips a step": self.clips_per_step}
+
+    def state_dict(self) -> dict[str, dict]:
+        """Return the sums of this rank."""
+        return {"window": asdict(self.window), "epoch": asdict(self.epoch)}
+
+    def load_state_dict(self, state: dict[str, dict]) -> None:
+        """Go on from the sums of :meth:`state_dict`."""
+        self.window, self.epoch = Totals(**state["window"]), Totals(**state["epoch"])
 
     def add(self, result: StepResult, *, data_seconds: float, net_seconds: float) -> None:
         """Add one step of this rank."""

@@ -6,6 +6,8 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from stvit_video.errors import UserError
+
 HEAD_PREFIX = "head."
 _BIAS_TABLE = "relative_position_bias_table"
 
@@ -15,31 +17,48 @@ def parameter_groups(
     *,
     weight_decay: float,
     backbone_lr_factor: float = 1.0,
+    layer_decay: float = 1.0,
     decays: Callable[[str, nn.Parameter], bool] = lambda name, parameter: True,
 ) -> list[dict]:
-    """Split the trainable parameters by learning rate (backbone, head) and by weight decay.
+    """Split the trainable parameters by learning rate and by weight decay.
 
     Args:
         model: parameters named ``head.*`` are the classifier, all others the backbone.
         weight_decay: of the parameters that ``decays`` accepts; the others get 0.
         backbone_lr_factor: factor of the scheduled learning rate for the backbone.
+        layer_decay: further factor, once for each layer that lies between a parameter and the
+            head; other than 1 it needs a model with ``parameter_depths()``.
         decays: says by name and value whether a parameter is decayed.
 
     Returns:
-        Groups for a ``torch.optim`` optimizer, the empty ones left out, each with its ``name``
-        and the ``lr_factor`` that :func:`set_learning_rate` multiplies by.
+        Groups for a ``torch.optim`` optimizer, sorted by their ``name``, each with the
+        ``lr_factor`` that :func:`set_learning_rate` multiplies by.
+
+    Raises:
+        UserError: the model does not tell the depths that ``layer_decay`` needs.
     """
+    depths = _depths(model) if layer_decay != 1 else {}
+    last = max(depths.values(), default=0)
     groups: dict[str, dict] = {}
-    for part, factor in (("backbone", backbone_lr_factor), ("head", 1.0)):
-        for kind, decay in (("decay", weight_decay), ("no_decay", 0.0)):
-            name = f"{part}/{kind}"
-            groups[name] = {"name": name, "params": [], "lr_factor": factor, "weight_decay": decay}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            part = "head" if name.startswith(HEAD_PREFIX) else "backbone"
-            kind = "decay" if decays(name, parameter) else "no_decay"
-            groups[f"{part}/{kind}"]["params"].append(parameter)
-    return [group for group in groups.values() if group["params"]]
+        if not parameter.requires_grad:
+            continue
+        is_head, is_decayed = name.startswith(HEAD_PREFIX), decays(name, parameter)
+        part = "head" if is_head else "backbone"
+        layer = f"/layer_{depths[name]:03d}" if depths and not is_head else ""
+        group_name = f"{part}{layer}/{'decay' if is_decayed else 'no_decay'}"
+        factor = 1.0 if is_head else backbone_lr_factor
+        group = groups.setdefault(
+            group_name,
+            {
+                "name": group_name,
+                "params": [],
+                "lr_factor": factor * layer_decay ** (last - depths.get(name, last)),
+                "weight_decay": weight_decay if is_decayed else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return [groups[name] for name in sorted(groups)]
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -52,6 +71,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         model,
         weight_decay=solver.WEIGHT_DECAY,
         backbone_lr_factor=solver.BACKBONE_LR_FACTOR,
+        layer_decay=solver.LAYER_DECAY,
         decays=lambda name, parameter: name not in exempt,
     )
     if solver.OPTIMIZING_METHOD == "adamw":
@@ -62,6 +82,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV
     )
+
+
+def _depths(model: nn.Module) -> dict[str, int]:
+    method = getattr(model, "parameter_depths", None)
+    if not callable(method):
+        raise UserError(
+            f"SOLVER.LAYER_DECAY needs a model that numbers its layers, and {type(model).__name__} "
+            "does not (parameter_depths); set it to 1.0."
+        )
+    return method()
 
 
 def _without_decay(model: nn.Module) -> set[str]:

@@ -6,11 +6,17 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from stvit_video.data.build import build_dataset
+from stvit_video.engine.checkpoint import checkpoint_folder
 from stvit_video.engine.class_names import build_class_names
-from stvit_video.engine.evaluate import checkpoint_to_test, predictions_path
+from stvit_video.engine.evaluate import (
+    BEST,
+    checkpoint_to_test,
+    load_tested_weights,
+    predictions_path,
+)
 from stvit_video.engine.start import goes_on_from, load_initial_weights, run_to_resume
 from stvit_video.errors import UserError
-from stvit_video.models import build_model, load_weights
+from stvit_video.models import build_model
 
 
 def preflight(cfg: CfgNode) -> None:
@@ -45,8 +51,9 @@ def _check_test(cfg: CfgNode, model: nn.Module) -> None:
             f"TEST.SAVE_RESULTS_PATH names a CSV file, but {predictions_path(cfg)} is a folder; "
             "add a file name."
         )
-    own_checkpoints = Path(cfg.OUTPUT_DIR) / "checkpoints"
-    path = Path(cfg.TEST.CHECKPOINT_FILE_PATH or own_checkpoints / "newest")
-    if cfg.TRAIN.ENABLE and path.parent.resolve() == own_checkpoints.resolve():
+    path = Path(cfg.TEST.CHECKPOINT_FILE_PATH)
+    is_ours = cfg.TEST.CHECKPOINT_FILE_PATH in ("", BEST)
+    own_checkpoints = checkpoint_folder(cfg.OUTPUT_DIR).resolve()
+    if cfg.TRAIN.ENABLE and (is_ours or path.parent.resolve() == own_checkpoints):
         return  # training will write it
-    load_weights(model, checkpoint_to_test(cfg), min_share=1.0)
+    load_tested_weights(cfg, model, checkpoint_to_test(cfg))

@@ -40,6 +40,8 @@ def start_from_files(cfg: CfgNode, state: TrainingState) -> None:
             _check_epochs_left(cfg, state, path)
         else:
             _log.info("%s", load_initial_weights(cfg, state.model))
+            if state.average is not None:
+                state.average.restart()
 
 
 def run_to_resume(cfg: CfgNode) -> Path | None:
@@ -78,6 +80,7 @@ def load_initial_weights(cfg: CfgNode, model: nn.Module) -> LoadReport:
         path,
         min_share=cfg.TRAIN.CHECKPOINT_MIN_SHARE,
         clear_name_patterns=cfg.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN,
+        averaged=cfg.TRAIN.CHECKPOINT_EMA,
     )
 
 

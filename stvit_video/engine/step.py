@@ -1,6 +1,5 @@
 """One training step: forward and backward passes, then one update of the weights."""
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -10,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stvit_video.engine.accuracy import topk_correct
+from stvit_video.engine.loss_guard import BadLossError, LossGuard
 from stvit_video.engine.optim import clip_gradients, set_learning_rate
 from stvit_video.engine.precision import Normalise, Precision
-from stvit_video.errors import UserError
+from stvit_video.runtime import distributed
 
 Batch = Mapping[str, Any]
 
@@ -38,6 +38,7 @@ class TrainingStep:
         normalise: uint8 video -> float video on the device.
         precision: of the forward passes.
         loss_function: (logits, labels) -> mean loss.
+        guard: judges the losses.
         clip_value: limit of each gradient's entries; 0: none.
         clip_norm: limit of the norm of all gradients together; 0: none.
     """
@@ -51,6 +52,7 @@ class TrainingStep:
         normalise: Normalise,
         precision: Precision,
         loss_function: nn.Module,
+        guard: LossGuard,
         clip_value: float = 0.0,
         clip_norm: float = 0.0,
     ) -> None:
@@ -60,6 +62,7 @@ class TrainingStep:
         self.normalise = normalise
         self.precision = precision
         self.loss_function = loss_function
+        self.guard = guard
         self.clip_value = clip_value
         self.clip_norm = clip_norm
 
@@ -67,7 +70,8 @@ class TrainingStep:
         """Accumulate the gradients of ``batches`` (of equal sizes) and update the weights once.
 
         Raises:
-            UserError: the loss is not finite; the message names the videos.
+            BadLossError: on all ranks, if the loss of any is one to stop at; no weight has changed
+                then.
         """
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
@@ -75,11 +79,11 @@ class TrainingStep:
         for index, batch in enumerate(batches):
             with self._gradient_exchange(is_last=index == len(batches) - 1):
                 measured.append(self._forward_backward(batch, share=1 / len(batches)))
-        self._update()
-        # The only place where the CPU waits for the device.
+        # The only place where the CPU waits for the device, which then updates the weights while
+        # the CPU waits for the next batches.
         loss, top1, top5 = torch.stack(measured).sum(dim=0).tolist()
-        if not math.isfinite(loss):
-            raise UserError(_not_finite(loss, lr, batches))
+        self._judge(loss)
+        self._update()
         return StepResult(loss, sum(len(batch["label"]) for batch in batches), top1, top5)
 
     def _forward_backward(self, batch: Batch, *, share: float) -> Tensor:
@@ -97,6 +101,12 @@ class TrainingStep:
             return self.model.no_sync()
         return nullcontext()
 
+    def _judge(self, loss: float) -> None:
+        (sum_over_ranks,) = distributed.all_reduce_sum([loss])
+        problem = self.guard.problem(sum_over_ranks / distributed.get_world_size())
+        if problem:
+            raise BadLossError(problem, loss=loss)
+
     def _update(self) -> None:
         if self.clip_value > 0 or self.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
@@ -104,12 +114,3 @@ class TrainingStep:
             clip_gradients(parameters, value=self.clip_value, norm=self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-
-
-def _not_finite(loss: float, lr: float, batches: Sequence[Batch]) -> str:
-    names = [str(name) for batch in batches for name in batch["video_name"]]
-    return (
-        f"Training stopped because the loss became {loss} at learning rate {lr:g} with the videos "
-        f"{', '.join(names)}; lower SOLVER.BASE_LR, warm up longer, set SOLVER.CLIP_GRAD_L2NORM, "
-        "or look at these files, and start again to go on from the last checkpoint."
-    )

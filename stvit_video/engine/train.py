@@ -9,8 +9,17 @@ from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
 from stvit_video.data.build import build_loader
-from stvit_video.engine.build import build_epoch_runner, build_loss, build_recorder, build_state
+from stvit_video.engine.build import (
+    build_epoch_runner,
+    build_keeper,
+    build_loss,
+    build_recorder,
+    build_state,
+    compile_model,
+)
+from stvit_video.engine.epochs import EpochRunner
 from stvit_video.engine.evaluate import validate
+from stvit_video.engine.keep import read_best
 from stvit_video.engine.meters import memory
 from stvit_video.engine.precision import build_normalise, build_precision
 from stvit_video.engine.profile import count_flops, count_parameters
@@ -25,85 +34,120 @@ from stvit_video.runtime.logging import get_logger, setup_logging
 _log = get_logger(__name__)
 
 
-def train(cfg: CfgNode) -> None:
+def train(cfg: CfgNode, *, should_stop: Callable[[], bool] | None = None) -> None:
     """Train the model of a config as one rank of the run; called inside ``run_ranks``.
+
+    Args:
+        cfg: the config.
+        should_stop: asked after every step; once it says so on any rank, all of them write a
+            checkpoint at that step, from which the run goes on when it is started again, and
+            return.
 
     Raises:
         UserError: something that the config names is missing or does not fit, or the loss is not
-            finite.
+            one to go on from.
     """
     setup_logging(cfg.OUTPUT_DIR)
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     train_loader = build_loader(cfg, "train", rank=rank, world_size=world_size)
     val_loader = build_loader(cfg, "val", rank=rank, world_size=world_size)
     steps_per_epoch = _steps_per_epoch(train_loader, passes=cfg.TRAIN.ACCUMULATE_STEPS)
-    state = build_state(cfg)
+    state = build_state(cfg, steps_per_epoch=steps_per_epoch)
     if distributed.is_main():
-        _log_plan(cfg, state, steps_per_epoch=steps_per_epoch)
+        _log_plan(cfg, state)
     # From here on dropout and drop path draw differently on every rank.
     seed_generators(cfg.RNG_SEED + rank)
     start_from_files(cfg, state)
-    if state.finished_epochs >= cfg.SOLVER.MAX_EPOCH:
+    if _is_finished(cfg, state):
         _log.info("Nothing is left to train: %d epochs are done", state.finished_epochs)
         return
-    recorder = build_recorder(cfg, first_step=state.finished_epochs * steps_per_epoch)
+    compile_model(cfg, state.model)
+    if state.average is not None:
+        compile_model(cfg, state.average.model)
+    recorder = build_recorder(cfg, first_step=state.total_steps)
     with closing(recorder):
-        run_epoch = build_epoch_runner(
-            cfg, state, train_loader, recorder, steps_per_epoch=steps_per_epoch
+        _run_epochs(
+            cfg,
+            state,
+            run_epoch=build_epoch_runner(cfg, state, train_loader, recorder),
+            run_validation=partial(_validate, cfg, state, val_loader, recorder),
+            should_stop=_agreed(should_stop),
         )
-        run_validation = partial(
-            _validate, cfg, state, val_loader, recorder, steps_per_epoch=steps_per_epoch
-        )
-        _run_epochs(cfg, state, run_epoch=run_epoch, run_validation=run_validation)
+
+
+def _agreed(should_stop: Callable[[], bool] | None) -> Callable[[], bool]:
+    if should_stop is None:
+        return lambda: False
+    return lambda: distributed.any_rank(should_stop())
+
+
+def _is_finished(cfg: CfgNode, state: TrainingState) -> bool:
+    if state.finished_epochs < cfg.SOLVER.MAX_EPOCH:
+        return False
+    validated = read_best(cfg.OUTPUT_DIR).get("validated_epochs")
+    return distributed.broadcast_object(validated) == state.finished_epochs
 
 
 def _run_epochs(
     cfg: CfgNode,
     state: TrainingState,
     *,
-    run_epoch: Callable[[int], None],
+    run_epoch: EpochRunner,
     run_validation: Callable[[], None],
+    should_stop: Callable[[], bool],
 ) -> None:
+    keeper = build_keeper(cfg)
+
     def is_due(period: int) -> bool:
         return state.finished_epochs % period == 0 or state.finished_epochs == cfg.SOLVER.MAX_EPOCH
 
-    if state.finished_epochs and is_due(cfg.TRAIN.EVAL_PERIOD):
-        # The checkpoint was written before its validation, which may have been cut off.
-        run_validation()
-    for epoch in range(state.finished_epochs, cfg.SOLVER.MAX_EPOCH):
-        run_epoch(epoch)
-        state.finished_epochs = epoch + 1
-        if is_due(cfg.TRAIN.CHECKPOINT_PERIOD):
-            state.save(cfg.OUTPUT_DIR)
+    def after_step() -> bool:
+        if should_stop():
+            return True
+        period = cfg.TRAIN.CHECKPOINT_STEPS
+        if period and state.finished_steps % period == 0:
+            keeper.save(state)
+        return False
+
+    def validate_if_due() -> None:
         if is_due(cfg.TRAIN.EVAL_PERIOD):
             run_validation()
+            keeper.validated(state)
+
+    if state.finished_epochs and not state.finished_steps:
+        # The checkpoint was written before its validation, which may have been cut off.
+        validate_if_due()
+    while state.finished_epochs < cfg.SOLVER.MAX_EPOCH:
+        stops = not run_epoch(after_step=after_step) or should_stop()
+        if stops or is_due(cfg.TRAIN.CHECKPOINT_PERIOD):
+            keeper.save(state)
+        if stops:
+            _log.info("Stopped as asked; start again to go on")
+            return
+        validate_if_due()
 
 
-def _validate(
-    cfg: CfgNode,
-    state: TrainingState,
-    loader: DataLoader,
-    recorder: Recorder,
-    *,
-    steps_per_epoch: int,
-) -> None:
+def _validate(cfg: CfgNode, state: TrainingState, loader: DataLoader, recorder: Recorder) -> None:
     measured = validate(
-        state.model,
+        state.average.model if state.average is not None and cfg.EMA.EVAL else state.model,
         loader,
         normalise=build_normalise(cfg, state.device),
         precision=build_precision(cfg, state.device),
         loss_function=build_loss(cfg),
     )
-    for name in ("top1_err", "top5_err"):
-        lowest = min(measured[name], state.lowest_errors.get(name, 100.0))
-        state.lowest_errors[name] = measured[f"min_{name}"] = lowest
+    state.validations[state.finished_epochs] = measured
+    lowest = {
+        f"min_{name}": min(each[name] for each in state.validations.values())
+        for name in ("top1_err", "top5_err")
+    }
     line = {
         "_type": "val_epoch",
         "epoch": f"{state.finished_epochs}/{cfg.SOLVER.MAX_EPOCH}",
         **measured,
+        **lowest,
         **memory(state.device),
     }
-    recorder.validation(line, step=state.finished_epochs * steps_per_epoch)
+    recorder.validation(line, step=state.total_steps)
 
 
 def _steps_per_epoch(loader: DataLoader, *, passes: int) -> int:
@@ -115,12 +159,12 @@ def _steps_per_epoch(loader: DataLoader, *, passes: int) -> int:
     return len(loader) // passes
 
 
-def _log_plan(cfg: CfgNode, state: TrainingState, *, steps_per_epoch: int) -> None:
+def _log_plan(cfg: CfgNode, state: TrainingState) -> None:
     _log.info(
         "Training for %d epochs of %d steps; clips a step: %d; ranks: %d",
         cfg.SOLVER.MAX_EPOCH,
-        steps_per_epoch,
-        cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS * cfg.TRAIN.ACCUMULATE_STEPS,
+        state.meter.steps_per_epoch,
+        state.meter.clips_per_step,
         distributed.get_world_size(),
     )
     if cfg.LOG_MODEL_INFO:

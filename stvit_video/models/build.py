@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from math import isqrt
 
+import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -10,7 +11,9 @@ from stvit_video.errors import UserError
 from stvit_video.runtime.registry import Registry
 
 from .heads import ClassificationHead
+from .layers.checkpointed import CheckpointedSequential
 from .layers.patch import PatchEmbed
+from .parameters import keep_parameters_in
 from .semantic.layout import parse_layout
 from .semantic.pooling import AdaptiveAveragePooling, AdaptiveMaxPooling, IntraInterPooling
 from .semantic.regions import Windows
@@ -35,7 +38,10 @@ def build_model(cfg: CfgNode) -> nn.Module:
     Raises:
         UserError: the config does not describe a model.
     """
-    return MODELS.get(cfg.MODEL.ARCH)(cfg)
+    model = MODELS.get(cfg.MODEL.ARCH)(cfg)
+    if cfg.MODEL.PARAM_DTYPE != "float32":
+        keep_parameters_in(model, getattr(torch, cfg.MODEL.PARAM_DTYPE))
+    return model
 
 
 @MODELS.register("swin")
@@ -51,6 +57,7 @@ def build_swin(cfg: CfgNode) -> nn.Module:
         mlp_ratio=swin.MLP_RATIO,
         drop_path=cfg.MODEL.DROPCONNECT_RATE,
         semantic=_semantic_spec(cfg) if cfg.STVIT.ENABLE else None,
+        sequence=CheckpointedSequential if cfg.MODEL.ACT_CHECKPOINT else nn.Sequential,
     )
     for module in stages:
         module.apply(_init_linear)

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .depths import depths_by_name
 from .layers.attention import WindowAttention
 from .layers.block import Block
 from .layers.patch import ChannelDoubling, PatchMerging
@@ -44,6 +45,10 @@ class Swin(nn.Module):
         self.norm = norm
         self.head = head
 
+    def parameter_depths(self) -> dict[str, int]:
+        """Give the depth of each parameter; see :func:`~.depths.depths_by_name`."""
+        return depths_by_name(name for name, _ in self.named_parameters())
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Map a video ``[B, 3, T, H, W]`` or an image ``[B, 3, H, W]`` to the final grid.
 
@@ -68,6 +73,7 @@ def swin_stages(
     mlp_ratio: float = 4.0,
     drop_path: float = 0.0,
     semantic: SemanticSpec | None = None,
+    sequence: type[nn.Sequential] = nn.Sequential,
 ) -> list[nn.Module]:
     """Build the stages of a Swin, dense or with semantic tokens.
 
@@ -79,12 +85,13 @@ def swin_stages(
         mlp_ratio: hidden channels of the MLPs as a multiple of theirs.
         drop_path: stochastic depth rate of the last layer; it rises linearly from 0.
         semantic: where and how semantic tokens replace image tokens; None for a dense Swin.
+        sequence: what runs the blocks of a stage one after the other.
     """
     rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
     stages: list[nn.Module] = []
     for index, depth in enumerate(depths):
         parts: OrderedDict[str, nn.Module] = OrderedDict()
-        parts["blocks"] = _stage_blocks(
+        blocks = _stage_blocks(
             index=index,
             dim=dim << index,
             num_heads=num_heads[index],
@@ -93,6 +100,7 @@ def swin_stages(
             drop_paths=rates[sum(depths[:index]) :][:depth],
             semantic=semantic,
         )
+        parts["blocks"] = sequence(blocks)
         if index + 1 < len(depths):
             stays = semantic is not None and index >= semantic.stage
             parts["downsample"] = (ChannelDoubling if stays else PatchMerging)(dim << index)
@@ -109,17 +117,16 @@ def _stage_blocks(
     mlp_ratio: float,
     drop_paths: Sequence[float],
     semantic: SemanticSpec | None,
-) -> nn.Sequential:
+) -> "OrderedDict[str, nn.Module]":
     block = partial(_swin_block, dim=dim, num_heads=num_heads, mlp_ratio=mlp_ratio)
     if semantic is None or index < semantic.stage:
-        return nn.Sequential(base_blocks(block, window=window, drop_paths=drop_paths))
+        return base_blocks(block, window=window, drop_paths=drop_paths)
     # Position says little about a cluster centre, and padding is not one: supplement, Table 7.
     semantic_block = partial(
         block, position_bias=False, mask_padding=True, layer_scale=semantic.layer_scale
     )
     if index > semantic.stage:
-        blocks = semantic_blocks(semantic_block, spec=semantic, drop_paths=drop_paths)
-        return nn.Sequential(blocks)
+        return semantic_blocks(semantic_block, spec=semantic, drop_paths=drop_paths)
 
     def token_layer(key_window: int, drop_path: float) -> SemanticTokenLayer:
         return SemanticTokenLayer(

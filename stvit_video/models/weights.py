@@ -22,6 +22,7 @@ from .semantic.stgm import SemanticTokenGeneration
 
 # What training frameworks call the weights in their checkpoints.
 _STATE_KEYS = ("model_state", "state_dict", "model")
+_AVERAGED_KEY = "ema_state"
 _EXAMPLES = 4
 
 
@@ -32,6 +33,7 @@ class LoadReport:
     Attributes:
         path: the file.
         format: its format.
+        averaged: whether its averaged weights were taken.
         loaded: taken as they are.
         inflated: from an image model, spread over time.
         interpolated: resized to another window.
@@ -42,6 +44,7 @@ class LoadReport:
 
     path: str
     format: str
+    averaged: bool = False
     loaded: dict[str, int] = field(default_factory=dict)
     inflated: dict[str, int] = field(default_factory=dict)
     interpolated: dict[str, int] = field(default_factory=dict)
@@ -57,7 +60,8 @@ class LoadReport:
         return filled / (filled + left) if filled else 0.0
 
     def __str__(self) -> str:
-        lines = [f"{self.path} ({self.format}): {self.share:.1%} of the model's parameters filled"]
+        source = f"{self.format}, averaged weights" if self.averaged else self.format
+        lines = [f"{self.path} ({source}): {self.share:.1%} of the model's parameters filled"]
         for name in ("loaded", "inflated", "interpolated", "mismatched", "missing", "unexpected"):
             part: dict[str, int] = getattr(self, name)
             if not part:
@@ -78,6 +82,7 @@ def load_weights(
     *,
     min_share: float = 0.0,
     clear_name_patterns: Sequence[str] = (),
+    averaged: bool = False,
 ) -> LoadReport:
     """Fill a model from a file of any known format, told by the file's keys.
 
@@ -92,12 +97,13 @@ def load_weights(
         min_share: refuse a file that fills less than this share of the model's parameters.
         clear_name_patterns: parts of names to delete from the file's keys before they are
             matched (PySlowFast's ``CHECKPOINT_CLEAR_NAME_PATTERN``).
+        averaged: take the moving average of the weights that a checkpoint of ours holds.
 
     Raises:
         UserError: the file cannot be read, is of no known format, holds values that are not
             finite, or fills too little.
     """
-    state = _clear_names(read_state_dict(path), clear_name_patterns)
+    state = _clear_names(read_state_dict(path, averaged=averaged), clear_name_patterns)
     format_ = detect_format(state)
     if format_ is None:
         raise UserError(
@@ -105,7 +111,7 @@ def load_weights(
             "load a checkpoint of stvit_video, Video Swin, Swin, torchvision swin3d or timm Swin."
         )
     state = to_our_names(state, format_)
-    report = LoadReport(path=str(path), format=format_.name)
+    report = LoadReport(path=str(path), format=format_.name, averaged=averaged)
     fitted = _fit(model, state, report)
     for name, value in fitted.items():
         if value.is_floating_point() and not value.isfinite().all():
@@ -132,11 +138,16 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     save_file(state, str(path), metadata={"format": "pt"})
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, *, averaged: bool = False) -> dict[str, Tensor]:
     """Read the tensors of a weights file or of a checkpoint that holds one.
 
+    Args:
+        path: the file.
+        averaged: read the moving average of the weights instead of the weights.
+
     Raises:
-        UserError: the file is missing, damaged, or holds more than tensors and plain values.
+        UserError: the file is missing, damaged, holds more than tensors and plain values, or no
+            average where one is asked for.
     """
     path = Path(path)
     if not path.is_file():
@@ -144,7 +155,12 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"The weights file {path} {what}: check the path.")
     read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
     content: Mapping = read(path)
-    for key in _STATE_KEYS:
+    if averaged and not isinstance(content.get(_AVERAGED_KEY), Mapping):
+        raise UserError(
+            f"The weights file {path} holds no averaged weights ({_AVERAGED_KEY}), which EMA.EVAL "
+            "or TRAIN.CHECKPOINT_EMA asks for: set it False to take the weights themselves."
+        )
+    for key in (_AVERAGED_KEY,) if averaged else _STATE_KEYS:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break

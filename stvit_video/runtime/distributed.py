@@ -12,6 +12,7 @@ import torch.distributed as dist
 from stvit_video.errors import UserError
 from stvit_video.runtime.group import (
     all_reduce_sum,
+    any_rank,
     barrier,
     broadcast_object,
     device,
@@ -34,6 +35,7 @@ __all__ = [
     "Launch",
     "RankError",
     "all_reduce_sum",
+    "any_rank",
     "barrier",
     "broadcast_object",
     "device",

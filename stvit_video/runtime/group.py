@@ -95,6 +95,11 @@ def all_reduce_sum(values: Sequence[float]) -> list[float]:
     return sums.tolist()
 
 
+def any_rank(flag: bool) -> bool:
+    """Whether ``flag`` is true on at least one rank; every rank gets the same answer."""
+    return all_reduce_sum([float(flag)])[0] > 0
+
+
 def gather_objects(obj: T) -> list[T]:
     """Return the picklable objects of all ranks, in the order of the ranks, on every rank."""
     if get_world_size() == 1:

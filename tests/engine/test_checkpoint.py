@@ -12,15 +12,15 @@ from stvit_video.engine.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from stvit_video.engine.optim import build_optimizer
+from stvit_video.engine.build import build_state
 from stvit_video.engine.random_state import (
     capture_random_state,
     restore_random_state,
     seed_generators,
 )
-from stvit_video.engine.state import TrainingState, changed_keys
+from stvit_video.engine.compare import changed_keys
+from stvit_video.engine.keep import CheckpointKeeper
 from stvit_video.errors import UserError
-from stvit_video.models import build_model
 
 CPU = torch.device("cpu")
 
@@ -136,21 +136,15 @@ def test_random_states_come_back_through_a_file(tmp_path):
     assert (random.gauss(0, 1), np.random.standard_normal(), torch.rand(3).tolist()) == expected
 
 
-def build_state(cfg):
-    model = build_model(cfg)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return TrainingState(model, build_optimizer(cfg, model), scaler, CPU, cfg.dump())
-
-
 @pytest.fixture
 def saved(small_config):
     """A state after a step and an epoch, and its checkpoint."""
     cfg = small_config()
-    state = build_state(cfg)
+    state = build_state(cfg, steps_per_epoch=4)
     state.model(torch.rand(1, 3, 8, 32, 32)).sum().backward()
     state.optimizer.step()
-    state.finished_epochs, state.lowest_errors = 1, {"top1_err": 12.5}
-    state.save(cfg.OUTPUT_DIR)
+    state.finished_epochs, state.validations = 1, {1: {"top1_err": 12.5}}
+    CheckpointKeeper(cfg.OUTPUT_DIR).save(state)
     return state, checkpoint_path(cfg.OUTPUT_DIR, 1)
 
 
@@ -159,9 +153,10 @@ def test_a_state_comes_back(saved, small_config):
     contents = read_checkpoint(path)
     assert contents["epoch"] == 0
     assert is_full_checkpoint(path)
-    restored = build_state(small_config())
+    restored = build_state(small_config(), steps_per_epoch=4)
     restored.restore(contents, path)
-    assert (restored.finished_epochs, restored.lowest_errors) == (1, {"top1_err": 12.5})
+    assert (restored.finished_epochs, restored.finished_steps) == (1, 0)
+    assert restored.validations == {1: {"top1_err": 12.5}}
     for name, value in state.model.state_dict().items():
         assert torch.equal(value, restored.model.state_dict()[name]), name
     moments, restored_moments = (s.optimizer.state_dict()["state"] for s in (state, restored))
@@ -173,7 +168,7 @@ def test_a_state_comes_back(saved, small_config):
 
 def test_hyperparameters_are_the_configs_and_changes_are_named(saved, small_config, caplog):
     _, path = saved
-    changed = build_state(small_config("SOLVER.WEIGHT_DECAY", "0.5"))
+    changed = build_state(small_config("SOLVER.WEIGHT_DECAY", "0.5"), steps_per_epoch=4)
     changed.restore(read_checkpoint(path), path)
     assert {group["weight_decay"] for group in changed.optimizer.param_groups} == {0.5, 0.0}
     assert "SOLVER.WEIGHT_DECAY: 0.02 -> 0.5" in caplog.text
@@ -191,7 +186,9 @@ def test_hyperparameters_are_the_configs_and_changes_are_named(saved, small_conf
 def test_a_checkpoint_of_something_else_is_refused(saved, small_config, overrides, message):
     _, path = saved
     with pytest.raises(UserError, match=message):
-        build_state(small_config(*overrides)).restore(read_checkpoint(path), path)
+        build_state(small_config(*overrides), steps_per_epoch=4).restore(
+            read_checkpoint(path), path
+        )
 
 
 def test_changed_keys():

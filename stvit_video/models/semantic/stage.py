@@ -95,14 +95,14 @@ def layout_blocks(
     semantic_factory: BlockFactory,
     layer_factory: LayerFactory,
     drop_paths: Sequence[float],
-) -> nn.Sequential:
+) -> "OrderedDict[str, nn.Module]":
     """Build the layers of the stage in which image tokens become semantic tokens.
 
     Each layer is named by its number in the dense stage, and the generation module by that of
     its first layer, so that the layers of a dense checkpoint find their places.
 
     Returns:
-        a module from ``[B, T, H, W, C]`` to ``[B, T, h, w, C]``.
+        modules which, one after the other, map ``[B, T, H, W, C]`` to ``[B, T, h, w, C]``.
     """
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     first = 0
@@ -122,4 +122,4 @@ def layout_blocks(
         else:
             modules |= semantic_blocks(semantic_factory, spec=spec, drop_paths=rates, first=first)
         first += unit.depth
-    return nn.Sequential(modules)
+    return modules
