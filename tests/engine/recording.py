@@ -1,4 +1,4 @@
-"""Entry functions for ranks in tests; spawned processes import them from here."""
+"""Entry functions for ranks in tests; spawned and forked processes import them from here."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from unittest import mock
 
 from stvit_video.engine import recorder
 from stvit_video.engine.evaluate import test
+from stvit_video.engine.step import TrainingStep
 from stvit_video.engine.train import train
 from stvit_video.runtime import distributed
 
@@ -22,3 +23,44 @@ def train_recording(cfg):
 def train_recording_and_test(cfg):
     train_recording(cfg)
     test(cfg)
+
+
+def lines_file(cfg):
+    return Path(cfg.OUTPUT_DIR) / "lines.jsonl"
+
+
+def train_appending(cfg, *, stop_after=None):
+    """Train as `train_recording`, but write each line at once, after those of earlier starts.
+
+    The last rank asks for a stop after so many of its steps.
+    """
+    steps = 0
+
+    def append(line, **_):
+        if distributed.is_main():
+            with lines_file(cfg).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def should_stop():
+        nonlocal steps
+        steps += 1
+        return steps == stop_after and distributed.get_rank() == distributed.get_world_size() - 1
+
+    with mock.patch.object(recorder, "log_json_stats", append):
+        train(cfg, should_stop=should_stop)
+
+
+def train_with_a_bad_loss_on_the_last_rank(cfg):
+    """Train, with a loss that is NaN in the third step of the last rank alone."""
+    forward_backward, passes = TrainingStep._forward_backward, 0
+
+    def spoiled(self, *arguments, **options):
+        nonlocal passes
+        passes += 1
+        measured = forward_backward(self, *arguments, **options)
+        if passes == 3 and distributed.get_rank() == distributed.get_world_size() - 1:
+            measured[0] = float("nan")
+        return measured
+
+    with mock.patch.object(TrainingStep, "_forward_backward", spoiled):
+        train(cfg)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comparing import same, without_times
 from recording import train_recording
 
 from stvit_video.engine.checkpoint import checkpoint_path, read_checkpoint
@@ -12,28 +13,17 @@ from stvit_video.errors import UserError
 from stvit_video.models import build_model, save_weights
 
 STOCHASTIC = ("MODEL.DROPOUT_RATE", "0.5", "MODEL.DROPCONNECT_RATE", "0.2")
-# Keys of a line that no two runs share.
-TIMES = {"dt", "dt_data", "dt_net", "eta", "rss"}
 
 
 def run(cfg):
     """Train, and return the lines of the log with all their digits."""
     train_recording(cfg)
     lines = json.loads((Path(cfg.OUTPUT_DIR) / "lines.json").read_text())
-    return [{key: line[key] for key in line.keys() - TIMES} for line in lines]
+    return [without_times(line) for line in lines]
 
 
 def lines_of(lines, kind):
     return [line for line in lines if line["_type"] == kind]
-
-
-def same(one, other):
-    """Compare nested dictionaries and sequences of tensors and values, to the last bit."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 def test_a_run_writes_what_pyslowfast_users_expect(video_config):
