@@ -170,3 +170,21 @@ def test_names_follow_the_paper_for_the_full_size(tmp_path):
         names = list(model_of("stvit_swin_t").state_dict())
     assert "stages.2.blocks.2.module.layers.1.attn.qkv.weight" in names
     assert [name for name in names if "head" in name] == ["head.fc.weight", "head.fc.bias"]
+
+
+def test_averaged_weights_are_taken_where_they_are_asked_for(tmp_path):
+    weights, average, model = (small_model("swin_t") for _ in range(3))
+    path = saved({"model_state": weights.state_dict(), "ema_state": average.state_dict()}, tmp_path)
+    report = load_weights(model, path, averaged=True)
+    assert states_are_equal(model, average.state_dict())
+    assert "averaged weights" in str(report)
+    report = load_weights(model, path)
+    assert states_are_equal(model, weights.state_dict())
+    assert "averaged weights" not in str(report)
+
+
+def test_a_file_without_an_average_is_refused_where_one_is_asked_for(tmp_path):
+    model = small_model("swin_t")
+    path = saved({"model_state": model.state_dict()}, tmp_path)
+    with pytest.raises(UserError, match=r"holds no averaged weights .* EMA\.EVAL"):
+        load_weights(model, path, averaged=True)

@@ -1,0 +1,41 @@
+"""The depths of parameters, which the layer-wise learning rates go by."""
+
+import pytest
+from small import small_model
+
+
+def test_depths_of_a_dense_model():
+    depths = small_model("swin_t").parameter_depths()  # 2, 2, 6 and 2 layers
+    assert depths["patch_embed.proj.weight"] == depths["patch_embed.norm.bias"] == 0
+    firsts = [1, 3, 5, 11]
+    for stage, first in enumerate(firsts):
+        assert depths[f"stages.{stage}.blocks.0.attn.qkv.weight"] == first
+        assert depths[f"stages.{stage}.blocks.1.mlp.fc2.bias"] == first + 1
+    # Merging belongs to the stage that it opens.
+    for stage, first in enumerate(firsts[1:]):
+        assert depths[f"stages.{stage}.downsample.reduction.weight"] == first
+    assert depths["stages.2.blocks.5.norm1.weight"] == 10
+    assert depths["stages.3.blocks.1.norm1.weight"] == 12
+    assert depths["norm.weight"] == depths["head.fc.weight"] == 13
+
+
+@pytest.mark.parametrize("name", ["swin_t", "stvit_swin_t", "stvit_swin_s"])
+def test_every_parameter_has_a_depth_and_every_depth_a_parameter(name):
+    model = small_model(name)
+    depths = model.parameter_depths()
+    assert depths.keys() == {name for name, _ in model.named_parameters()}
+    assert set(depths.values()) == set(range(max(depths.values()) + 1))
+
+
+def test_generation_layers_have_the_depths_of_the_dense_layers_in_their_places():
+    dense = small_model("swin_t").parameter_depths()
+    semantic = small_model("stvit_swin_t").parameter_depths()  # base 2, stgm 2, semantic 2
+    shared = dense.keys() & semantic.keys()
+    assert len(shared) > 100
+    assert all(semantic[name] == dense[name] for name in shared)
+    for layer in (0, 1):
+        name = f"stages.2.blocks.2.module.layers.{layer}.attn.qkv.weight"
+        assert semantic[name] == dense[f"stages.2.blocks.{2 + layer}.attn.qkv.weight"]
+    first = dense["stages.2.blocks.2.attn.qkv.weight"]
+    assert semantic["stages.2.blocks.2.module.global_centers"] == first
+    assert semantic["stages.2.blocks.2.module.pooling.mask.norm.weight"] == first
