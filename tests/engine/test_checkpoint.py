@@ -3,8 +3,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from comparing import same
 
 from stvit_video.engine import checkpoint, durable
+from stvit_video.engine.build import build_state
 from stvit_video.engine.checkpoint import (
     checkpoint_path,
     is_full_checkpoint,
@@ -12,14 +14,13 @@ from stvit_video.engine.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from stvit_video.engine.build import build_state
+from stvit_video.engine.compare import changed_keys
+from stvit_video.engine.keep import CheckpointKeeper
 from stvit_video.engine.random_state import (
     capture_random_state,
     restore_random_state,
     seed_generators,
 )
-from stvit_video.engine.compare import changed_keys
-from stvit_video.engine.keep import CheckpointKeeper
 from stvit_video.errors import UserError
 
 CPU = torch.device("cpu")
@@ -189,6 +190,22 @@ def test_a_checkpoint_of_something_else_is_refused(saved, small_config, override
         build_state(small_config(*overrides), steps_per_epoch=4).restore(
             read_checkpoint(path), path
         )
+
+
+def test_an_average_that_the_checkpoint_lacks_begins_with_its_weights(saved, small_config, caplog):
+    state, path = saved
+    restored = build_state(small_config("EMA.ENABLE", "True"), steps_per_epoch=4)
+    restored.restore(read_checkpoint(path), path)
+    assert same(dict(restored.average.model.state_dict()), dict(state.model.state_dict()))
+    assert "holds no averaged weights" in caplog.text
+
+
+def test_a_reader_in_the_manner_of_pyslowfast_finds_the_last_one_and_its_epoch(tmp_path):
+    for place in ((9, 0), (10, 0), (10, 20), (10, 100)):
+        write_checkpoint(checkpoint_path(tmp_path, *place), {"epoch": place[0] - 1})
+    last = max(path.name for path in (tmp_path / "checkpoints").glob("*.pyth"))
+    assert last == "checkpoint_epoch_00010_step_000100.pyth"
+    assert newest_checkpoint(tmp_path).name == last
 
 
 def test_changed_keys():

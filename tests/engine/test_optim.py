@@ -8,6 +8,7 @@ from stvit_video.engine.optim import (
     parameter_groups,
     set_learning_rate,
 )
+from stvit_video.errors import UserError
 from stvit_video.models import build_model
 
 
@@ -83,6 +84,32 @@ def test_learning_rates_of_backbone_and_head(small_config, model):
             "head/no_decay": 0.5,
         }
     )
+
+
+def test_learning_rates_fall_from_layer_to_layer(small_config, model):
+    cfg = small_config("SOLVER.LAYER_DECAY", "0.5", "SOLVER.BACKBONE_LR_FACTOR", "0.1")
+    optimizer = build_optimizer(cfg, model)
+    set_learning_rate(optimizer, 1.0)
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    # 5 layers: the patch embedding is 6 layers away from the head, the final norm none.
+    for depth in range(6):
+        assert rates[f"backbone/layer_{depth:03d}/decay"] == pytest.approx(0.1 * 0.5 ** (6 - depth))
+    assert rates["backbone/layer_006/no_decay"] == pytest.approx(0.1)
+    assert rates["head/decay"] == rates["head/no_decay"] == 1.0
+    groups = names_by_group(model, optimizer)
+    assert sorted(name for names in groups.values() for name in names) == sorted(
+        name for name, _ in model.named_parameters()
+    )
+    # Decayed and exempt parameters are still told apart.
+    assert groups["backbone/layer_000/decay"] == ["patch_embed.proj.weight"]
+    assert groups["backbone/layer_006/no_decay"] == ["norm.weight", "norm.bias"]
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.02, 0.0}
+    assert rates.keys() == {group["name"] for group in optimizer.param_groups}
+
+
+def test_layer_decay_needs_a_model_with_layers(small_config):
+    with pytest.raises(UserError, match=r"LAYER_DECAY needs .* Linear does not"):
+        build_optimizer(small_config("SOLVER.LAYER_DECAY", "0.9"), nn.Linear(1, 1))
 
 
 def test_config_chooses_the_method(small_config, model):

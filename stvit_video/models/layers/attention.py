@@ -111,6 +111,8 @@ class WindowAttention(Attention):
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
         return merge(self.proj(out), plan)
 
+    # What is kept between calls is no part of a compiled graph.
+    @torch.compiler.disable
     def _bias(self, tokens: int, dtype: torch.dtype) -> Tensor | None:
         """Give the bias of each pair of tokens of a window, ``[1, h, N, N]``, or None."""
         table, window = self.relative_position_bias_table, self.table_window

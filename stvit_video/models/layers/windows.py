@@ -86,6 +86,8 @@ def _window_mask(labels: Sequence[Sequence[int]]) -> Tensor | None:
     return mask if mask.any() else None
 
 
+# A compiled graph would make the plan anew each time.
+@torch.compiler.disable
 @lru_cache(maxsize=32)
 def plan_windows(
     batch: int,
