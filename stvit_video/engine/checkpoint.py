@@ -12,7 +12,10 @@ from stvit_video.runtime import distributed
 from stvit_video.runtime.logging import get_logger
 
 # What makes a file a full checkpoint of ours: with all of these a run goes on as if never stopped.
-CHECKPOINT_KEYS = ("epoch", "model_state", "optimizer_state", "random_states", "cfg")
+CHECKPOINT_KEYS = (
+    *("epoch", "step", "epoch_plan", "model_state", "optimizer_state", "random_states", "meters"),
+    *("recent_losses", "validations", "cfg"),
+)
 
 _NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
 _log = get_logger(__name__)

@@ -7,7 +7,22 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from stvit_video.engine.checkpoint import CHECKPOINT_KEYS
 from stvit_video.errors import UserError
+
+
+def check_complete(saved: Mapping[str, Any], path: Path) -> None:
+    """Look for the keys that a run goes on from.
+
+    Raises:
+        UserError: ``saved``, read from ``path``, lacks one.
+    """
+    missing = [key for key in CHECKPOINT_KEYS if key not in saved]
+    if missing:
+        raise UserError(
+            f"Checkpoint {path} was written by another program or version ({missing[0]} is missing "
+            "there); move it away, or take its weights alone (TRAIN.CHECKPOINT_FILE_PATH)."
+        )
 
 
 def check_model(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: Path) -> None:

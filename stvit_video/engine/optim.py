@@ -43,21 +43,20 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_head, is_decayed = name.startswith(HEAD_PREFIX), decays(name, parameter)
-        part = "head" if is_head else "backbone"
-        layer = f"/layer_{depths[name]:03d}" if depths and not is_head else ""
-        group_name = f"{part}{layer}/{'decay' if is_decayed else 'no_decay'}"
-        factor = 1.0 if is_head else backbone_lr_factor
-        group = groups.setdefault(
-            group_name,
-            {
-                "name": group_name,
-                "params": [],
-                "lr_factor": factor * layer_decay ** (last - depths.get(name, last)),
-                "weight_decay": weight_decay if is_decayed else 0.0,
-            },
-        )
-        group["params"].append(parameter)
+        part, factor = "backbone", backbone_lr_factor
+        if name.startswith(HEAD_PREFIX):
+            part, factor = "head", 1.0
+        elif depths:
+            part += f"/layer_{depths[name]:03d}"
+            factor *= layer_decay ** (last - depths[name])
+        is_decayed = decays(name, parameter)
+        group: dict = {
+            "name": f"{part}/{'decay' if is_decayed else 'no_decay'}",
+            "params": [],
+            "lr_factor": factor,
+            "weight_decay": weight_decay if is_decayed else 0.0,
+        }
+        groups.setdefault(group["name"], group)["params"].append(parameter)
     return [groups[name] for name in sorted(groups)]
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from stvit_video.engine.average import WeightAverage
 from stvit_video.engine.compare import (
     changed_keys,
+    check_complete,
     check_epoch_plan,
     check_model,
     check_optimizer,
@@ -87,9 +88,10 @@ class TrainingState:
             path: where it was read, for messages.
 
         Raises:
-            UserError: the checkpoint is of another model, of another optimizer, or of the inside
-                of an epoch that is divided into other steps.
+            UserError: the checkpoint is of another program, another model, another optimizer, or
+                of the inside of an epoch that is divided into other steps.
         """
+        check_complete(contents, path)
         check_model(self.model.state_dict(), contents["model_state"], path)
         groups = self.optimizer.state_dict()
         check_optimizer(groups, contents["optimizer_state"], path)

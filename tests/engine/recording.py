@@ -50,6 +50,12 @@ def train_appending(cfg, *, stop_after=None):
         train(cfg, should_stop=should_stop)
 
 
+def train_in_turn(runs):
+    """Run several trainings, pairs of a config and after how many steps to stop (None: never)."""
+    for cfg, stop_after in runs:
+        train_appending(cfg, stop_after=stop_after)
+
+
 def train_with_a_bad_loss_on_the_last_rank(cfg):
     """Train, with a loss that is NaN in the third step of the last rank alone."""
     forward_backward, passes = TrainingStep._forward_backward, 0

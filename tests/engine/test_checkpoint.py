@@ -192,6 +192,13 @@ def test_a_checkpoint_of_something_else_is_refused(saved, small_config, override
         )
 
 
+def test_a_checkpoint_of_another_program_is_refused(small_config, tmp_path):
+    path = checkpoint_path(tmp_path, 1)
+    contents = {"epoch": 0, "model_state": {}, "optimizer_state": {}, "cfg": ""}
+    with pytest.raises(UserError, match=r"another program or version \(step is missing there\)"):
+        build_state(small_config(), steps_per_epoch=4).restore(contents, path)
+
+
 def test_an_average_that_the_checkpoint_lacks_begins_with_its_weights(saved, small_config, caplog):
     state, path = saved
     restored = build_state(small_config("EMA.ENABLE", "True"), steps_per_epoch=4)

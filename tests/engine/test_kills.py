@@ -55,6 +55,9 @@ def test_ten_kills_at_random_steps_change_nothing(video_config, tmp_path):
     assert log.count("Going on from") > KILLS / 2
     assert log.count("steps\n") > KILLS / 4  # "after epoch 3 and 4 steps"
 
+    # Whatever was being written at a kill has been written again.
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
+
     whole, killed = (read_lines(tmp_path / name) for name in ("whole", "killed"))
     expected = {place(line): line for line in whole}
     assert len(expected) == len(whole) == EPOCHS * (STEPS + 2)

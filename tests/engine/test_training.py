@@ -2,12 +2,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from comparing import same, without_times
 from recording import train_recording
 
 from stvit_video.engine.checkpoint import checkpoint_path, read_checkpoint
+from stvit_video.engine.evaluate import test as run_test
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
 from stvit_video.models import build_model, save_weights
@@ -135,6 +137,26 @@ def test_weights_start_a_new_run(video_config, tmp_path):
     assert lines_of(lines, "val_epoch")[0]["top1_err"] == pytest.approx(100 * 3 / 5)
     log = (Path(video_config().OUTPUT_DIR) / "stdout.log").read_text()
     assert log.count("100.0% of the model's parameters filled") == 1
+
+
+def test_bfloat16_parameters_are_trained_averaged_and_tested(video_config, tmp_path):
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        cfg = video_config(
+            *("MODEL.PARAM_DTYPE", dtype, "EMA.ENABLE", "True", "EMA.DECAY", "0.5"),
+            *("OUTPUT_DIR", str(tmp_path / dtype), "SOLVER.MAX_EPOCH", "3"),
+        )
+        losses.append([line["loss"] for line in lines_of(run(cfg), "train_iter")])
+    np.testing.assert_allclose(*losses, atol=0.02)
+    assert losses[0] != losses[1]
+    contents = read_checkpoint(checkpoint_path(cfg.OUTPUT_DIR, 3))
+    assert {value.dtype for value in contents["model_state"].values()} == {torch.bfloat16}
+    moments = contents["optimizer_state"]["state"].values()
+    assert {moment["exp_avg"].dtype for moment in moments} == {torch.bfloat16}
+    assert {value.dtype for value in contents["ema_state"].values()} == {torch.float32}
+    run_test(cfg)
+    summary = json.loads((Path(cfg.OUTPUT_DIR) / "results" / "summary.json").read_text())
+    assert summary["num_videos"] == 7
 
 
 def test_accumulation_sees_what_a_larger_batch_sees(video_config, tmp_path):
