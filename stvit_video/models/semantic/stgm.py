@@ -74,14 +74,10 @@ class SemanticTokenLayer(nn.Module):
             for size in image_tokens.shape[1:3]
         )
         semantic = self.norm1(semantic_tokens)
-        image = self.attn.project_keys_values(self.norm1(image_tokens))
-        keys_values = torch.cat(
-            [
-                _gather_semantic(self.attn.project_keys_values(semantic), rows, columns),
-                _gather_image(image, rows, columns),
-            ],
-            dim=1,
-        )
+        tokens = [semantic.flatten(1, 2), self.norm1(image_tokens).flatten(1, 2)]
+        keys_values = self.attn.project_keys_values(torch.cat(tokens, dim=1))
+        sizes = (semantic_tokens.shape[1:3], image_tokens.shape[1:3])
+        keys_values = _gather_keys(keys_values, sizes, rows, columns)
         normed = semantic if queries is None else self.norm1(queries)
         q = _to_windows(self.attn.project_queries(normed), rows, columns)
         attended = _from_windows(self.attn.attend(q, keys_values), x.shape, rows, columns)
@@ -140,29 +136,44 @@ def _tile(centers: Tensor, *, like: Tensor) -> Tensor:
     return centers.repeat(repeats)[:height, :width]
 
 
-def _gather(
-    x: Tensor, rows: Sequence[int], columns: Sequence[int], size: tuple[int, int]
+def _gather_keys(
+    x: Tensor, sizes: tuple[Sequence[int], Sequence[int]], rows: KeyRanges, columns: KeyRanges
 ) -> Tensor:
-    """Gather overlapping windows ``[N I J, size, C]`` of a grid ``[N, H, W, C]``.
+    """Gather the keys of each window, semantic tokens first: ``[N I J, K, C]``.
+
+    Args:
+        x: all semantic and all image tokens, ``[N, h w + H W, C]``.
+        sizes: (h, w) and (H, W).
+        rows: keys of the windows along rows.
+        columns: the same along columns.
+    """
+    (h, w), (height, width) = sizes
+    if (rows.image_length, columns.image_length) == (height, width):
+        return x
+    semantic, image = x[:, : h * w], x[:, h * w :]
+    semantic = _windows(
+        semantic.unflatten(1, (h, w)),
+        (rows.semantic_starts, rows.semantic_length),
+        (columns.semantic_starts, columns.semantic_length),
+    )
+    image = _windows(
+        image.unflatten(1, (height, width)),
+        (rows.image_starts, rows.image_length),
+        (columns.image_starts, columns.image_length),
+    )
+    return torch.cat([semantic, image], dim=1)
+
+
+def _windows(
+    x: Tensor, rows: tuple[Sequence[int], int], columns: tuple[Sequence[int], int]
+) -> Tensor:
+    """Gather windows ``[N I J, tokens, C]``, given by starts and length, of ``[N, H, W, C]``.
 
     Slices, not an index: their gradient is a sum in a fixed order, so training is reproducible.
     """
-    if len(rows) == len(columns) == 1:
-        x = x[:, rows[0] : rows[0] + size[0], columns[0] : columns[0] + size[1]]
-        return x.flatten(1, 2)
-    x = torch.stack([x[:, start : start + size[0]] for start in rows], dim=1)
-    x = torch.stack([x[:, :, :, start : start + size[1]] for start in columns], dim=2)
-    return x.flatten(0, 2).flatten(1, 2)
-
-
-def _gather_image(x: Tensor, rows: KeyRanges, columns: KeyRanges) -> Tensor:
-    size = (rows.image_length, columns.image_length)
-    return _gather(x, rows.image_starts, columns.image_starts, size)
-
-
-def _gather_semantic(x: Tensor, rows: KeyRanges, columns: KeyRanges) -> Tensor:
-    size = (rows.semantic_length, columns.semantic_length)
-    return _gather(x, rows.semantic_starts, columns.semantic_starts, size)
+    (tops, height), (lefts, width) = rows, columns
+    windows = [x[:, top : top + height, left : left + width] for top in tops for left in lefts]
+    return torch.stack(windows, dim=1).flatten(0, 1).flatten(1, 2)
 
 
 def _to_windows(x: Tensor, rows: KeyRanges, columns: KeyRanges) -> Tensor:
