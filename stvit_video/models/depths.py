@@ -1,16 +1,17 @@
-"""How deep each parameter of a backbone of stages lies, told by its name."""
+"""How deep each parameter of a backbone lies, told by its name."""
 
 import re
 from collections.abc import Iterable
 from itertools import accumulate
 
-# Stage and number of a block, and (in a generation module) the layer of the block.
-_BLOCK = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.(?:module\.layers\.(\d+)\.)?")
+# Stage (where there are several) and number of a block, and the layer in a generation module.
+_BLOCK = re.compile(r"(?:stages\.(\d+)\.)?blocks\.(\d+)\.(?:module\.layers\.(\d+)\.)?")
+_EMBEDDINGS = ("patch_embed.", "position.")
 _DOWNSAMPLE = re.compile(r"stages\.(\d+)\.downsample\.")
 
 
 def depths_by_name(names: Iterable[str]) -> dict[str, int]:
-    """Number parameters by layer: 0 the patch embedding, 1 to D the layers, D + 1 norm and head.
+    """Number parameters by layer: 0 embeddings, 1 to D the layers, D + 1 norm and head.
 
     A layer that generates semantic tokens has the depth of the dense layer whose place it takes;
     pooling and global centres have that of the first one. What leads from a stage to the next has
@@ -32,7 +33,7 @@ def _place(name: str) -> tuple[int, int] | None:
     match = _BLOCK.match(name)
     if match is None:
         return None
-    return int(match[1]), int(match[2]) + int(match[3] or 0)
+    return int(match[1] or 0), int(match[2]) + int(match[3] or 0)
 
 
 def _depth(name: str, place: tuple[int, int] | None, starts: list[int]) -> int:
@@ -41,4 +42,4 @@ def _depth(name: str, place: tuple[int, int] | None, starts: list[int]) -> int:
     downsample = _DOWNSAMPLE.match(name)
     if downsample is not None:
         return starts[int(downsample[1]) + 1]
-    return 0 if name.startswith("patch_embed.") else starts[-1]
+    return 0 if name.startswith(_EMBEDDINGS) else starts[-1]

@@ -52,6 +52,14 @@ TIMM_SWIN = Format(
         (r"^layers\.", "stages."),
     ),
 )
+DEIT = Format(
+    "official or timm DeiT",
+    (
+        (r"^pos_embed$", "position.table"),
+        (r"^cls_token$", "position.class_token"),
+        _HEAD,
+    ),
+)
 TORCHVISION_SWIN3D = Format(
     "torchvision swin3d",
     (
@@ -68,8 +76,10 @@ TORCHVISION_SWIN3D = Format(
 def detect_format(state: Mapping[str, Tensor]) -> Format | None:
     """Tell the format of a state dict by its keys, or give None."""
     keys = state.keys()
-    if any(key.startswith("stages.") for key in keys):
+    if any(key.startswith(("stages.", "position.")) for key in keys):
         return STVIT_VIDEO
+    if {"pos_embed", "cls_token", "blocks.0.attn.qkv.weight"} <= keys:
+        return DEIT
     if any(key.startswith("features.0.0.attn.") for key in keys):
         return TORCHVISION_SWIN3D
     if not any(re.match(r"(backbone\.)?layers\.\d+\.blocks\.", key) for key in keys):

@@ -4,7 +4,7 @@ import weakref
 
 import pytest
 import torch
-from small import small_model
+from small import small_deit, small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -34,10 +34,14 @@ class PeakMemory(TorchDispatchMode):
         self.now -= size
 
 
+def build(name, *overrides):
+    return small_deit(*overrides) if name == "deit" else small_model(name, *overrides)
+
+
 def step(name, *overrides, size=(2, 3, 4, 64, 64)):
     """Logits, gradients and peak memory of a forward and backward pass in training."""
     torch.manual_seed(0)
-    model = small_model(name, *overrides).train()
+    model = build(name, *overrides).train()
     video = torch.randn(size)
     with PeakMemory() as memory:
         logits = model(video)
@@ -45,7 +49,7 @@ def step(name, *overrides, size=(2, 3, 4, 64, 64)):
     return logits, {name: value.grad for name, value in model.named_parameters()}, memory.peak
 
 
-@pytest.mark.parametrize("name", ["swin_t", "stvit_swin_t"])
+@pytest.mark.parametrize("name", ["swin_t", "stvit_swin_t", "deit"])
 def test_gradients_are_those_of_a_plain_model(name):
     plain_logits, plain, _ = step(name, *STOCHASTIC)
     logits, checkpointed, _ = step(name, *STOCHASTIC, "MODEL.ACT_CHECKPOINT", "True")

@@ -1,7 +1,7 @@
 """The depths of parameters, which the layer-wise learning rates go by."""
 
 import pytest
-from small import small_model
+from small import small_deit, small_model
 
 
 def test_depths_of_a_dense_model():
@@ -19,12 +19,28 @@ def test_depths_of_a_dense_model():
     assert depths["norm.weight"] == depths["head.fc.weight"] == 13
 
 
-@pytest.mark.parametrize("name", ["swin_t", "stvit_swin_t", "stvit_swin_s"])
-def test_every_parameter_has_a_depth_and_every_depth_a_parameter(name):
-    model = small_model(name)
+MODELS = {
+    **{name: lambda name=name: small_model(name) for name in ("swin_t", "stvit_swin_t")},
+    "conv stem": lambda: small_model("swin_t", "SWIN.STEM", "conv", "SWIN.PATCH_SIZE", "(1, 4, 4)"),
+    "deit": small_deit,
+    "stvit_deit": lambda: small_deit("DEIT.CLASS_TOKEN", "False", "STVIT.ENABLE", "True"),
+}
+
+
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_every_parameter_has_a_depth_and_every_depth_a_parameter(build):
+    model = build()
     depths = model.parameter_depths()
     assert depths.keys() == {name for name, _ in model.named_parameters()}
     assert set(depths.values()) == set(range(max(depths.values()) + 1))
+
+
+def test_depths_of_a_deit():
+    depths = small_deit().parameter_depths()  # 12 layers
+    assert depths["patch_embed.proj.weight"] == depths["position.table"] == 0
+    assert depths["blocks.0.norm1.weight"] == 1
+    assert depths["blocks.11.mlp.fc2.weight"] == 12
+    assert depths["norm.weight"] == depths["head.fc.weight"] == 13
 
 
 def test_generation_layers_have_the_depths_of_the_dense_layers_in_their_places():
