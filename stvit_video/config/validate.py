@@ -85,6 +85,12 @@ RULES: tuple[Rule, ...] = (
         lambda count: count == 0 or count >= 2,
         "TRAIN.KEEP_LAST",
     ),
+    Rule(
+        ("TRAIN.KEEP_BEST", "TEST.CHECKPOINT_FILE_PATH"),
+        'must be at least 1 where TEST.CHECKPOINT_FILE_PATH is "best"',
+        lambda keep, path: keep >= 1 or path != "best",
+        when="TRAIN.ENABLE",
+    ),
     *each(
         "must be above 1, or 0 for no limit",
         lambda factor: factor == 0 or factor > 1,

@@ -155,6 +155,10 @@ BROKEN = [
     ("SOLVER.LRS=[-1]", "SOLVER.LRS must be at least 0 in every entry"),
     ("TRAIN.CHECKPOINT_STEPS=-1", "TRAIN.CHECKPOINT_STEPS must be at least 0"),
     ("TRAIN.KEEP_BEST=-1", "TRAIN.KEEP_BEST must be at least 0"),
+    (
+        "TRAIN.KEEP_BEST=0 TEST.CHECKPOINT_FILE_PATH=best",
+        'TRAIN.KEEP_BEST must be at least 1 where TEST.CHECKPOINT_FILE_PATH is "best", but it is 0',
+    ),
     ("TRAIN.KEEP_LAST=1", "TRAIN.KEEP_LAST must be at least 2, or 0 for all, but it is 1"),
     ("TRAIN.KEEP_LAST=-1", "TRAIN.KEEP_LAST must be at least 2, or 0 for all"),
     (

@@ -133,14 +133,13 @@ def test_a_last_validation_that_was_cut_off_is_done_again(video_config, monkeypa
 
 
 def test_without_a_best_one_there_is_none_to_test(video_config, monkeypatch):
-    cfg = video_config("TEST.CHECKPOINT_FILE_PATH", "best", "TRAIN.KEEP_BEST", "0")
+    tested = video_config("TEST.CHECKPOINT_FILE_PATH", "best")
     with pytest.raises(UserError, match="holds no best checkpoint"):
-        checkpoint_to_test(cfg)
-    keep = ("TRAIN.KEEP_LAST", "2", "SOLVER.MAX_EPOCH", "3")
-    cfg = video_config("TEST.CHECKPOINT_FILE_PATH", "best", "TRAIN.KEEP_BEST", "0", *keep)
+        checkpoint_to_test(tested)
+    cfg = video_config("TRAIN.KEEP_BEST", "0", "TRAIN.KEEP_LAST", "2", "SOLVER.MAX_EPOCH", "3")
     train_with_errors(cfg, monkeypatch, [1.0, 2.0, 3.0])
     with pytest.raises(UserError, match="holds no best checkpoint"):
-        checkpoint_to_test(cfg)
+        checkpoint_to_test(tested)
 
 
 def test_nothing_is_removed_unless_the_new_file_reads_back(small_config, monkeypatch):
