@@ -85,8 +85,8 @@ def load_weights(
 
     Known are our own checkpoints and state dicts, the official Video Swin, Swin and DeiT files,
     torchvision's ``swin3d_*`` and timm's Swin and DeiT; ``.safetensors`` or a pickle, which is
-    read with ``weights_only=True``. Weights of image models are inflated. A dense file loads into a model
-    with semantic tokens: layers that take the place of dense ones take their weights.
+    read with ``weights_only=True``. Weights of image models are inflated. A dense file loads into
+    a model with semantic tokens: layers that take the place of dense ones take their weights.
 
     Args:
         model: what is filled, in place; untouched if the file is refused.
