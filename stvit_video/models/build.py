@@ -11,6 +11,7 @@ from stvit_video.runtime.registry import Registry
 
 from .heads import ClassificationHead
 from .layers.patch import PatchEmbed
+from .ptv import PTV_MODELS, set_head
 from .semantic.layout import parse_layout
 from .semantic.pooling import AdaptiveAveragePooling, AdaptiveMaxPooling, IntraInterPooling
 from .semantic.regions import Windows
@@ -65,6 +66,23 @@ def build_swin(cfg: CfgNode) -> nn.Module:
             init_std=cfg.MODEL.FC_INIT_STD,
         ),
     )
+
+
+@MODELS.register("ptv")
+def build_ptv(cfg: CfgNode) -> nn.Module:
+    """Build MODEL.MODEL_NAME, one of PyTorchVideo's models; it takes videos alone, no images."""
+    model = PTV_MODELS.get(cfg.MODEL.MODEL_NAME)(
+        num_frames=cfg.DATA.NUM_FRAMES,
+        crop_size=cfg.DATA.TRAIN_CROP_SIZE,
+        drop_path=cfg.MODEL.DROPCONNECT_RATE,
+    )
+    set_head(
+        model.head,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        dropout=cfg.MODEL.DROPOUT_RATE,
+        init_std=cfg.MODEL.FC_INIT_STD,
+    )
+    return model
 
 
 def _semantic_spec(cfg: CfgNode) -> SemanticSpec:
