@@ -49,10 +49,11 @@ def opening_command(path):
 
 
 def with_few_channels(path):
-    """The config of a file, with its layers and heads but at most 8 channels a head."""
+    """The config of a file for small clips; a Swin has at most 8 channels a head."""
     cfg = load_config(path)
     channels = min(cfg.SWIN.EMBED_DIM, 8 * cfg.SWIN.NUM_HEADS[0])
-    return load_config(path, ["SWIN.EMBED_DIM", str(channels)])
+    size = ("DATA.NUM_FRAMES=4", "DATA.TRAIN_CROP_SIZE=32", "DATA.TEST_CROP_SIZE=32")
+    return load_config(path, [f"SWIN.EMBED_DIM={channels}", *size])
 
 
 def test_there_are_configs():
@@ -70,8 +71,11 @@ def test_it_runs_forward_and_backward(path):
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert all(gradient is not None for gradient in gradients.values())
     assert all(gradient.isfinite().all() for gradient in gradients.values())
-    assert gradients["patch_embed.proj.weight"].any()
-    assert gradients["head.fc.weight"].any()
+    first, *_, last = gradients
+    assert first.startswith(("patch_embed.", "backbone."))
+    assert last.startswith("head.")
+    assert gradients[first].any()
+    assert gradients[last].any()
 
 
 @every_config
@@ -88,8 +92,10 @@ def test_its_first_line_is_the_command_that_runs_it(path, parse_arguments, monke
 def test_its_comment_gives_the_number_of_its_parameters(path):
     found = re.search(r"([\d.]+) M parameters", " ".join(opening_comment(path)))
     assert found, "write it beside the FLOPs"
-    with torch.device("meta"):
-        model = build_model(load_config(path))
+    cfg = load_config(path)
+    # PyTorchVideo's MViT is built by the values of some tensors, which there must then be.
+    with torch.device("cpu" if cfg.MODEL.MODEL_NAME.startswith("mvit") else "meta"):
+        model = build_model(cfg)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     digits = len(found[1].partition(".")[2])
     assert found[1] == f"{millions:.{digits}f}"

@@ -71,10 +71,9 @@ def build_swin(cfg: CfgNode) -> nn.Module:
 @MODELS.register("ptv")
 def build_ptv(cfg: CfgNode) -> nn.Module:
     """Build MODEL.MODEL_NAME, one of PyTorchVideo's models; it takes videos alone, no images."""
+    side = cfg.DATA.TRAIN_CROP_SIZE
     model = PTV_MODELS.get(cfg.MODEL.MODEL_NAME)(
-        num_frames=cfg.DATA.NUM_FRAMES,
-        crop_size=cfg.DATA.TRAIN_CROP_SIZE,
-        drop_path=cfg.MODEL.DROPCONNECT_RATE,
+        size=(cfg.DATA.NUM_FRAMES, side, side), drop_path=cfg.MODEL.DROPCONNECT_RATE
     )
     set_head(
         model.head,

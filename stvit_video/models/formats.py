@@ -77,7 +77,7 @@ def detect_format(state: Mapping[str, Tensor]) -> Format | None:
         return STVIT_VIDEO
     if "cls_positional_encoding.cls_token" in keys:
         return PYTORCHVIDEO_MVIT
-    if keys and all(key.startswith("blocks.") for key in keys):
+    if all(key.startswith("blocks.") for key in keys):
         return PYTORCHVIDEO
     if any(key.startswith("features.0.0.attn.") for key in keys):
         return TORCHVISION_SWIN3D

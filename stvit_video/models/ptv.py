@@ -3,8 +3,10 @@
 Letters: B clips, C channels, T frames, H rows, W columns of a video; t, h, w those of a map.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
+from math import ceil
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +18,6 @@ from stvit_video.runtime.registry import Registry
 
 from .layers.windows import Size
 
-# Frames of the fast pathway for one of the slow pathway, in PyTorchVideo's SlowFast.
-_ALPHA = 4
 # Rows or columns of a video for one of the map in front of the head.
 _SPATIAL_STRIDE = 32
 
@@ -43,7 +43,16 @@ class PyTorchVideoModel(nn.Module):
         Returns:
             ``[B, C, t, h, w]``, which is pooled already in SlowFast; of an MViT all tokens
             ``[B, 1 + t h w, C]``.
+
+        Raises:
+            UserError: the model cannot take the input.
         """
+        if video.ndim != 5:
+            # A 3D convolution would take [3, 3, H, W] for a single video without a batch.
+            raise UserError(
+                "PyTorchVideo's models take videos [B, 3, T, H, W], not an input of shape "
+                f"{list(video.shape)}."
+            )
         return self.backbone(self.inputs(video))
 
     def forward(self, video: Tensor) -> Tensor:
@@ -107,87 +116,76 @@ class OneSize(nn.Module):
 
 
 class HeadPooling(nn.Module):
-    """Average over windows of the map's size in training.
+    """Average over all frames and over windows of the rows and columns of the map in training.
 
     A larger map, of a larger crop in the test, is covered by several windows, one step apart:
     the head is then applied at each of them, as it was for the published accuracies. A smaller
     map has one window, which is cut to it.
 
     Args:
-        window: (t, h, w).
+        window: (h, w).
     """
 
-    def __init__(self, window: Size) -> None:
+    def __init__(self, window: tuple[int, int]) -> None:
         super().__init__()
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, C, t, h, w]`` to ``[B, C, t', h', w']``, which is 1 x 1 x 1 in training."""
-        cut = [min(side, int(own)) for side, own in zip(self.window, x.shape[2:], strict=True)]
-        return F.avg_pool3d(x, cut, stride=1)
+        """Map ``[B, C, t, h, w]`` to ``[B, C, 1, h', w']``, which is 1 x 1 x 1 in training."""
+        frames, *sides = (int(side) for side in x.shape[2:])
+        rows, columns = map(min, self.window, sides)
+        return F.avg_pool3d(x, (frames, rows, columns), stride=1)
 
 
 def build_convolutional(
-    name: str,
-    *,
-    temporal_strides: Sequence[int],
-    num_frames: int,
-    crop_size: int,
-    drop_path: float = 0.0,
+    name: str, *, size: Size, drop_path: float = 0.0, inputs: nn.Module | None = None
 ) -> PyTorchVideoModel:
     """Build a convolutional network, which takes clips of any size.
 
     Args:
         name: what PyTorchVideo's hub calls it.
-        temporal_strides: of each pathway, frames of the video for one in front of the head.
-        num_frames: frames of a training clip.
-        crop_size: rows and columns of a training clip.
+        size: (T, H, W) of a clip in training.
         drop_path: must be 0, as there is none.
+        inputs: maps a video to what the network takes; None for a network that takes a video.
     """
-    assert drop_path == 0, "config/ refuses it"
+    assert drop_path == 0, drop_path
     net = getattr(hub, name)()
-    side = -(-crop_size // _SPATIAL_STRIDE)
-    windows = [(-(-num_frames // stride), side, side) for stride in temporal_strides]
-    # PyTorchVideo's own windows are those of the published training, and larger than the map of
-    # a smaller clip.
+    window = (ceil(size[1] / _SPATIAL_STRIDE), ceil(size[2] / _SPATIAL_STRIDE))
+    # PyTorchVideo's own windows have the size of the published training, whatever the clips are.
     pools = [
         (parent, child_name)
         for parent in net.modules()
         for child_name, child in parent.named_children()
         if isinstance(child, nn.AvgPool3d)
     ]
-    for (parent, child_name), window in zip(pools, windows, strict=True):
+    assert pools, name
+    for parent, child_name in pools:
         setattr(parent, child_name, HeadPooling(window))
-    inputs = SlowFastPathways(_ALPHA) if len(windows) == 2 else nn.Identity()
     head = net.blocks.pop(len(net.blocks) - 1)
-    return PyTorchVideoModel(inputs=inputs, backbone=net, head=head)
+    return PyTorchVideoModel(inputs=inputs or nn.Identity(), backbone=net, head=head)
 
 
-def build_mvit(
-    name: str, *, num_frames: int, crop_size: int, drop_path: float = 0.0
-) -> PyTorchVideoModel:
+def build_mvit(name: str, *, size: Size, drop_path: float = 0.0) -> PyTorchVideoModel:
     """Build a Multiscale Vision Transformer, which takes clips of one size.
 
     Args:
         name: what PyTorchVideo's hub calls it.
-        num_frames: frames of every clip, a multiple of 2.
-        crop_size: rows and columns of every clip, a multiple of 4.
+        size: (T, H, W) of every clip, multiples of (2, 4, 4).
         drop_path: stochastic depth rate of the last layer; it rises linearly from 0.
     """
-    assert num_frames % 2 == 0 and crop_size % 4 == 0, "config/ refuses it"
+    frames, *sides = size
     net = getattr(hub, name)(
-        spatial_size=crop_size, temporal_size=num_frames, droppath_rate_block=drop_path
+        spatial_size=tuple(sides), temporal_size=frames, droppath_rate_block=drop_path
     )
     head, net.head = net.head, None
-    inputs = OneSize((num_frames, crop_size, crop_size))
-    return PyTorchVideoModel(inputs=inputs, backbone=net, head=head)
+    return PyTorchVideoModel(inputs=OneSize(size), backbone=net, head=head)
 
 
-def set_head(head: nn.Module, *, num_classes: int, dropout: float, init_std: float) -> None:
+def set_head(head: Any, *, num_classes: int, dropout: float, init_std: float) -> None:
     """Give a head of PyTorchVideo a new classifier, in place, and no activation.
 
     Args:
-        head: maps features to scores.
+        head: one of PyTorchVideo's heads, which all have the attributes set here.
         num_classes: classes.
         dropout: dropout rate before the classifier.
         init_std: standard deviation of the classifier's initial weights.
@@ -196,20 +194,20 @@ def set_head(head: nn.Module, *, num_classes: int, dropout: float, init_std: flo
     head.proj = nn.Linear(head.proj.in_features, num_classes)
     nn.init.normal_(head.proj.weight, std=init_std)
     nn.init.zeros_(head.proj.bias)
-    # X3D has a softmax here, in training too; a loss and an ensemble want logits.
+    # X3D and R(2+1)D have a softmax here, in training too; the loss takes logits.
     head.activation = None
 
 
 PTV_MODELS: Registry[Callable[..., PyTorchVideoModel]] = Registry(
     "model of PyTorchVideo (MODEL.MODEL_NAME)"
 )
-for _name, _strides in {
-    "slow_r50": (1,),
-    "slowfast_r50": (_ALPHA, 1),
-    "x3d_s": (1,),
-    "x3d_m": (1,),
-    "csn_r101": (8,),
-    "r2plus1d_r50": (4,),
-}.items():
-    PTV_MODELS.register(_name)(partial(build_convolutional, _name, temporal_strides=_strides))
+for _name in ("slow_r50", "x3d_s", "x3d_m", "csn_r101", "r2plus1d_r50"):
+    PTV_MODELS.register(_name)(partial(build_convolutional, _name))
 PTV_MODELS.register("mvit_base_16x4")(partial(build_mvit, "mvit_base_16x4"))
+
+
+@PTV_MODELS.register("slowfast_r50")
+def build_slowfast(*, size: Size, drop_path: float = 0.0) -> PyTorchVideoModel:
+    """Build SlowFast, for clips of a multiple of 4 frames; see :func:`build_convolutional`."""
+    pathways = SlowFastPathways(alpha=4)
+    return build_convolutional("slowfast_r50", size=size, drop_path=drop_path, inputs=pathways)
