@@ -118,9 +118,9 @@ class OneSize(nn.Module):
 class HeadPooling(nn.Module):
     """Average over all frames and over windows of the rows and columns of the map in training.
 
-    A larger map, of a larger crop in the test, is covered by several windows, one step apart:
-    the head is then applied at each of them, as it was for the published accuracies. A smaller
-    map has one window, which is cut to it.
+    A larger map, of a larger crop in the test, is covered by several windows, one step apart, as
+    it was for the published accuracies. The head is applied at each of them, and PyTorchVideo
+    averages the logits there (PySlowFast their softmax). A smaller map has one window, cut to it.
 
     Args:
         window: (h, w).
@@ -162,7 +162,9 @@ def build_convolutional(
     for parent, child_name in pools:
         setattr(parent, child_name, HeadPooling(window))
     head = net.blocks.pop(len(net.blocks) - 1)
-    return PyTorchVideoModel(inputs=inputs or nn.Identity(), backbone=net, head=head)
+    if inputs is None:
+        inputs = nn.Identity()
+    return PyTorchVideoModel(inputs=inputs, backbone=net, head=head)
 
 
 def build_mvit(name: str, *, size: Size, drop_path: float = 0.0) -> PyTorchVideoModel:
