@@ -203,6 +203,7 @@ def set_head(head: Any, *, num_classes: int, dropout: float, init_std: float) ->
 PTV_MODELS: Registry[Callable[..., PyTorchVideoModel]] = Registry(
     "model of PyTorchVideo (MODEL.MODEL_NAME)"
 )
+# X3D-S and X3D-M are one network, for clips of different sizes.
 for _name in ("slow_r50", "x3d_s", "x3d_m", "csn_r101", "r2plus1d_r50"):
     PTV_MODELS.register(_name)(partial(build_convolutional, _name))
 PTV_MODELS.register("mvit_base_16x4")(partial(build_mvit, "mvit_base_16x4"))

@@ -1,4 +1,4 @@
-"""PyTorchVideo's models on the way of all models: training on two ranks, checkpoint, test."""
+"""A model with running statistics (X3D) trains on two ranks, validates and is tested."""
 
 import json
 from pathlib import Path
