@@ -52,6 +52,14 @@ TIMM_SWIN = Format(
         (r"^layers\.", "stages."),
     ),
 )
+DEIT = Format(
+    "official or timm DeiT",
+    (
+        (r"^pos_embed$", "position.table"),
+        (r"^cls_token$", "position.class_token"),
+        _HEAD,
+    ),
+)
 TORCHVISION_SWIN3D = Format(
     "torchvision swin3d",
     (
@@ -73,8 +81,10 @@ PYTORCHVIDEO_MVIT = Format("PyTorchVideo MViT", ((r"^(?!head\.)", "backbone."),)
 def detect_format(state: Mapping[str, Tensor]) -> Format | None:
     """Tell the format of a state dict by its keys, or give None."""
     keys = state.keys()
-    if any(key.startswith(("stages.", "backbone.blocks.")) for key in keys):
+    if any(key.startswith(("stages.", "position.", "backbone.blocks.")) for key in keys):
         return STVIT_VIDEO
+    if {"pos_embed", "cls_token", "blocks.0.attn.qkv.weight"} <= keys:
+        return DEIT
     if "cls_positional_encoding.cls_token" in keys:
         return PYTORCHVIDEO_MVIT
     if all(key.startswith("blocks.") for key in keys):

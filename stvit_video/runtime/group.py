@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from stvit_video.errors import UserError
+from stvit_video.runtime.allocator import keep_freed_memory
 from stvit_video.runtime.launch import LOOPBACK, Launch, cpu_threads
 
 T = TypeVar("T")
@@ -37,8 +38,10 @@ def membership(launch: Launch, *, timeout: timedelta) -> Iterator[None]:
     global _launch
     if launch.device_type == "cuda":
         torch.cuda.set_device(launch.local_rank)
-    elif launch.local_world_size > 1:
-        torch.set_num_threads(cpu_threads(local_world_size=launch.local_world_size))
+    else:
+        keep_freed_memory()
+        if launch.local_world_size > 1:
+            torch.set_num_threads(cpu_threads(local_world_size=launch.local_world_size))
     _launch = launch
     try:
         if launch.world_size > 1:

@@ -15,7 +15,7 @@ from stvit_video.errors import UserError
         (("STVIT.LAYOUT", "base 2, stgm 2"), "has 4 layers, but the stage has 6"),
         (
             ("STVIT.LAYOUT", "base 5, stgm 1", "STVIT.KEY_WINDOWS", "(10,)"),
-            "STVIT.GLOBAL_CENTERS",
+            "STVIT.INITIALIZATION",
         ),
     ],
 )
