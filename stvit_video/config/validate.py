@@ -44,6 +44,14 @@ def _is_square(number: int) -> bool:
     return math.isqrt(number) ** 2 == number
 
 
+def _multiple_with(family: str, number: int, key: str) -> Rule:
+    return Rule(
+        (key, "MODEL.MODEL_NAME"),
+        f"must be a multiple of {number} with this model",
+        lambda value, name: not name.startswith(family) or value % number == 0,
+    )
+
+
 # In order: a rule may take for granted that those before it hold (a length before the entries,
 # a divisor above 0 before a division).
 RULES: tuple[Rule, ...] = (
@@ -134,6 +142,31 @@ RULES: tuple[Rule, ...] = (
         "SOLVER.MOMENTUM",
     ),
     *at_least(0, "MODEL.FC_INIT_STD"),
+    # PyTorchVideo's models.
+    Rule(
+        ("MODEL.MODEL_NAME", "MODEL.ARCH"),
+        'must be empty unless MODEL.ARCH is "ptv"',
+        lambda name, arch: arch == "ptv" or not name,
+    ),
+    Rule(
+        ("STVIT.ENABLE", "MODEL.ARCH"),
+        'must be false with MODEL.ARCH "ptv", whose models are dense',
+        lambda enable, arch: arch != "ptv" or not enable,
+    ),
+    Rule(
+        ("MODEL.DROPCONNECT_RATE", "MODEL.MODEL_NAME"),
+        "must be 0 with a convolutional model of PyTorchVideo, which has no stochastic depth",
+        lambda rate, name: rate == 0 or not name or name.startswith("mvit"),
+    ),
+    _multiple_with("slowfast", 4, "DATA.NUM_FRAMES"),
+    _multiple_with("mvit", 2, "DATA.NUM_FRAMES"),
+    _multiple_with("mvit", 4, "DATA.TRAIN_CROP_SIZE"),
+    Rule(
+        ("DATA.TEST_CROP_SIZE", "DATA.TRAIN_CROP_SIZE", "MODEL.MODEL_NAME"),
+        "must equal DATA.TRAIN_CROP_SIZE, the one size of the model's position embeddings",
+        lambda test, train, name: test == train or not name.startswith("mvit"),
+        when="TEST.ENABLE",
+    ),
     one_of("SWIN.STEM", "patch", "conv"),
     *length(2, "DEIT.PATCH_SIZE"),
     *entries_at_least(1, "DEIT.PATCH_SIZE"),
