@@ -117,6 +117,8 @@ def default_config() -> CfgNode:
     c.MODEL = CfgNode()
     # Name of a builder in models/build.py: "swin" or "deit".
     c.MODEL.ARCH = "swin"
+    # With ARCH "ptv": a model of PyTorchVideo by its name there, such as "slowfast_r50".
+    c.MODEL.MODEL_NAME = ""
     c.MODEL.NUM_CLASSES = 400
     # "cross_entropy" is the only loss so far.
     c.MODEL.LOSS_FUNC = "cross_entropy"

@@ -44,6 +44,14 @@ def _is_square(number: int) -> bool:
     return math.isqrt(number) ** 2 == number
 
 
+def _multiple_with(family: str, number: int, key: str) -> Rule:
+    return Rule(
+        (key, "MODEL.MODEL_NAME"),
+        f"must be a multiple of {number} with this model",
+        lambda value, name: not name.startswith(family) or value % number == 0,
+    )
+
+
 # In order: a rule may take for granted that those before it hold (a length before the entries,
 # a divisor above 0 before a division).
 RULES: tuple[Rule, ...] = (
@@ -144,6 +152,11 @@ RULES: tuple[Rule, ...] = (
     *at_least(2, "MODEL.NUM_CLASSES"),
     one_of("MODEL.LOSS_FUNC", "cross_entropy"),
     one_of("MODEL.HEAD_ACT", "softmax", "sigmoid", "none"),
+    Rule(
+        ("MODEL.ACT_CHECKPOINT", "MODEL.ARCH"),
+        'must be false with MODEL.ARCH "ptv", whose blocks do not checkpoint',
+        lambda checkpoints, arch: not checkpoints or arch != "ptv",
+    ),
     one_of("MODEL.COMPILE_BACKEND", "inductor", "aot_eager", "eager"),
     one_of("MODEL.PARAM_DTYPE", "float32", "bfloat16"),
     Rule(
@@ -160,6 +173,31 @@ RULES: tuple[Rule, ...] = (
         "SOLVER.MOMENTUM",
     ),
     *at_least(0, "MODEL.FC_INIT_STD"),
+    # PyTorchVideo's models.
+    Rule(
+        ("MODEL.MODEL_NAME", "MODEL.ARCH"),
+        'must be empty unless MODEL.ARCH is "ptv"',
+        lambda name, arch: arch == "ptv" or not name,
+    ),
+    Rule(
+        ("STVIT.ENABLE", "MODEL.ARCH"),
+        'must be false with MODEL.ARCH "ptv", whose models are dense',
+        lambda enable, arch: arch != "ptv" or not enable,
+    ),
+    Rule(
+        ("MODEL.DROPCONNECT_RATE", "MODEL.MODEL_NAME"),
+        "must be 0 with a convolutional model of PyTorchVideo, which has no stochastic depth",
+        lambda rate, name: rate == 0 or not name or name.startswith("mvit"),
+    ),
+    _multiple_with("slowfast", 4, "DATA.NUM_FRAMES"),
+    _multiple_with("mvit", 2, "DATA.NUM_FRAMES"),
+    _multiple_with("mvit", 4, "DATA.TRAIN_CROP_SIZE"),
+    Rule(
+        ("DATA.TEST_CROP_SIZE", "DATA.TRAIN_CROP_SIZE", "MODEL.MODEL_NAME"),
+        "must equal DATA.TRAIN_CROP_SIZE, the one size of the model's position embeddings",
+        lambda test, train, name: test == train or not name.startswith("mvit"),
+        when="TEST.ENABLE",
+    ),
     one_of("SWIN.STEM", "patch", "conv"),
     *length(2, "DEIT.PATCH_SIZE"),
     *entries_at_least(1, "DEIT.PATCH_SIZE"),
@@ -249,6 +287,11 @@ RULES: tuple[Rule, ...] = (
     ),
     *each("must rise from 0 without repeats", _climbs_from_zero, "SOLVER.STEPS"),
     *each("must be above 0 and at most 1", lambda decay: 0 < decay <= 1, "SOLVER.LAYER_DECAY"),
+    Rule(
+        ("SOLVER.LAYER_DECAY", "MODEL.ARCH"),
+        'must be 1 with MODEL.ARCH "ptv", whose layers are not numbered',
+        lambda decay, arch: decay == 1 or arch != "ptv",
+    ),
     *each("must be above 0 and below 1", lambda decay: 0 < decay < 1, "EMA.DECAY"),
     *entries_at_least(0, "SOLVER.LRS"),
     *length(2, "SOLVER.BETAS"),

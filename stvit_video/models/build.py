@@ -18,6 +18,7 @@ from .layers.patch import ConvStem, PatchEmbed
 from .layers.position import PositionEmbedding
 from .layers.window_block import BlockSpec
 from .parameters import keep_parameters_in
+from .ptv import PTV_MODELS, set_head
 from .semantic.centers import LearnedCenters, PositionedPooling
 from .semantic.layout import parse_layout
 from .semantic.pooling import (
@@ -129,6 +130,22 @@ def build_deit(cfg: CfgNode) -> nn.Module:
         norm=norm_layer(deit.EMBED_DIM),
         head=_head(cfg, deit.EMBED_DIM, ClassTokenHead if deit.CLASS_TOKEN else ClassificationHead),
     )
+
+
+@MODELS.register("ptv")
+def build_ptv(cfg: CfgNode) -> nn.Module:
+    """Build MODEL.MODEL_NAME, one of PyTorchVideo's models; it takes videos alone, no images."""
+    side = cfg.DATA.TRAIN_CROP_SIZE
+    model = PTV_MODELS.get(cfg.MODEL.MODEL_NAME)(
+        size=(cfg.DATA.NUM_FRAMES, side, side), drop_path=cfg.MODEL.DROPCONNECT_RATE
+    )
+    set_head(
+        model.head,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        dropout=cfg.MODEL.DROPOUT_RATE,
+        init_std=cfg.MODEL.FC_INIT_STD,
+    )
+    return model
 
 
 def _sequence(cfg: CfgNode) -> type[nn.Sequential]:

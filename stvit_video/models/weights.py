@@ -89,9 +89,10 @@ def load_weights(
     """Fill a model from a file of any known format, told by the file's keys.
 
     Known are our own checkpoints and state dicts, the official Video Swin, Swin and DeiT files,
-    torchvision's ``swin3d_*`` and timm's Swin and DeiT; ``.safetensors`` or a pickle, which is
-    read with ``weights_only=True``. Weights of image models are inflated. A dense file loads into
-    a model with semantic tokens: layers that take the place of dense ones take their weights.
+    torchvision's ``swin3d_*``, timm's Swin and DeiT, and PyTorchVideo's model zoo;
+    ``.safetensors`` or a pickle, which is read with ``weights_only=True``. Weights of image
+    models are inflated. A dense file loads into a model with semantic tokens: layers that take
+    the place of dense ones take their weights.
 
     Args:
         model: what is filled, in place; untouched if the file is refused.
@@ -110,7 +111,8 @@ def load_weights(
     if format_ is None:
         raise UserError(
             f"{path} is of no known format (its first keys are {', '.join(list(state)[:3])}): "
-            "load a checkpoint of stvit_video, Video Swin, Swin, DeiT, torchvision swin3d or timm."
+            "load a checkpoint of stvit_video, Video Swin, Swin, DeiT, torchvision swin3d, timm or "
+            "PyTorchVideo."
         )
     state = to_our_names(state, format_)
     report = LoadReport(path=str(path), format=format_.name, averaged=averaged)

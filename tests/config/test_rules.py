@@ -87,6 +87,34 @@ BROKEN = [
     ("MODEL.DROPCONNECT_RATE=-0.1", "MODEL.DROPCONNECT_RATE must be at least 0 and below 1"),
     ("SOLVER.MOMENTUM=1", "SOLVER.MOMENTUM must be at least 0 and below 1"),
     ("MODEL.FC_INIT_STD=-1", "MODEL.FC_INIT_STD must be at least 0"),
+    (
+        "MODEL.MODEL_NAME=x3d_m MODEL.DROPCONNECT_RATE=0",
+        'MODEL.MODEL_NAME must be empty unless MODEL.ARCH is "ptv", but it is "x3d_m" (override)',
+    ),
+    ("STVIT.ENABLE=true MODEL.ARCH=ptv", 'STVIT.ENABLE must be false with MODEL.ARCH "ptv", whose'),
+    (
+        "MODEL.ARCH=ptv MODEL.MODEL_NAME=x3d_m",
+        "MODEL.DROPCONNECT_RATE must be 0 with a convolutional model of PyTorchVideo, which has no "
+        'stochastic depth, but it is 0.1 (default) and MODEL.MODEL_NAME is "x3d_m" (override)',
+    ),
+    (
+        "MODEL.ARCH=ptv MODEL.MODEL_NAME=slowfast_r50 MODEL.DROPCONNECT_RATE=0 DATA.NUM_FRAMES=30",
+        "DATA.NUM_FRAMES must be a multiple of 4 with this model, but it is 30 (override) and "
+        'MODEL.MODEL_NAME is "slowfast_r50"',
+    ),
+    (
+        "MODEL.ARCH=ptv MODEL.MODEL_NAME=mvit_base_16x4 DATA.NUM_FRAMES=15",
+        "DATA.NUM_FRAMES must be a multiple of 2 with this model",
+    ),
+    (
+        "MODEL.ARCH=ptv MODEL.MODEL_NAME=mvit_base_16x4 DATA.TRAIN_CROP_SIZE=222",
+        "DATA.TRAIN_CROP_SIZE must be a multiple of 4 with this model",
+    ),
+    (
+        "MODEL.ARCH=ptv MODEL.MODEL_NAME=mvit_base_16x4 DATA.TEST_CROP_SIZE=256",
+        "DATA.TEST_CROP_SIZE must equal DATA.TRAIN_CROP_SIZE, the one size of the model's position "
+        "embeddings, but it is 256",
+    ),
     ("SWIN.PATCH_SIZE=[4,4]", "SWIN.PATCH_SIZE must have 3 entries"),
     ("SWIN.WINDOW_SIZE=[7,7]", "SWIN.WINDOW_SIZE must have 3 entries"),
     ("SWIN.DEPTHS=[]", "SWIN.DEPTHS must not be empty"),
@@ -171,6 +199,8 @@ BROKEN = [
         "MODEL.PARAM_DTYPE=bfloat16 TRAIN.MIXED_PRECISION=true",
         "MODEL.PARAM_DTYPE must be float32 with TRAIN.MIXED_PRECISION",
     ),
+    ("MODEL.ACT_CHECKPOINT=true MODEL.ARCH=ptv", "MODEL.ACT_CHECKPOINT must be false with MODEL"),
+    ("SOLVER.LAYER_DECAY=0.9 MODEL.ARCH=ptv", 'SOLVER.LAYER_DECAY must be 1 with MODEL.ARCH "ptv"'),
     ("SOLVER.LAYER_DECAY=0", "SOLVER.LAYER_DECAY must be above 0 and at most 1"),
     ("SOLVER.LAYER_DECAY=1.1", "SOLVER.LAYER_DECAY must be above 0 and at most 1"),
     ("EMA.DECAY=1", "EMA.DECAY must be above 0 and below 1"),
@@ -188,6 +218,8 @@ FINE = [
     "TEST.BATCH_SIZE=10 NUM_GPUS=4 TEST.ENABLE=false",
     "SWIN.WINDOW_SIZE=[1,2,2]",
     "STVIT.ENABLE=true STVIT.NUM_TOKENS=49 STVIT.KEY_WINDOWS=[7,10,14] STVIT.STAGE=4",
+    "MODEL.ARCH=ptv MODEL.MODEL_NAME=mvit_base_16x4 DATA.TEST_CROP_SIZE=256 TEST.ENABLE=false",
+    "MODEL.ARCH=ptv MODEL.MODEL_NAME=x3d_s MODEL.DROPCONNECT_RATE=0 DATA.NUM_FRAMES=13",
     "SOLVER.WARMUP_EPOCHS=30",
     "SOLVER.WARMUP_EPOCHS=0 SOLVER.MAX_EPOCH=1 SOLVER.COSINE_AFTER_WARMUP=true",
     "DATA.TRAIN_JITTER_SCALES_RELATIVE=[1,1] DATA.TRAIN_JITTER_ASPECT_RELATIVE=[1,1]",
