@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from stvit_video.data.augment.build import build_mixing
 from stvit_video.engine.epochs import EpochRunner
 from stvit_video.engine.meters import TrainMeter
 from stvit_video.engine.optim import build_optimizer
@@ -63,6 +64,7 @@ def build_epoch_runner(
         normalise=build_normalise(cfg, state.device),
         precision=build_precision(cfg, state.device),
         loss_function=build_loss(cfg),
+        mixing=build_mixing(cfg),
         clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
         clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
     )
@@ -81,8 +83,11 @@ def build_epoch_runner(
 
 
 def build_loss(cfg: CfgNode) -> nn.Module:
-    """Build the loss of training and validation, from (logits, labels) to their mean."""
-    assert cfg.MODEL.LOSS_FUNC == "cross_entropy", cfg.MODEL.LOSS_FUNC
+    """Build the loss of training and validation, from (logits, labels) to their mean.
+
+    It takes labels and soft targets alike, so it is the same with mixed labels and without.
+    """
+    assert cfg.MODEL.LOSS_FUNC in ("cross_entropy", "soft_cross_entropy"), cfg.MODEL.LOSS_FUNC
     return nn.CrossEntropyLoss()
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stvit_video.data.augment.mixing import Mixing
 from stvit_video.engine.accuracy import topk_correct
 from stvit_video.engine.optim import clip_gradients, set_learning_rate
 from stvit_video.engine.precision import Normalise, Precision
@@ -37,7 +38,8 @@ class TrainingStep:
         scaler: loss scaler, a disabled one unless the passes run in float16.
         normalise: uint8 video -> float video on the device.
         precision: of the forward passes.
-        loss_function: (logits, labels) -> mean loss.
+        loss_function: (logits, labels or soft targets) -> mean loss.
+        mixing: makes soft targets of labels, and mixes clips; None: the loss takes the labels.
         clip_value: limit of each gradient's entries; 0: none.
         clip_norm: limit of the norm of all gradients together; 0: none.
     """
@@ -51,6 +53,7 @@ class TrainingStep:
         normalise: Normalise,
         precision: Precision,
         loss_function: nn.Module,
+        mixing: Mixing | None = None,
         clip_value: float = 0.0,
         clip_norm: float = 0.0,
     ) -> None:
@@ -60,6 +63,7 @@ class TrainingStep:
         self.normalise = normalise
         self.precision = precision
         self.loss_function = loss_function
+        self.mixing = mixing
         self.clip_value = clip_value
         self.clip_norm = clip_norm
 
@@ -84,12 +88,16 @@ class TrainingStep:
 
     def _forward_backward(self, batch: Batch, *, share: float) -> Tensor:
         video = self.normalise(batch["video"])
-        labels = batch["label"].to(video.device, non_blocking=True)
+        targets = batch["label"].to(video.device, non_blocking=True)
+        if self.mixing is not None:
+            # Seeded by the batch itself: a resumed run mixes as an uninterrupted one.
+            seed = int(batch["mixing_seed"][0])
+            video, targets = self.mixing(video, targets, seed=seed)
         with self.precision.autocast():
             logits = self.model(video)
-            loss = self.loss_function(logits, labels) * share
+            loss = self.loss_function(logits, targets) * share
         self.scaler.scale(loss).backward()
-        return torch.cat([loss.detach().view(1), topk_correct(logits.detach(), labels)]).double()
+        return torch.cat([loss.detach().view(1), topk_correct(logits.detach(), targets)]).double()
 
     def _gradient_exchange(self, *, is_last: bool) -> AbstractContextManager:
         # Ranks need to average only the sum of a step's gradients, not every pass's.

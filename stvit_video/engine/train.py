@@ -120,7 +120,7 @@ def _log_plan(cfg: CfgNode, state: TrainingState, *, steps_per_epoch: int) -> No
         "Training for %d epochs of %d steps; clips a step: %d; ranks: %d",
         cfg.SOLVER.MAX_EPOCH,
         steps_per_epoch,
-        cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS * cfg.TRAIN.ACCUMULATE_STEPS,
+        cfg.TRAIN.BATCH_SIZE * cfg.AUG.NUM_SAMPLE * cfg.NUM_SHARDS * cfg.TRAIN.ACCUMULATE_STEPS,
         distributed.get_world_size(),
     )
     if cfg.LOG_MODEL_INFO:
