@@ -123,6 +123,8 @@ def _log_plan(cfg: CfgNode, state: TrainingState, *, steps_per_epoch: int) -> No
         cfg.TRAIN.BATCH_SIZE * cfg.AUG.NUM_SAMPLE * cfg.NUM_SHARDS * cfg.TRAIN.ACCUMULATE_STEPS,
         distributed.get_world_size(),
     )
+    if cfg.AUG.ENABLE and cfg.AUG.AA_TYPE and cfg.AUG.COLOR_JITTER:
+        _log.info("AUG.COLOR_JITTER is not used, as AUG.AA_TYPE is set (as in PySlowFast)")
     if cfg.LOG_MODEL_INFO:
         size = cfg.DATA.TRAIN_CROP_SIZE
         clip = torch.zeros(1, 3, cfg.DATA.NUM_FRAMES, size, size, device=state.device)

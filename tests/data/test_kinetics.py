@@ -107,7 +107,8 @@ def test_a_training_sample(config):
     sample = build_dataset(config(), "train")[Draw(4, 0)]
     assert sample["video"].shape == (3, 4, 32, 32)
     assert sample["video"].dtype == torch.uint8
-    del sample["video"]
+    assert 0 <= sample["mixing_seed"] < 2**62
+    del sample["video"], sample["mixing_seed"]
     about = {"label": 1, "video_index": 4, "clip_index": 0, "video_name": "video 4.mp4"}
     assert sample == about
 
@@ -138,12 +139,14 @@ def test_one_test_crop_is_cut_from_the_short_side_of_validation(config):
 
 
 def test_a_video_is_opened_once_for_all_its_views(config, monkeypatch):
-    from stvit_video.data import kinetics
+    from stvit_video.data import labeled_videos
 
     opened = []
-    real = kinetics.open_video
+    real = labeled_videos.open_video
     monkeypatch.setattr(
-        kinetics, "open_video", lambda path, **options: opened.append(path) or real(path, **options)
+        labeled_videos,
+        "open_video",
+        lambda path, **options: opened.append(path) or real(path, **options),
     )
     build_dataset(config("TEST.NUM_ENSEMBLE_VIEWS", "5"), "test")[5]
     assert len(opened) == 1

@@ -58,9 +58,9 @@ OPERATIONS: Mapping[str, Operation] = {
     "Invert": Operation(),
     # Degrees, counter-clockwise.
     "Rotate": Operation(lambda level: 3 * level, is_signed=True),
-    # Bits that are kept.
-    "Posterize": Operation(lambda level: int(0.4 * level)),
-    "PosterizeIncreasing": Operation(lambda level: 4 - int(0.4 * level)),
+    # Bits that are kept; timm goes down to 0, but a black clip teaches nothing.
+    "Posterize": Operation(lambda level: max(1, int(0.4 * level))),
+    "PosterizeIncreasing": Operation(lambda level: max(1, 4 - int(0.4 * level))),
     "PosterizeOriginal": Operation(lambda level: 4 + int(0.4 * level)),
     # Grey level from which pixels are inverted.
     "Solarize": Operation(lambda level: int(25.6 * level)),

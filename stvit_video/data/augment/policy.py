@@ -37,7 +37,9 @@ _PARTS: Mapping[str, Mapping[str, _Part]] = {
         "m": _Part("level, 0 to 10", lambda number: number <= MAX_LEVEL),
         "n": _Part("operations a clip, from 1", lambda number: number >= 1 and number % 1 == 0),
         **_STD,
-        "inc": _Part("1: a higher level is always stronger", lambda number: number in (0, 1)),
+        "inc": _Part(
+            "0 or 1: whether a higher level is always stronger", lambda number: number in (0, 1)
+        ),
     },
     **dict.fromkeys(_POSTERIZE, _STD),
 }
