@@ -18,7 +18,7 @@ from stvit_video.data.draws import below, chance, uniform
 from stvit_video.data.pytorchvideo_transforms import pytorchvideo_functional
 
 # Draws of an area and an aspect ratio until both fit into the frame, as in torchvision.
-_CROP_TRIES = 10
+_BOX_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,35 @@ class Box:
     def within(self, video: Tensor) -> Tensor:
         """The rectangle as a view of a video [..., H, W]."""
         return video[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def draw_box(
+    height: int,
+    width: int,
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    generator: torch.Generator,
+) -> Box | None:
+    """Draw a rectangle anywhere in a frame, or None if no one of several draws fits into it.
+
+    Args:
+        height: of the frame.
+        width: of the frame.
+        area: range of the rectangle's share of the frame, drawn uniformly.
+        aspect: range of its width / height, drawn uniformly on a logarithmic scale.
+        generator: source of the draws.
+    """
+    low, high = (math.log(limit) for limit in aspect)
+    for _ in range(_BOX_TRIES):
+        pixels = height * width * uniform(*area, generator=generator)
+        ratio = math.exp(uniform(low, high, generator=generator))
+        box_height, box_width = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
+        if 0 < box_height <= height and 0 < box_width <= width:
+            top = below(height - box_height + 1, generator=generator)
+            left = below(width - box_width + 1, generator=generator)
+            return Box(top, left, box_height, box_width)
+    return None
 
 
 def resize(frames: Tensor, *, height: int, width: int) -> Tensor:
@@ -78,15 +107,9 @@ class RandomResizedCrop:
 
     def draw(self, height: int, width: int, *, generator: torch.Generator) -> Box:
         """Draw the rectangle; the largest in the middle, if none of several draws fits."""
-        low, high = (math.log(limit) for limit in self.aspect)
-        for _ in range(_CROP_TRIES):
-            area = height * width * uniform(*self.area, generator=generator)
-            aspect = math.exp(uniform(low, high, generator=generator))
-            box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-            if 0 < box_height <= height and 0 < box_width <= width:
-                top = below(height - box_height + 1, generator=generator)
-                left = below(width - box_width + 1, generator=generator)
-                return Box(top, left, box_height, box_width)
+        box = draw_box(height, width, area=self.area, aspect=self.aspect, generator=generator)
+        if box is not None:
+            return box
         box_height = min(height, round(width / self.aspect[0]))
         box_width = min(width, round(height * self.aspect[1]))
         return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)

@@ -91,6 +91,13 @@ def test_every_frame_is_treated_alike_and_the_clip_is_left_alone(name, interpola
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
+def test_no_frame_depends_on_another(name):
+    video, change = clip(frames=6), Change(name, OPERATIONS[name].argument(6.0))
+    alone = [apply_changes(frame, [change]) for frame in video.split(1, dim=1)]
+    assert torch.equal(apply_changes(video, [change]), torch.cat(alone, dim=1))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_the_memory_layout_does_not_matter(name):
     video = clip()
     as_decoded = video.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)

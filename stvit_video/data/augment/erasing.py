@@ -3,20 +3,18 @@
 Letters: T frames, H W size, h w size of a rectangle, C channels.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
 
-from stvit_video.data.draws import below, chance, uniform
-from stvit_video.data.transforms import Box
+from stvit_video.data.draws import below, chance
+from stvit_video.data.transforms import Box, draw_box
 
 # Range of the share of the frame that is erased, and of the rectangle's width / height.
 _AREA = (0.02, 1 / 3)
 _ASPECT = (0.3, 1 / 0.3)
-_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -59,29 +57,18 @@ class RandomErasing:
         if not chance(self.probability, generator=generator):
             return []
         count = 1 + below(self.max_count, generator=generator)
-        boxes = (self._draw_box(height, width, count, generator=generator) for _ in range(count))
+        area = (_AREA[0] / count, _AREA[1] / count)
+        boxes = [
+            draw_box(height, width, area=area, aspect=_ASPECT, generator=generator)
+            for _ in range(count)
+        ]
         return [box for box in boxes if box is not None]
-
-    def _draw_box(
-        self, height: int, width: int, count: int, *, generator: torch.Generator
-    ) -> Box | None:
-        low, high = (math.log(limit) for limit in _ASPECT)
-        for _ in range(_TRIES):
-            area = uniform(*_AREA, generator=generator) * height * width / count
-            aspect = math.exp(uniform(low, high, generator=generator))
-            box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-            if 0 < box_height < height and 0 < box_width < width:
-                top = below(height - box_height + 1, generator=generator)
-                left = below(width - box_width + 1, generator=generator)
-                return Box(top, left, box_height, box_width)
-        return None
 
     def _fill(self, shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
         """Bytes that broadcast to a rectangle's [C, T, h, w]."""
-        sizes = {"pixel": shape, "rand": (shape[0], 1, 1, 1), "const": (shape[0], 1, 1, 1)}
-        size = sizes[self.mode]
-        noise = (
-            torch.zeros(size) if self.mode == "const" else torch.randn(size, generator=generator)
-        )
+        size = shape if self.mode == "pixel" else (shape[0], 1, 1, 1)
+        noise = torch.randn(size, generator=generator)
+        if self.mode == "const":
+            noise.zero_()
         mean, std = (torch.tensor(part).view(-1, 1, 1, 1) for part in (self.mean, self.std))
         return noise.mul_(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
