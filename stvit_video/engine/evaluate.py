@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from stvit_video.data.build import build_loader
@@ -40,7 +41,8 @@ def validate(
     sums meet at the end: the model must not be wrapped in DDP.
 
     Args:
-        model: left in the mode, training or evaluation, that it was in.
+        model: left in the mode, training or evaluation, that it was in; its running statistics,
+            if it has any, become rank 0's.
         loader: this rank's share of the clips.
         normalise: uint8 video -> float video on the device.
         precision: of the forward passes.
@@ -49,6 +51,13 @@ def validate(
     Returns:
         ``loss``, ``top1_err`` and ``top5_err`` over the clips of all ranks.
     """
+    # Running statistics are those of a rank's own clips; a checkpoint has rank 0's.
+    distributed.broadcast_tensors(
+        statistic
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        for statistic in module.buffers()
+    )
     was_training = model.training
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=normalise.device)
