@@ -21,6 +21,7 @@ setup(
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pandas>=2.2",
+        "pillow>=10",
         "psutil>=5.9",
         "pyyaml>=6",
         "safetensors>=0.4.5",

@@ -109,6 +109,40 @@ def default_config() -> CfgNode:
     # Ensemble over the views of a video: "sum" (mean of the scores) or "max".
     c.DATA.ENSEMBLE_METHOD = "sum"
 
+    c.AUG = CfgNode()
+    # Augment training clips by all of the following, besides crop and flip.
+    c.AUG.ENABLE = False
+    # Clips that are made of each decoded one, differently cropped and augmented: a step then
+    # takes TRAIN.BATCH_SIZE times as many clips (repeated augmentation).
+    c.AUG.NUM_SAMPLE = 1
+    # RandAugment, "rand-m7-n4-mstd0.5-inc1": level m (0 to 10), n operations, standard deviation
+    # of the level, 1: a higher level is always stronger. AutoAugment, "original-mstd0.5" or
+    # "originalr". Empty: neither.
+    c.AUG.AA_TYPE = "rand-m9-mstd0.5-inc1"
+    # Of the rotations, shears and translations in them: "bilinear", or "bicubic", which is slower.
+    c.AUG.INTERPOLATION = "bilinear"
+    # Brightness, contrast and saturation change by factors of 1 - this to 1 + this; as in
+    # PySlowFast and timm only where AA_TYPE is empty.
+    c.AUG.COLOR_JITTER = 0.4
+    # Random erasing: its probability; what fills the 1 to RE_COUNT rectangles, "pixel" (noise),
+    # "rand" (a random colour) or "const" (the mean colour).
+    c.AUG.RE_PROB = 0.25
+    c.AUG.RE_MODE = "pixel"
+    c.AUG.RE_COUNT = 1
+
+    c.MIXUP = CfgNode()
+    # Mix the clips of a batch and their labels by mixup or CutMix.
+    c.MIXUP.ENABLE = False
+    # Parameters of the beta distributions of the shares of mixup and of CutMix; 0: not that one.
+    c.MIXUP.ALPHA = 0.8
+    c.MIXUP.CUTMIX_ALPHA = 1.0
+    # Probability of mixing a batch, and of CutMix rather than mixup if it is mixed.
+    c.MIXUP.PROB = 1.0
+    c.MIXUP.SWITCH_PROB = 0.5
+    # Share of the label that is spread over all classes, with or without mixing, where
+    # MODEL.LOSS_FUNC is "soft_cross_entropy".
+    c.MIXUP.LABEL_SMOOTH_VALUE = 0.1
+
     c.DATA_LOADER = CfgNode()
     # Worker processes of each rank.
     c.DATA_LOADER.NUM_WORKERS = 8
@@ -120,7 +154,8 @@ def default_config() -> CfgNode:
     # With ARCH "ptv": a model of PyTorchVideo by its name there, such as "slowfast_r50".
     c.MODEL.MODEL_NAME = ""
     c.MODEL.NUM_CLASSES = 400
-    # "cross_entropy" is the only loss so far.
+    # "cross_entropy" or, with the MIXUP keys' smoothed and mixed labels, "soft_cross_entropy";
+    # validation takes the labels as they are with both.
     c.MODEL.LOSS_FUNC = "cross_entropy"
     # Dropout before the classifier, and stochastic depth (rising linearly to this rate).
     c.MODEL.DROPOUT_RATE = 0.5

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
+from stvit_video.data.augment.build import build_augmentations
 from stvit_video.data.kinetics import CentreClips, MultiViewVideos, TrainingClips, VideoDataset
 from stvit_video.data.labeled_paths import read_labeled_paths
 from stvit_video.data.labeled_videos import LabeledVideos
@@ -43,8 +44,9 @@ def build_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> Vid
     """Build the loader of a split for one rank.
 
     "train" batches are shuffled (``loader.batch_sampler.set_epoch`` chooses the order) and hold
-    ``[B, 3, T, H, W]`` clips; "val" batches hold the same, every video once, dealt out to the
-    ranks in turn; "test" batches hold ``[B, V K, 3, T, H, W]``, all views of whole videos.
+    ``[B S, 3, T, H, W]``, the S (AUG.NUM_SAMPLE) clips of a video in a row; "val" batches hold
+    ``[B, 3, T, H, W]``, every video once, dealt out to the ranks in turn; "test" batches hold
+    ``[B, V K, 3, T, H, W]``, all views of whole videos.
 
     Raises:
         UserError: as `build_dataset`, or there are fewer training videos than one step takes.
@@ -77,8 +79,13 @@ def build_kinetics(cfg: CfgNode, split: str) -> VideoDataset:
     )
     sampling = build_sampling(cfg)
     if split == "train":
-        transform = build_train_transform(cfg)
-        return TrainingClips(videos, sampling=sampling, transform=transform, seed=cfg.RNG_SEED)
+        return TrainingClips(
+            videos,
+            sampling=sampling,
+            transform=build_train_transform(cfg),
+            seed=cfg.RNG_SEED,
+            num_samples=cfg.AUG.NUM_SAMPLE,
+        )
     if split == "val":
         crops = SpatialCrops(cfg.DATA.VAL_SHORT_SIDE, cfg.DATA.TRAIN_CROP_SIZE)
         return CentreClips(videos, sampling=sampling, crops=crops)
@@ -100,7 +107,11 @@ def build_sampling(cfg: CfgNode) -> ClipSampling:
 
 
 def build_train_transform(cfg: CfgNode) -> TrainTransform:
-    """Build the random crop and flip of training clips."""
+    """Build the random crop, flip and augmentations of training clips.
+
+    Raises:
+        UserError: AUG.AA_TYPE is no policy.
+    """
     data = cfg.DATA
     crop: RandomResizedCrop | JitteredCrop
     if data.TRAIN_JITTER_SCALES_RELATIVE:
@@ -111,7 +122,7 @@ def build_train_transform(cfg: CfgNode) -> TrainTransform:
         )
     else:
         crop = JitteredCrop(data.TRAIN_CROP_SIZE, short_sides=data.TRAIN_JITTER_SCALES)
-    return TrainTransform(crop, flip=data.RANDOM_FLIP)
+    return TrainTransform(crop, flip=data.RANDOM_FLIP, augmentations=build_augmentations(cfg))
 
 
 def build_test_crops(cfg: CfgNode) -> SpatialCrops:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stvit_video.data.decode import VideoReader
+from stvit_video.data.draws import below
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.samplers import Draw, generator_for
 from stvit_video.data.sampling import ClipSampling
@@ -39,19 +40,25 @@ class VideoDataset(Dataset[dict[str, Any]]):
 
 @dataclass(frozen=True, eq=False)
 class TrainingClips(VideoDataset):
-    """A random clip, randomly cropped, of each video.
+    """A random clip, randomly cropped and augmented, of each video.
 
     Attributes:
-        transform: crops and flips it.
+        transform: crops, flips and augments it.
         seed: what a sample is depends on it and on the `Draw` alone.
+        num_samples: samples of each clip, which is decoded once for all of them: repeated
+            augmentation (Hoffer et al. 2020). As in PySlowFast, they show the same frames.
     """
 
     _: KW_ONLY
     transform: TrainTransform
     seed: int
+    num_samples: int = 1
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        """Make a sample: ``video`` is uint8 [3, T, H, W].
+    def __getitem__(self, draw: Draw) -> Any:
+        """Make the sample of a video or, with several, the list of them.
+
+        A sample has a ``video``, uint8 [3, T, H, W], and a ``mixing_seed`` for what is random
+        about the batch that it is the first of.
 
         Raises:
             UserError: the video cannot be read.
@@ -62,8 +69,16 @@ class TrainingClips(VideoDataset):
                 reader.num_frames, fps=reader.fps, generator=generator
             )
             frames = reader.get_frames(indices)
-        video = self.transform(frames, generator=generator)
-        return {"video": video, "clip_index": 0, **self.videos.about(draw.index)}
+        about = {"clip_index": 0, **self.videos.about(draw.index)}
+        samples = [
+            {
+                "video": self.transform(frames, generator=generator),
+                "mixing_seed": below(2**62, generator=generator),
+                **about,
+            }
+            for _ in range(self.num_samples)
+        ]
+        return samples if self.num_samples > 1 else samples[0]
 
 
 @dataclass(frozen=True, eq=False)

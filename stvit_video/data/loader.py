@@ -32,7 +32,8 @@ class VideoLoader(DataLoader[Any]):
     loader; each uses one thread.
 
     Args:
-        dataset: map-style, of dicts of tensors, numbers and strings.
+        dataset: map-style, of dicts of tensors, numbers and strings, or of lists of them: an item
+            may be several samples of the batch.
         batch_sampler: lists of what the data set is indexed with.
         num_workers: processes.
         pin_memory: copy batches to page-locked memory, for a GPU.
@@ -70,7 +71,12 @@ class VideoLoader(DataLoader[Any]):
 
 def _collate(items: list[Any]) -> Any:
     mistakes = [item for item in items if isinstance(item, UserError)]
-    return mistakes[0] if mistakes else default_collate(items)
+    return mistakes[0] if mistakes else default_collate(list(_samples(items)))
+
+
+def _samples(items: list[Any]) -> Iterator[Any]:
+    for item in items:
+        yield from item if isinstance(item, list) else [item]
 
 
 def _raise_mistakes(batches: Iterator[Any]) -> Iterator[Any]:

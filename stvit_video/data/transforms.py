@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stvit_video.data.draws import below, chance, uniform
 from stvit_video.data.pytorchvideo_transforms import pytorchvideo_functional
 
 # Draws of an area and an aspect ratio until both fit into the frame, as in torchvision.
-_CROP_TRIES = 10
+_BOX_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,39 @@ class Box:
         """The rectangle as a view of [T, H, W, C] frames."""
         rows = slice(self.top, self.top + self.height)
         return frames[:, rows, self.left : self.left + self.width]
+
+    def within(self, video: Tensor) -> Tensor:
+        """The rectangle as a view of a video [..., H, W]."""
+        return video[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def draw_box(
+    height: int,
+    width: int,
+    *,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    generator: torch.Generator,
+) -> Box | None:
+    """Draw a rectangle anywhere in a frame, or None if no one of several draws fits into it.
+
+    Args:
+        height: of the frame.
+        width: of the frame.
+        area: range of the rectangle's share of the frame, drawn uniformly.
+        aspect: range of its width / height, drawn uniformly on a logarithmic scale.
+        generator: source of the draws.
+    """
+    low, high = (math.log(limit) for limit in aspect)
+    for _ in range(_BOX_TRIES):
+        pixels = height * width * uniform(*area, generator=generator)
+        ratio = math.exp(uniform(low, high, generator=generator))
+        box_height, box_width = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
+        if 0 < box_height <= height and 0 < box_width <= width:
+            top = below(height - box_height + 1, generator=generator)
+            left = below(width - box_width + 1, generator=generator)
+            return Box(top, left, box_height, box_width)
+    return None
 
 
 def resize(frames: Tensor, *, height: int, width: int) -> Tensor:
@@ -73,15 +107,9 @@ class RandomResizedCrop:
 
     def draw(self, height: int, width: int, *, generator: torch.Generator) -> Box:
         """Draw the rectangle; the largest in the middle, if none of several draws fits."""
-        low, high = (math.log(limit) for limit in self.aspect)
-        for _ in range(_CROP_TRIES):
-            area = height * width * _uniform(*self.area, generator=generator)
-            aspect = math.exp(_uniform(low, high, generator=generator))
-            box_height, box_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
-            if 0 < box_height <= height and 0 < box_width <= width:
-                top = _below(height - box_height + 1, generator=generator)
-                left = _below(width - box_width + 1, generator=generator)
-                return Box(top, left, box_height, box_width)
+        box = draw_box(height, width, area=self.area, aspect=self.aspect, generator=generator)
+        if box is not None:
+            return box
         box_height = min(height, round(width / self.aspect[0]))
         box_width = min(width, round(height * self.aspect[1]))
         return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
@@ -107,10 +135,10 @@ class JitteredCrop:
     def draw(self, height: int, width: int, *, generator: torch.Generator) -> Box:
         """Draw the square in the frame's own pixels."""
         low, high = self.short_sides
-        short_side = low + _below(high - low + 1, generator=generator)
+        short_side = low + below(high - low + 1, generator=generator)
         side = max(1, round(min(height, width) * self.size / short_side))
-        top = _below(height - side + 1, generator=generator)
-        left = _below(width - side + 1, generator=generator)
+        top = below(height - side + 1, generator=generator)
+        left = below(width - side + 1, generator=generator)
         return Box(top, left, side, side)
 
 
@@ -121,16 +149,21 @@ class TrainTransform:
     Attributes:
         crop: `RandomResizedCrop` or `JitteredCrop`.
         flip: mirror half of the clips left to right.
+        augmentations: made after these, in order; each maps uint8 [C, T, S, S] to the same and
+            takes the ``generator``.
     """
 
     crop: Callable[..., Tensor]
     flip: bool
+    augmentations: tuple[Callable[..., Tensor], ...] = ()
 
     def __call__(self, frames: Tensor, *, generator: torch.Generator) -> Tensor:
         """uint8 [T, H, W, C] to [C, T, S, S]; all randomness comes from ``generator``."""
         video = self.crop(frames, generator=generator)
-        if self.flip and _uniform(0.0, 1.0, generator=generator) < 0.5:
+        if self.flip and chance(0.5, generator=generator):
             video = video.flip(-1)
+        for augment in self.augmentations:
+            video = augment(video, generator=generator)
         return video
 
 
@@ -158,12 +191,3 @@ class SpatialCrops:
         uniform_crop = pytorchvideo_functional().uniform_crop
         positions = (1,) if self.count == 1 else (0, 1, 2)
         return torch.stack([uniform_crop(video, self.size, position) for position in positions])
-
-
-def _uniform(low: float, high: float, *, generator: torch.Generator) -> float:
-    share = torch.rand((), dtype=torch.float64, generator=generator)
-    return low + (high - low) * float(share)
-
-
-def _below(limit: int, *, generator: torch.Generator) -> int:
-    return int(torch.randint(limit, (), generator=generator))

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from stvit_video.data.augment.build import build_mixing
 from stvit_video.engine.average import WeightAverage
 from stvit_video.engine.epochs import EpochRunner
 from stvit_video.engine.keep import CheckpointKeeper
@@ -42,7 +43,10 @@ def build_state(cfg: CfgNode, *, steps_per_epoch: int) -> TrainingState:
         meter=TrainMeter(
             max_epoch=cfg.SOLVER.MAX_EPOCH,
             steps_per_epoch=steps_per_epoch,
-            clips_per_step=cfg.TRAIN.BATCH_SIZE * cfg.NUM_SHARDS * cfg.TRAIN.ACCUMULATE_STEPS,
+            clips_per_step=cfg.TRAIN.BATCH_SIZE
+            * cfg.AUG.NUM_SAMPLE
+            * cfg.NUM_SHARDS
+            * cfg.TRAIN.ACCUMULATE_STEPS,
             device=device,
         ),
         guard=LossGuard(factor=cfg.TRAIN.KILL_LOSS_EXPLOSION_FACTOR),
@@ -93,6 +97,7 @@ def build_epoch_runner(
         precision=build_precision(cfg, state.device),
         loss_function=build_loss(cfg),
         guard=state.guard,
+        mixing=build_mixing(cfg),
         clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
         clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
     )
@@ -109,8 +114,11 @@ def build_epoch_runner(
 
 
 def build_loss(cfg: CfgNode) -> nn.Module:
-    """Build the loss of training and validation, from (logits, labels) to their mean."""
-    assert cfg.MODEL.LOSS_FUNC == "cross_entropy", cfg.MODEL.LOSS_FUNC
+    """Build the loss of training and validation, from (logits, labels) to their mean.
+
+    It takes labels and soft targets alike, so it is the same with mixed labels and without.
+    """
+    assert cfg.MODEL.LOSS_FUNC in ("cross_entropy", "soft_cross_entropy"), cfg.MODEL.LOSS_FUNC
     return nn.CrossEntropyLoss()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stvit_video.data.augment.mixing import Mixing
 from stvit_video.engine.accuracy import topk_correct
 from stvit_video.engine.loss_guard import BadLossError, LossGuard
 from stvit_video.engine.optim import clip_gradients, set_learning_rate
@@ -37,8 +38,9 @@ class TrainingStep:
         scaler: loss scaler, a disabled one unless the passes run in float16.
         normalise: uint8 video -> float video on the device.
         precision: of the forward passes.
-        loss_function: (logits, labels) -> mean loss.
+        loss_function: (logits, labels or soft targets) -> mean loss.
         guard: judges the losses.
+        mixing: makes soft targets of labels, and mixes clips; None: the loss takes the labels.
         clip_value: limit of each gradient's entries; 0: none.
         clip_norm: limit of the norm of all gradients together; 0: none.
     """
@@ -53,6 +55,7 @@ class TrainingStep:
         precision: Precision,
         loss_function: nn.Module,
         guard: LossGuard,
+        mixing: Mixing | None = None,
         clip_value: float = 0.0,
         clip_norm: float = 0.0,
     ) -> None:
@@ -63,6 +66,7 @@ class TrainingStep:
         self.precision = precision
         self.loss_function = loss_function
         self.guard = guard
+        self.mixing = mixing
         self.clip_value = clip_value
         self.clip_norm = clip_norm
 
@@ -88,12 +92,16 @@ class TrainingStep:
 
     def _forward_backward(self, batch: Batch, *, share: float) -> Tensor:
         video = self.normalise(batch["video"])
-        labels = batch["label"].to(video.device, non_blocking=True)
+        targets = batch["label"].to(video.device, non_blocking=True)
+        if self.mixing is not None:
+            # Seeded by the batch itself: a resumed run mixes as an uninterrupted one.
+            seed = int(batch["mixing_seed"][0])
+            video, targets = self.mixing(video, targets, seed=seed)
         with self.precision.autocast():
             logits = self.model(video)
-            loss = self.loss_function(logits, labels) * share
+            loss = self.loss_function(logits, targets) * share
         self.scaler.scale(loss).backward()
-        return torch.cat([loss.detach().view(1), topk_correct(logits.detach(), labels)]).double()
+        return torch.cat([loss.detach().view(1), topk_correct(logits.detach(), targets)]).double()
 
     def _gradient_exchange(self, *, is_last: bool) -> AbstractContextManager:
         # Ranks need to average only the sum of a step's gradients, not every pass's.

@@ -167,6 +167,8 @@ def _log_plan(cfg: CfgNode, state: TrainingState) -> None:
         state.meter.clips_per_step,
         distributed.get_world_size(),
     )
+    if cfg.AUG.ENABLE and cfg.AUG.AA_TYPE and cfg.AUG.COLOR_JITTER:
+        _log.info("AUG.COLOR_JITTER is not used, as AUG.AA_TYPE is set (as in PySlowFast)")
     if cfg.LOG_MODEL_INFO:
         size = cfg.DATA.TRAIN_CROP_SIZE
         clip = torch.zeros(1, 3, cfg.DATA.NUM_FRAMES, size, size, device=state.device)

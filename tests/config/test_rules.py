@@ -81,7 +81,31 @@ BROKEN = [
         "DATA.VAL_SHORT_SIDE must be at least DATA.TEST_CROP_SIZE",
     ),
     ("MODEL.NUM_CLASSES=1", "MODEL.NUM_CLASSES must be at least 2"),
-    ("MODEL.LOSS_FUNC=bce", 'MODEL.LOSS_FUNC must be "cross_entropy"'),
+    ("AUG.NUM_SAMPLE=0", "AUG.NUM_SAMPLE must be at least 1"),
+    ("AUG.RE_COUNT=0", "AUG.RE_COUNT must be at least 1"),
+    ("AUG.NUM_SAMPLE=2", "AUG.ENABLE must be true where AUG.NUM_SAMPLE is above 1, but it is"),
+    ("AUG.INTERPOLATION=area", 'AUG.INTERPOLATION must be "bilinear" or "bicubic"'),
+    ("AUG.RE_MODE=noise", 'AUG.RE_MODE must be "pixel", "rand" or "const"'),
+    ("AUG.COLOR_JITTER=1.1", "AUG.COLOR_JITTER must be from 0 to 1"),
+    ("AUG.RE_PROB=-0.1", "AUG.RE_PROB must be from 0 to 1"),
+    ("MIXUP.PROB=2", "MIXUP.PROB must be from 0 to 1"),
+    ("MIXUP.SWITCH_PROB=-1", "MIXUP.SWITCH_PROB must be from 0 to 1"),
+    ("MIXUP.ALPHA=-1", "MIXUP.ALPHA must be at least 0"),
+    ("MIXUP.CUTMIX_ALPHA=-1", "MIXUP.CUTMIX_ALPHA must be at least 0"),
+    ("MIXUP.LABEL_SMOOTH_VALUE=1", "MIXUP.LABEL_SMOOTH_VALUE must be at least 0 and below 1"),
+    (
+        "MIXUP.ENABLE=true MIXUP.ALPHA=0 MIXUP.CUTMIX_ALPHA=0",
+        "MIXUP.ALPHA must be above 0 where MIXUP.CUTMIX_ALPHA is 0",
+    ),
+    (
+        "MIXUP.ENABLE=true TRAIN.BATCH_SIZE=4 NUM_GPUS=4",
+        "TRAIN.BATCH_SIZE must be at least 2 for each of NUM_GPUS, as MIXUP.ENABLE is true",
+    ),
+    (
+        "MIXUP.ENABLE=true",
+        'MODEL.LOSS_FUNC must be "soft_cross_entropy", as MIXUP.ENABLE is true, but it is',
+    ),
+    ("MODEL.LOSS_FUNC=bce", 'MODEL.LOSS_FUNC must be "cross_entropy" or "soft_cross_entropy"'),
     ("MODEL.HEAD_ACT=relu", 'MODEL.HEAD_ACT must be "softmax", "sigmoid" or "none"'),
     ("MODEL.DROPOUT_RATE=1", "MODEL.DROPOUT_RATE must be at least 0 and below 1, but it is 1.0"),
     ("MODEL.DROPCONNECT_RATE=-0.1", "MODEL.DROPCONNECT_RATE must be at least 0 and below 1"),
@@ -214,6 +238,9 @@ BROKEN = [
 ]
 # What looks odd but runs.
 FINE = [
+    "AUG.ENABLE=true AUG.NUM_SAMPLE=2",
+    "MODEL.LOSS_FUNC=soft_cross_entropy MIXUP.ALPHA=0 MIXUP.CUTMIX_ALPHA=0",
+    "MIXUP.ENABLE=true MODEL.LOSS_FUNC=soft_cross_entropy MIXUP.ALPHA=0",
     "TRAIN.BATCH_SIZE=10 NUM_GPUS=4 TRAIN.ENABLE=false",
     "TEST.BATCH_SIZE=10 NUM_GPUS=4 TEST.ENABLE=false",
     "SWIN.WINDOW_SIZE=[1,2,2]",

@@ -107,7 +107,8 @@ def test_a_training_sample(config):
     sample = build_dataset(config(), "train")[Draw(4, 0)]
     assert sample["video"].shape == (3, 4, 32, 32)
     assert sample["video"].dtype == torch.uint8
-    del sample["video"]
+    assert 0 <= sample["mixing_seed"] < 2**62
+    del sample["video"], sample["mixing_seed"]
     about = {"label": 1, "video_index": 4, "clip_index": 0, "video_name": "video 4.mp4"}
     assert sample == about
 

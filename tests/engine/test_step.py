@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from stvit_video.data.augment.mixing import Mixing
 from stvit_video.engine.accuracy import error_percent, topk_correct
 from stvit_video.engine.loss_guard import BadLossError, LossGuard
 from stvit_video.engine.optim import parameter_groups
@@ -11,6 +12,10 @@ from stvit_video.engine.precision import Normalise, Precision
 from stvit_video.engine.step import TrainingStep
 from stvit_video.models import build_model
 
+NO_MIXING = {
+    **{"label_smoothing": 0.3, "probability": 0.0, "mixup_alpha": 0.0},
+    **{"cutmix_alpha": 0.0, "switch_probability": 0.0},
+}
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 
@@ -111,6 +116,57 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_has_changed(model):
     with pytest.raises(BadLossError, match="became nan"):
         build_step(model)([batch_of(2)], lr=0.1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def step_with_mixing(model, mixing):
+    step = build_step(model)
+    step.mixing = mixing
+    return step
+
+
+def losses_of(model, video, targets):
+    """The loss of a batch as its definition writes it."""
+    logits = model(Normalise(CPU, mean=MEAN, std=STD)(video))
+    return -(targets * logits.log_softmax(1)).sum(1).mean().item()
+
+
+def test_smoothed_labels_make_the_loss_of_the_definition(model):
+    batch = {**batch_of(3), "mixing_seed": torch.tensor([1, 2, 3])}
+    mixing = Mixing(3, **NO_MIXING)
+    expected = losses_of(
+        model.train(), batch["video"], torch.full((3, 3), 0.1) + 0.7 * torch.eye(3)
+    )
+    assert step_with_mixing(model, mixing)([batch], lr=0.0).loss == pytest.approx(expected)
+
+
+def test_a_batch_is_mixed_by_its_own_seed(model):
+    batch = {**batch_of(4), "mixing_seed": torch.tensor([5, 6, 7, 8])}
+    mixing = Mixing(3, **{**NO_MIXING, "probability": 1.0, "mixup_alpha": 1.0})
+    step = step_with_mixing(model, mixing)
+    losses = [step([batch], lr=0.0).loss]
+    torch.manual_seed(9)
+    losses.append(step([batch], lr=0.0).loss)
+    others = torch.tensor([5, 0, 0, 0])
+    losses.append(step([{**batch, "mixing_seed": others}], lr=0.0).loss)
+    assert losses[0] == losses[1] == losses[2]
+    assert step([{**batch, "mixing_seed": others + 1}], lr=0.0).loss != losses[0]
+
+
+def test_topk_of_mixed_clips_takes_their_two_classes_for_one():
+    # PySlowFast adds up the scores of both and sets that of the smaller share to 0.
+    scores = torch.tensor([[3.0, 4.0, 5.0], [3.0, 1.0, 5.0], [3.0, 1.0, 5.0], [5.0, 4.0, 3.0]])
+    targets = torch.tensor([[0.6, 0.4, 0], [0.4, 0.6, 0], [0.02, 0.96, 0.02], [1.0, 0, 0]])
+    assert topk_correct(scores, targets).tolist() == [2, 4]
+    # 3 + 4 is the most; 3 + 1 is not; 1 alone is not, as smoothing is no mixing; 5 is.
+    hits = [topk_correct(scores[row : row + 1], targets[row : row + 1])[0] for row in range(4)]
+    assert hits == [1, 0, 0, 1]
+
+
+def test_topk_of_smoothed_labels_is_that_of_labels():
+    scores = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(50) % 7
+    targets = torch.nn.functional.one_hot(labels, 7) * 0.9 + 0.1 / 7
+    assert torch.equal(topk_correct(scores, targets), topk_correct(scores, labels))
 
 
 def test_topk():

@@ -10,11 +10,16 @@ from recording import train_recording
 
 from stvit_video.engine.checkpoint import checkpoint_path, read_checkpoint
 from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.step import TrainingStep
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
 from stvit_video.models import build_model, save_weights
 
 STOCHASTIC = ("MODEL.DROPOUT_RATE", "0.5", "MODEL.DROPCONNECT_RATE", "0.2")
+AUGMENTED = (
+    *("AUG.ENABLE", "True", "AUG.NUM_SAMPLE", "2", "MIXUP.ENABLE", "True"),
+    *("MODEL.LOSS_FUNC", "soft_cross_entropy"),
+)
 
 
 def run(cfg):
@@ -62,9 +67,11 @@ def test_the_learning_rate_moves_at_every_step(video_config):
     )
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(video_config, tmp_path, workers):
-    epochs = (*STOCHASTIC, "SOLVER.MAX_EPOCH", "3", "DATA_LOADER.NUM_WORKERS", workers)
+@pytest.mark.parametrize(("workers", "augmented"), [("0", ()), ("1", ()), ("1", AUGMENTED)])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    video_config, tmp_path, workers, augmented
+):
+    epochs = (*STOCHASTIC, *augmented, "SOLVER.MAX_EPOCH", "3", "DATA_LOADER.NUM_WORKERS", workers)
     whole = video_config(*epochs)
     expected = run(whole)
     resumed = video_config(*epochs, "OUTPUT_DIR", str(tmp_path / "resumed"))
@@ -80,6 +87,37 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(video_config, tmp_pa
     assert same(one["optimizer_state"], other["optimizer_state"])
     assert same(one["random_states"], other["random_states"])
     assert one["validations"] == other["validations"]
+
+
+def test_training_with_all_augmentations_learns_from_every_clip(video_config, monkeypatch):
+    batches = []
+    real = TrainingStep.__call__
+    monkeypatch.setattr(
+        TrainingStep,
+        "__call__",
+        lambda step, passes, *, lr: batches.extend(passes) or real(step, passes, lr=lr),
+    )
+    train(video_config(*AUGMENTED))
+    assert [len(batch["video"]) for batch in batches] == [8] * 4  # 2 epochs of 2 steps
+    for batch in batches:
+        names = batch["video_name"]
+        assert names[0::2] == names[1::2]
+        assert len(set(names)) == 4
+        assert torch.equal(batch["label"], batch["video_index"] % 3)
+        assert not torch.equal(batch["video"][0], batch["video"][1])
+    log = (Path(video_config().OUTPUT_DIR) / "stdout.log").read_text()
+    assert "clips a step: 8" in log
+    assert "AUG.COLOR_JITTER is not used" in log
+
+
+def test_validation_takes_the_labels_as_they_are(video_config, tmp_path):
+    still = ("SOLVER.BASE_LR", "1e-12", "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0")
+    hard = run(video_config(*still))
+    soft = run(video_config(*still, *AUGMENTED, "OUTPUT_DIR", str(tmp_path / "soft")))
+    (one,), (other,) = (lines_of(lines, "val_epoch") for lines in (hard, soft))
+    assert one["loss"] == pytest.approx(other["loss"], abs=1e-6)
+    (one,), (other,) = (lines_of(lines, "train_epoch") for lines in (hard, soft))
+    assert abs(one["loss"] - other["loss"]) > 1e-5
 
 
 def test_a_finished_run_is_not_trained_again(video_config):

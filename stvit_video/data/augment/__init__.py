@@ -1,0 +1,1 @@
+"""Augmentations of training clips; every frame of a clip is treated alike."""

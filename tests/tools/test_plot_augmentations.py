@@ -1,0 +1,39 @@
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "augmentations.md"
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The pictures as the tool draws them now."""
+    program = ROOT / "tools" / "plot_augmentations.py"
+    spec = importlib.util.spec_from_file_location("plot_augmentations", program)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path_factory.mktemp("pictures")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["plot_augmentations.py", str(folder)])
+        assert module.main() == 0
+    return sorted(folder.iterdir())
+
+
+def test_the_page_shows_every_picture_that_the_tool_draws(drawn):
+    shown = re.findall(r"\]\(augmentations/(\w+\.png)\)", PAGE.read_text())
+    assert sorted(shown) == [path.name for path in drawn]
+
+
+def test_the_pictures_in_the_repository_are_of_this_code(drawn):
+    for path in drawn:
+        kept = PAGE.parent / "augmentations" / path.name
+        assert kept.stat().st_size < 150_000
+        # Their size depends on what stands in them; letters differ a little between machines.
+        new, old = Image.open(path), Image.open(kept)
+        assert abs(new.width - old.width) + abs(new.height - old.height) <= 4
+        assert len(new.getcolors()) > 8
