@@ -13,7 +13,7 @@ from torch import Tensor
 from stvit_video.data.decode.container import video_errors
 from stvit_video.data.decode.errors import VideoError
 from stvit_video.data.decode.frame_source import CountedFrames, SeekError, open_frames
-from stvit_video.data.decode.reader import VideoReader
+from stvit_video.data.decode.reader import FrameFunction, VideoReader
 from stvit_video.data.decode.rgb import RgbConverter
 
 
@@ -44,15 +44,16 @@ class PyAVReader(VideoReader):
     def _times(self) -> Sequence[Fraction]:
         return self._source.times()
 
-    def _decode(self, indices: list[int]) -> Tensor:
-        frames: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
+    def _decode(self, indices: list[int], keep: FrameFunction | None) -> Tensor:
+        frames = torch.empty((0, 0, 0, 3), dtype=torch.uint8)
         with video_errors(self.path):
             for slot, frame in enumerate(self._frames(indices)):
-                pixels = self._rgb(frame)
+                pixels = torch.from_numpy(self._rgb(frame))
+                kept = pixels if keep is None else keep(pixels)
                 if slot == 0:
-                    frames = np.empty((len(indices), *pixels.shape), np.uint8)
-                frames[slot] = pixels
-        return torch.from_numpy(frames)
+                    frames = torch.empty((len(indices), *kept.shape), dtype=torch.uint8)
+                frames[slot] = kept
+        return frames
 
     def _frames(self, indices: list[int]) -> Iterator[VideoFrame]:
         done = 0
