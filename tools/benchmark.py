@@ -11,7 +11,7 @@ The loader of a config (default configs/k400/stvit_swin_t.yaml), on videos of on
 
     python tools/benchmark.py --loader
     python tools/benchmark.py --loader configs/k400/swin_t.yaml --videos /data/k400/val.csv \\
-        --set DATA_LOADER.NUM_WORKERS 16
+        --opts DATA_LOADER.NUM_WORKERS 16
     python tools/benchmark.py --loader --videos a.mp4 folder/ --clips 2000 --model-speed 80
 """
 
@@ -38,9 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "configs", nargs="*", help="config files, or torchvision:NAME; with --loader at most one"
-    )
+    parser.add_argument("models", nargs="*", help="config files, or torchvision:NAME")
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default 7)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     models = parser.add_argument_group("models")
@@ -56,7 +54,13 @@ def parse_arguments() -> argparse.Namespace:
     models.add_argument("--train", action="store_true", help="time forward and backward")
     models.add_argument("--amp", choices=("bfloat16", "float16"), help="automatic mixed precision")
     loader = parser.add_argument_group("loader")
-    loader.add_argument("--loader", action="store_true", help="measure the loader, not models")
+    loader.add_argument(
+        "--loader",
+        nargs="?",
+        const=_LOADER_CONFIG,
+        metavar="CONFIG",
+        help="measure the loader of a config (default configs/k400/stvit_swin_t.yaml)",
+    )
     loader.add_argument(
         "--videos", nargs="+", metavar="PATH", help="videos, folders, or CSV files (path label)"
     )
@@ -70,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
         help="that the model trains on (measured, if not given)",
     )
     loader.add_argument(
-        "--set", nargs="+", default=(), metavar="KEY VALUE", help="overrides of the config"
+        "--opts", nargs="+", default=(), metavar="KEY VALUE", help="overrides of the config"
     )
     return parser.parse_args()
 
@@ -79,19 +83,19 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure what the command line asks for, and print it."""
     arguments = parse_arguments()
+    if bool(arguments.loader) == bool(arguments.models):
+        raise UserError("name models to compare, or give --loader CONFIG; --help has examples")
     if arguments.loader:
         measure_loader(arguments)
-    elif arguments.configs:
-        measure_models(arguments)
     else:
-        raise UserError("name the models to compare, or give --loader; --help has examples")
+        measure_models(arguments)
 
 
 def measure_models(arguments: argparse.Namespace) -> None:
     """Build the models, time them, print the table."""
     device = torch.device(arguments.device)
     video = torch.randn(arguments.batch, 3, *arguments.size, device=device)
-    models = {name: build_contender(name).to(device) for name in arguments.configs}
+    models = {name: build_contender(name).to(device) for name in arguments.models}
     timings = compare(
         models,
         video,
@@ -107,18 +111,16 @@ def measure_models(arguments: argparse.Namespace) -> None:
 
 def measure_loader(arguments: argparse.Namespace) -> None:
     """Find or make the videos, and print each part of the report when it is measured."""
-    if len(arguments.configs) > 1:
-        raise UserError(f"--loader takes one config, not {len(arguments.configs)}")
     with tempfile.TemporaryDirectory() as folder:
         if arguments.videos:
             videos = find_videos(arguments.videos)
         else:
             videos = write_k400_shaped(Path(folder), count=_GENERATED_VIDEOS)
         parts = loader_report(
-            arguments.configs[0] if arguments.configs else _LOADER_CONFIG,
+            arguments.loader,
             videos,
             folder=Path(folder),
-            overrides=arguments.set,
+            overrides=arguments.opts,
             rounds=arguments.rounds,
             clips=arguments.clips,
             model_speed=arguments.model_speed,

@@ -81,6 +81,9 @@ class PeerClips:
         """Make the samples; returns the bytes of the last one's video.
 
         What it cannot read it replaces by the next video: ``seen`` holds the indices it read.
+
+        Raises:
+            RuntimeError: it can read none.
         """
         for _ in range(self._count):
             sample = self._next()
@@ -91,7 +94,9 @@ class PeerClips:
         sample = next(self._samples, None)
         if sample is None:
             self._samples = iter(self._dataset)
-            sample = next(self._samples)
+            sample = next(self._samples, None)
+        if sample is None:
+            raise RuntimeError("PyTorchVideo can read none of the videos")
         return sample
 
 
