@@ -165,4 +165,5 @@ class OneItemForEachView:
                 reader.num_frames, fps=reader.fps, num_views=dataset.num_clips
             )
             frames = reader.get_frames(clips[clip], keep=dataset.crops.resize)
-        return dataset.crops.crop(frames.permute(3, 0, 1, 2))[crop].contiguous()
+        view = dataset.crops.crop(frames.permute(3, 0, 1, 2))[crop]
+        return view.movedim(0, -1).contiguous().movedim(-1, 0)

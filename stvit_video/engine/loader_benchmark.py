@@ -205,7 +205,7 @@ def find_videos(places: Sequence[str | Path]) -> list[Path]:
 def _videos_at(place: Path) -> list[Path]:
     if place.is_dir():
         found = sorted(file for file in place.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
-    elif place.suffix == ".csv":
+    elif place.suffix == ".csv" and place.is_file():
         lines = place.read_text(encoding="utf-8").splitlines()
         found = [place.parent / line.rpartition(" ")[0] for line in lines if line.strip()]
     else:

@@ -49,7 +49,7 @@ def test_videos_are_found_in_folders_lists_and_by_name(videos):
     (folder / "some.csv").write_text("2.mp4 7\n\n0.mp4 1\n")
     assert find_videos([folder / "some.csv", videos[1]]) == [videos[2], videos[0], videos[1]]
     (folder / "empty").mkdir()
-    for place in (folder / "gone.mp4", folder / "empty"):
+    for place in (folder / "gone.mp4", folder / "gone.csv", folder / "empty"):
         with pytest.raises(UserError, match=place.name):
             find_videos([place])
 

@@ -66,7 +66,9 @@ class DecordReader(VideoReader):
             if self._can_seek and keep is None:
                 return self._video.get_batch(indices)
             frames = self._frames(indices)
-            return torch.stack(list(frames if keep is None else map(keep, frames)))
+            # Cloned, as a view would keep the whole frame in memory.
+            kept = frames if keep is None else (keep(frame).clone() for frame in frames)
+            return torch.stack(list(kept))
 
     def _frames(self, indices: list[int]) -> Iterator[Tensor]:
         if not self._can_seek:
