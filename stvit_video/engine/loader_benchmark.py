@@ -152,9 +152,14 @@ def _one_thread() -> Iterator[None]:
 
 
 def _memory_of_workers() -> int:
-    """Bytes that belong to the child processes alone; to this one, if it has none."""
+    """Bytes that the child processes have in memory, or this one, if it has none.
+
+    Without files and without the shared memory of batches on their way; what a worker has from
+    its parent counts, for it becomes the worker's own when the parent changes it.
+    """
     this = psutil.Process()
-    return sum(process.memory_full_info().uss for process in this.children() or [this])
+    sizes = [process.memory_info() for process in this.children() or [this]]
+    return sum(size.rss - size.shared for size in sizes)
 
 
 def benchmark_configs(

@@ -165,15 +165,17 @@ def report_steps(seconds: Mapping[str, float]) -> str:
 def report_workers(speed: WorkerSpeed, *, num_workers: int, num_cores: int) -> str:
     """Write how fast the loader was, and how its workers' memory went."""
     rate = speed.clips / speed.seconds
-    # Not the very first: what a worker needs once, it takes up with its first videos.
-    begin = next(nbytes for clips, nbytes in speed.memory if clips >= speed.clips / 10)
-    end = speed.memory[-1][1]
+    # Medians, for a worker may be in the middle of a video; without the first tenth, in which it
+    # takes up what it needs once.
+    tenth = len(speed.memory) // 10
+    sizes = [nbytes for _, nbytes in speed.memory]
+    begin, end = median(sizes[tenth : 2 * tenth + 1]), median(sizes[-tenth - 1 :])
     workers = f"{num_workers} worker processes" if num_workers else "no worker process"
     return (
         f"the loader, {workers} on {num_cores} cores: {rate:.2f} clips/s "
         f"({speed.clips} clips in {speed.seconds:.1f} s)\n"
-        f"memory of a worker: {end / max(1, num_workers) / _MIB:.0f} MiB of its own, "
-        f"{end / begin - 1:+.1%} since a tenth of the clips"
+        f"memory of a worker: {end / max(1, num_workers) / _MIB:.0f} MiB, "
+        f"{end / begin - 1:+.1%} from the second to the last tenth of the clips"
     )
 
 

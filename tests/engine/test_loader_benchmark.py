@@ -1,10 +1,11 @@
 import re
 
+import numpy as np
 import pytest
 import torch
-from conftest import write_video
 
 from stvit_video.data.build import build_dataset
+from stvit_video.data.encode import write_video
 from stvit_video.engine import loader_benchmark
 from stvit_video.engine.clip_sources import (
     PEER_DECODERS,
@@ -32,7 +33,8 @@ def videos(tmp_path):
     folder = tmp_path / "videos"
     folder.mkdir()
     for index in range(3):
-        write_video(folder / f"{index}.mp4", seed=index)
+        frames = np.random.default_rng(index).integers(0, 256, (12, 36, 48, 3), dtype=np.uint8)
+        write_video(folder / f"{index}.mp4", frames, fps=12, codec="mpeg4")
     return find_videos([folder])
 
 
