@@ -30,6 +30,7 @@ setup(
     ],
     extras_require={
         "dev": [
+            "imageio-ffmpeg>=0.6",
             "mypy>=1.13",
             "pytest>=8",
             "ruff>=0.8",

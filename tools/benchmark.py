@@ -1,18 +1,36 @@
-"""Compare the speed and memory of models in one process.
+"""Compare the speed of models, or of the data loader with PyTorchVideo's, in one process.
 
-    python tools/benchmark.py configs/k400/stvit_swin_t.yaml configs/k400/swin_t.yaml \
+Models, by config or torchvision:NAME; they take turns, and each pair is compared round by round:
+
+    python tools/benchmark.py configs/k400/stvit_swin_t.yaml configs/k400/swin_t.yaml \\
         torchvision:swin3d_t
+    python tools/benchmark.py configs/k400/swin_t.yaml --amp bfloat16 --batch 8 --train
 
-Models take turns, and each pair is compared round by round. On a GPU with --amp bfloat16.
+The loader of a config (default configs/k400/stvit_swin_t.yaml), on videos of one's own or, without
+--videos, on generated ones of the shape of Kinetics-400's:
+
+    python tools/benchmark.py --loader
+    python tools/benchmark.py --loader configs/k400/swin_t.yaml --videos /data/k400/val.csv \\
+        --opts DATA_LOADER.NUM_WORKERS 16
+    python tools/benchmark.py --loader --videos a.mp4 folder/ --clips 2000 --model-speed 80
 """
 
 import argparse
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 from _program import program
 
+from stvit_video.data.synthetic.k400_shaped import write_k400_shaped
 from stvit_video.engine.benchmark import build_contender, compare, report
+from stvit_video.engine.loader_benchmark import find_videos
+from stvit_video.engine.loader_report import loader_report
+from stvit_video.errors import UserError
+
+_LOADER_CONFIG = Path(__file__).resolve().parents[1] / "configs/k400/stvit_swin_t.yaml"
+_GENERATED_VIDEOS = 4
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -20,10 +38,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="+", help="config files, or torchvision:NAME")
+    parser.add_argument("models", nargs="*", help="config files, or torchvision:NAME")
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default 7)")
-    parser.add_argument("--batch", type=int, default=1, help="clips at once (default 1)")
-    parser.add_argument(
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    models = parser.add_argument_group("models")
+    models.add_argument("--batch", type=int, default=1, help="clips at once (default 1)")
+    models.add_argument(
         "--size",
         type=int,
         nargs=3,
@@ -31,16 +51,48 @@ def parse_arguments() -> argparse.Namespace:
         metavar=("FRAMES", "HEIGHT", "WIDTH"),
         help="of a clip (default 32 224 224)",
     )
-    parser.add_argument("--train", action="store_true", help="time forward and backward")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--amp", choices=("bfloat16", "float16"), help="automatic mixed precision")
+    models.add_argument("--train", action="store_true", help="time forward and backward")
+    models.add_argument("--amp", choices=("bfloat16", "float16"), help="automatic mixed precision")
+    loader = parser.add_argument_group("loader")
+    loader.add_argument(
+        "--loader",
+        nargs="?",
+        const=_LOADER_CONFIG,
+        metavar="CONFIG",
+        help="measure the loader of a config (default configs/k400/stvit_swin_t.yaml)",
+    )
+    loader.add_argument(
+        "--videos", nargs="+", metavar="PATH", help="videos, folders, or CSV files (path label)"
+    )
+    loader.add_argument(
+        "--clips", type=int, default=256, help="to load through the workers (default 256)"
+    )
+    loader.add_argument(
+        "--model-speed",
+        type=float,
+        metavar="CLIPS/S",
+        help="that the model trains on (measured, if not given)",
+    )
+    loader.add_argument(
+        "--opts", nargs="+", default=(), metavar="KEY VALUE", help="overrides of the config"
+    )
     return parser.parse_args()
 
 
 @program("benchmark.py")
 def main() -> None:
-    """Build the models, time them, print the table."""
+    """Measure what the command line asks for, and print it."""
     arguments = parse_arguments()
+    if bool(arguments.loader) == bool(arguments.models):
+        raise UserError("name models to compare, or give --loader CONFIG; --help has examples")
+    if arguments.loader:
+        measure_loader(arguments)
+    else:
+        measure_models(arguments)
+
+
+def measure_models(arguments: argparse.Namespace) -> None:
+    """Build the models, time them, print the table."""
     device = torch.device(arguments.device)
     video = torch.randn(arguments.batch, 3, *arguments.size, device=device)
     models = {name: build_contender(name).to(device) for name in arguments.models}
@@ -55,6 +107,27 @@ def main() -> None:
     threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else "CUDA"
     print(f"{where}, {threads}, {arguments.amp or 'float32'}, torch {torch.__version__}")
     print(report(timings, batch=arguments.batch))
+
+
+def measure_loader(arguments: argparse.Namespace) -> None:
+    """Find or make the videos, and print each part of the report when it is measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.videos:
+            videos = find_videos(arguments.videos)
+        else:
+            videos = write_k400_shaped(Path(folder), count=_GENERATED_VIDEOS)
+        parts = loader_report(
+            arguments.loader,
+            videos,
+            folder=Path(folder),
+            overrides=arguments.opts,
+            rounds=arguments.rounds,
+            clips=arguments.clips,
+            model_speed=arguments.model_speed,
+            device=torch.device(arguments.device),
+        )
+        for part in parts:
+            print(part, flush=True)
 
 
 if __name__ == "__main__":

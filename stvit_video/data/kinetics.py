@@ -10,15 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stvit_video.data.decode import VideoReader
 from stvit_video.data.draws import below
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.samplers import Draw, generator_for
 from stvit_video.data.sampling import ClipSampling
 from stvit_video.data.transforms import SpatialCrops, TrainTransform
-
-# Frames held at their full size at a time while a whole test video is read.
-_CHUNK = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +64,14 @@ class TrainingClips(VideoDataset):
             indices = self.sampling.random_clip(
                 reader.num_frames, fps=reader.fps, generator=generator
             )
-            frames = reader.get_frames(indices)
+            # Several samples are cut differently out of whole frames.
+            cut = self.transform.cut(generator=generator) if self.num_samples == 1 else None
+            frames = reader.get_frames(indices, keep=cut)
+        make = self.transform if cut is None else self.transform.finish
         about = {"clip_index": 0, **self.videos.about(draw.index)}
         samples = [
             {
-                "video": self.transform(frames, generator=generator),
+                "video": make(frames, generator=generator),
                 "mixing_seed": below(2**62, generator=generator),
                 **about,
             }
@@ -100,8 +99,9 @@ class CentreClips(VideoDataset):
         """
         with self.videos.open(index) as reader:
             indices = self.sampling.centre_clip(reader.num_frames, fps=reader.fps)
-            frames = self.crops.resize(reader.get_frames(indices))
-        return {"video": self.crops.crop(frames)[0], "clip_index": 0, **self.videos.about(index)}
+            frames = reader.get_frames(indices, keep=self.crops.resize)
+        video = self.crops.crop(frames.permute(3, 0, 1, 2))[0]
+        return {"video": video, "clip_index": 0, **self.videos.about(index)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,11 +126,15 @@ class MultiViewVideos(VideoDataset):
         with self.videos.open(index) as reader:
             clips = self.sampling.views(reader.num_frames, fps=reader.fps, num_views=self.num_clips)
             distinct, places = torch.unique(clips, return_inverse=True)
-            frames = self._resized(reader, distinct)
-        views = [self.crops.crop(frames[:, clip]) for clip in places]
-        return {"video": torch.cat(views), **self.videos.about(index)}
+            frames = reader.get_frames(distinct, keep=self.crops.resize)
+        return {"video": self._views(frames, places), **self.videos.about(index)}
 
-    def _resized(self, reader: VideoReader, indices: Tensor) -> Tensor:
-        """[3, T, H, W] of all frames that any view needs, each resized once."""
-        chunks = [self.crops.resize(reader.get_frames(part)) for part in indices.split(_CHUNK)]
-        return torch.cat(chunks, dim=1)
+    def _views(self, frames: Tensor, places: Tensor) -> Tensor:
+        """Cut [T, h, w, 3], of which clips take the frames ``places`` [V, F], into all views."""
+        squares = self.crops.crop(frames.permute(3, 0, 1, 2))
+        size = self.crops.size
+        views = frames.new_empty(len(places), len(squares), places.shape[1], size, size, 3)
+        for clip, clip_views in zip(places, views, strict=True):
+            for square, view in zip(squares, clip_views, strict=True):
+                torch.index_select(square.movedim(0, -1), 0, clip, out=view)
+        return views.flatten(0, 1).movedim(-1, 1)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from stvit_video.data.collate import collate
 from stvit_video.errors import UserError
 
 
@@ -71,7 +72,7 @@ class VideoLoader(DataLoader[Any]):
 
 def _collate(items: list[Any]) -> Any:
     mistakes = [item for item in items if isinstance(item, UserError)]
-    return mistakes[0] if mistakes else default_collate(list(_samples(items)))
+    return mistakes[0] if mistakes else collate(list(_samples(items)))
 
 
 def _samples(items: list[Any]) -> Iterator[Any]:

@@ -9,6 +9,7 @@ views [C, T, S, S].
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,9 +32,9 @@ class Box:
     width: int
 
     def cut(self, frames: Tensor) -> Tensor:
-        """The rectangle as a view of [T, H, W, C] frames."""
+        """The rectangle as a view of frames [..., H, W, C]."""
         rows = slice(self.top, self.top + self.height)
-        return frames[:, rows, self.left : self.left + self.width]
+        return frames[..., rows, self.left : self.left + self.width, :]
 
     def within(self, video: Tensor) -> Tensor:
         """The rectangle as a view of a video [..., H, W]."""
@@ -142,24 +143,55 @@ class JitteredCrop:
         return Box(top, left, side, side)
 
 
+@dataclass
+class CutOnce:
+    """Cuts one rectangle out of all frames it is given, be they given one by one.
+
+    Attributes:
+        draw: (height, width) of a frame -> the rectangle; called with the first frame.
+        box: the rectangle, once it is drawn.
+    """
+
+    draw: Callable[[int, int], Box]
+    box: Box | None = None
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """[..., H, W, C] to a view of the rectangle."""
+        if self.box is None:
+            height, width = frames.shape[-3:-1]
+            self.box = self.draw(height, width)
+        return self.box.cut(frames)
+
+
 @dataclass(frozen=True)
 class TrainTransform:
     """A random crop, then a mirrored picture in half of the cases if ``flip`` is set.
 
+    It can be had in two steps: what `cut` takes out of each frame as it is decoded, so that whole
+    frames need not be kept, is all that `finish` needs.
+
     Attributes:
-        crop: `RandomResizedCrop` or `JitteredCrop`.
+        crop: draws what to cut out.
         flip: mirror half of the clips left to right.
         augmentations: made after these, in order; each maps uint8 [C, T, S, S] to the same and
             takes the ``generator``.
     """
 
-    crop: Callable[..., Tensor]
+    crop: RandomResizedCrop | JitteredCrop
     flip: bool
     augmentations: tuple[Callable[..., Tensor], ...] = ()
 
     def __call__(self, frames: Tensor, *, generator: torch.Generator) -> Tensor:
         """uint8 [T, H, W, C] to [C, T, S, S]; all randomness comes from ``generator``."""
-        video = self.crop(frames, generator=generator)
+        return self.finish(self.cut(generator=generator)(frames), generator=generator)
+
+    def cut(self, *, generator: torch.Generator) -> CutOnce:
+        """The first step for one clip; it draws when it sees the first frame."""
+        return CutOnce(partial(self.crop.draw, generator=generator))
+
+    def finish(self, frames: Tensor, *, generator: torch.Generator) -> Tensor:
+        """The second step: uint8 [T, h, w, C], already cut, to [C, T, S, S]."""
+        video = resize(frames, height=self.crop.size, width=self.crop.size)
         if self.flip and chance(0.5, generator=generator):
             video = video.flip(-1)
         for augment in self.augmentations:
@@ -182,12 +214,12 @@ class SpatialCrops:
     size: int
     count: int = 1
 
-    def resize(self, frames: Tensor) -> Tensor:
-        """uint8 [T, H, W, C] to [C, T, h, w]."""
-        return resize_short_side(frames, self.short_side)
+    def resize(self, frame: Tensor) -> Tensor:
+        """One frame, uint8 [H, W, C] to [h, w, C]."""
+        return resize_short_side(frame[None], self.short_side)[:, 0].permute(1, 2, 0)
 
-    def crop(self, video: Tensor) -> Tensor:
-        """[C, T, h, w] to [count, C, T, S, S]."""
+    def crop(self, video: Tensor) -> list[Tensor]:
+        """[C, T, h, w] to ``count`` views of it, [C, T, S, S] each."""
         uniform_crop = pytorchvideo_functional().uniform_crop
         positions = (1,) if self.count == 1 else (0, 1, 2)
-        return torch.stack([uniform_crop(video, self.size, position) for position in positions])
+        return [uniform_crop(video, self.size, position) for position in positions]

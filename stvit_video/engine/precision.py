@@ -29,12 +29,14 @@ class Normalise:
         """Return ``(video / 255 - mean) / std`` as float32 on the device.
 
         Args:
-            video: uint8 [B, 3, T, H, W], in any memory layout, which is kept.
+            video: uint8 [B, 3, T, H, W], in any memory layout.
         """
         assert video.dtype == torch.uint8, video.dtype
         # Converted after the move: four times fewer bytes cross the bus.
         video = video.to(self.device, non_blocking=True)
-        return video.float().div_(255).sub_(self.mean).div_(self.std)
+        # Samples lie in memory with the channels last, as decoded: what models see never does.
+        video = video.to(torch.float32, memory_format=torch.contiguous_format)
+        return video.div_(255).sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,16 @@ def test_random_access_gives_the_frames_of_plain_decoding(video_kinds, name, bac
             np.testing.assert_array_equal(reader.get_frames(indices), expected[indices])
 
 
+@pytest.mark.parametrize("name", ["b_frames.mp4", "mpeg4_b_frames.avi"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_only_what_is_asked_for_is_kept_of_a_frame(video_kinds, name, backend):
+    path, indices = video_kinds(name), [30, 2, 39, 2, *range(10, 20)]
+    expected = plain_decode(path)[indices][:, 5:25, ::2]
+    with open_video(path, backend=backend) as reader:
+        frames = reader.get_frames(indices, keep=lambda frame: frame[5:25, ::2])
+    np.testing.assert_array_equal(frames, expected)
+
+
 def test_an_edit_list_hides_frames(video_kinds):
     with open_video(video_kinds(CUT)) as reader:
         assert reader.num_frames == 40 - 17

@@ -6,9 +6,10 @@ import torch
 from made_videos import plain_decode
 
 from stvit_video.config import load_config
+from stvit_video.data import labeled_videos
 from stvit_video.data.build import build_dataset, build_loader
 from stvit_video.data.labeled_paths import read_labeled_paths
-from stvit_video.data.samplers import Draw
+from stvit_video.data.samplers import Draw, generator_for
 from stvit_video.errors import UserError
 
 CONFIG = """
@@ -113,6 +114,17 @@ def test_a_training_sample(config):
     assert sample == about
 
 
+def test_a_training_sample_is_what_the_transform_makes_of_whole_frames(config, video_folder):
+    dataset = build_dataset(config(), "train")
+    frames = torch.from_numpy(plain_decode(video_folder / "video 5.mp4"))
+    for epoch in range(4):
+        draw = Draw(5, epoch)
+        generator = generator_for(draw, seed=dataset.seed)
+        clip = dataset.sampling.random_clip(len(frames), fps=25, generator=generator)
+        expected = dataset.transform(frames[clip], generator=generator)
+        assert torch.equal(dataset[draw]["video"], expected)
+
+
 def test_a_validation_sample_is_the_centre_of_the_centre(config, video_folder):
     frames = plain_decode(video_folder / "video 4.mp4")  # 50 frames, span 12: starts at 19
     dataset = build_dataset(config("DATA.VAL_SHORT_SIDE", "48"), "val")
@@ -139,8 +151,6 @@ def test_one_test_crop_is_cut_from_the_short_side_of_validation(config):
 
 
 def test_a_video_is_opened_once_for_all_its_views(config, monkeypatch):
-    from stvit_video.data import labeled_videos
-
     opened = []
     real = labeled_videos.open_video
     monkeypatch.setattr(
@@ -150,14 +160,6 @@ def test_a_video_is_opened_once_for_all_its_views(config, monkeypatch):
     )
     build_dataset(config("TEST.NUM_ENSEMBLE_VIEWS", "5"), "test")[5]
     assert len(opened) == 1
-
-
-def test_views_are_the_same_read_in_chunks(config, monkeypatch):
-    from stvit_video.data import kinetics
-
-    whole = build_dataset(config(), "test")[5]["video"]
-    monkeypatch.setattr(kinetics, "_CHUNK", 3)
-    assert torch.equal(build_dataset(config(), "test")[5]["video"], whole)
 
 
 def epoch_of(cfg, *, epoch, rank=0, world_size=1):

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from stvit_video.data.decode.container import frame_rate, open_stream, read_index, video_errors
 from stvit_video.data.decode.errors import VideoError
-from stvit_video.data.decode.reader import VideoReader
+from stvit_video.data.decode.reader import FrameFunction, VideoReader
+
+# Frames that decord holds at their full size at a time.
+_BATCH = 32
 
 
 class DecordReader(VideoReader):
@@ -58,11 +61,21 @@ class DecordReader(VideoReader):
             return self._index.times()
         return [i / Fraction(self.fps) for i in range(self.num_frames)]
 
-    def _decode(self, indices: list[int]) -> Tensor:
+    def _decode(self, indices: list[int], keep: FrameFunction | None) -> Tensor:
         with self._decord_errors(), use_torch():
-            if self._can_seek:
+            if self._can_seek and keep is None:
                 return self._video.get_batch(indices)
-            return torch.stack([self._read_on_to(index) for index in indices])
+            frames = self._frames(indices)
+            # Cloned, as a view would keep the whole frame in memory.
+            kept = frames if keep is None else (keep(frame).clone() for frame in frames)
+            return torch.stack(list(kept))
+
+    def _frames(self, indices: list[int]) -> Iterator[Tensor]:
+        if not self._can_seek:
+            yield from map(self._read_on_to, indices)
+            return
+        for first in range(0, len(indices), _BATCH):
+            yield from self._video.get_batch(indices[first : first + _BATCH])
 
     def _read_on_to(self, index: int) -> Tensor:
         if index < self._next:

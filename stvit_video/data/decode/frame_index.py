@@ -2,8 +2,8 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 # Codecs of which every packet holds one shown frame. (VP8, for one, has packets that are never
 # shown, and only decoding tells which.)
@@ -14,8 +14,7 @@ _MAY_BE_PACKED = {"mpeg4"}
 _EMPTY_PACKET = {"mpeg4": 16}
 
 
-@dataclass(frozen=True)
-class PacketInfo:
+class PacketInfo(NamedTuple):
     """What an index needs to know of one packet.
 
     Attributes:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from stvit_video.data.decode.container import video_errors
 from stvit_video.data.decode.errors import VideoError
-from stvit_video.data.decode.frame_source import CountedFrames, SeekError, open_frames
-from stvit_video.data.decode.reader import VideoReader
+from stvit_video.data.decode.frame_source import CountedFrames, FrameSource, SeekError, open_frames
+from stvit_video.data.decode.reader import FrameFunction, VideoReader
 from stvit_video.data.decode.rgb import RgbConverter
 
 
@@ -30,7 +30,7 @@ class PyAVReader(VideoReader):
         self.path = str(path)
         self._convert = RgbConverter()
         with video_errors(path):
-            self._source = open_frames(path)
+            self._source: FrameSource | None = open_frames(path)
         self.num_frames = self._source.num_frames
         if not self.num_frames:
             self.close()
@@ -39,39 +39,48 @@ class PyAVReader(VideoReader):
 
     def close(self) -> None:
         """Free the decoder; closing twice is allowed."""
-        self._source.close()
+        if self._source is not None:
+            self._source.close()
+        # The decoder's memory is freed with the last reference, and the reader may live on: the
+        # traceback of an error refers to it.
+        self._source, self._convert = None, RgbConverter()
 
     def _times(self) -> Sequence[Fraction]:
-        return self._source.times()
+        return self._open_source().times()
 
-    def _decode(self, indices: list[int]) -> Tensor:
-        frames: NDArray[np.uint8] = np.empty((0, 0, 0, 3), np.uint8)
+    def _open_source(self) -> FrameSource:
+        assert self._source is not None, "the reader is closed"
+        return self._source
+
+    def _decode(self, indices: list[int], keep: FrameFunction | None) -> Tensor:
+        frames = torch.empty((0, 0, 0, 3), dtype=torch.uint8)
         with video_errors(self.path):
             for slot, frame in enumerate(self._frames(indices)):
-                pixels = self._rgb(frame)
+                pixels = torch.from_numpy(self._rgb(frame))
+                kept = pixels if keep is None else keep(pixels)
                 if slot == 0:
-                    frames = np.empty((len(indices), *pixels.shape), np.uint8)
-                frames[slot] = pixels
-        return torch.from_numpy(frames)
+                    frames = torch.empty((len(indices), *kept.shape), dtype=torch.uint8)
+                frames[slot] = kept
+        return frames
 
     def _frames(self, indices: list[int]) -> Iterator[VideoFrame]:
         done = 0
         try:
-            for frame in self._source.frames(indices):
+            for frame in self._open_source().frames(indices):
                 yield frame
                 done += 1
         except SeekError as failure:
-            self._read_in_order(str(failure))
-            yield from self._source.frames(indices[done:])
+            yield from self._read_in_order(str(failure)).frames(indices[done:])
 
-    def _read_in_order(self, cause: str) -> None:
+    def _read_in_order(self, cause: str) -> FrameSource:
         """Go on without seeking, in a file whose packets promised what seeking did not find."""
-        self._source.close()
+        self._open_source().close()
         self._source = CountedFrames(self.path)
         found, promised = self._source.num_frames, self.num_frames
         if found != promised:
             reason = f"{found} of its {promised} frames can be decoded ({cause})"
             raise VideoError(self.path, reason)
+        return self._source
 
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
         try:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +10,9 @@ from types import TracebackType
 import torch
 from pytorchvideo.data.video import Video
 from torch import Tensor
+
+# uint8 [H, W, 3] to uint8 [h, w, 3]
+FrameFunction = Callable[[Tensor], Tensor]
 
 # 0.2 as a float is a little more than the 1/5 s at which a frame is shown.
 _MICROSECOND = Fraction(1, 1_000_000)
@@ -42,7 +45,9 @@ class VideoReader(Video):
         """Length in seconds; the last frame is shown for one average period."""
         return self.num_frames / self.fps
 
-    def get_frames(self, indices: Sequence[int] | Tensor) -> Tensor:
+    def get_frames(
+        self, indices: Sequence[int] | Tensor, *, keep: FrameFunction | None = None
+    ) -> Tensor:
         """Decode frames, in any order and with repetitions.
 
         Frames are decoded in ascending order and each at most once, so one call for all clips of
@@ -50,9 +55,12 @@ class VideoReader(Video):
 
         Args:
             indices: [T] positions in presentation order, each in ``[0, num_frames)``.
+            keep: what to keep of each frame, such as a part of it, or all of it resized; called
+                as soon as the frame is decoded, so that whole frames are not held in memory
+                together. It may return a view. None: all of it.
 
         Returns:
-            RGB frames, uint8 [T, H, W, 3], upright.
+            RGB frames, uint8 [T, H, W, 3], upright, or what ``keep`` makes of them.
 
         Raises:
             VideoError: the file is damaged.
@@ -64,7 +72,7 @@ class VideoReader(Video):
             raise IndexError(
                 f"frames {int(distinct[0])} to {int(distinct[-1])} of a video of {self.num_frames}"
             )
-        frames = self._decode(distinct.tolist())
+        frames = self._decode(distinct.tolist(), keep)
         return frames if torch.equal(requested, distinct) else frames[position]
 
     def get_clip(
@@ -100,8 +108,8 @@ class VideoReader(Video):
         """Free the decoder; closing twice is allowed."""
 
     @abstractmethod
-    def _decode(self, indices: list[int]) -> Tensor:
-        """Decode frames of distinct, ascending indices to uint8 [T, H, W, 3]."""
+    def _decode(self, indices: list[int], keep: FrameFunction | None) -> Tensor:
+        """Decode frames of distinct, ascending indices to uint8 [T, h, w, 3]."""
 
     @abstractmethod
     def _times(self) -> Sequence[Fraction]:

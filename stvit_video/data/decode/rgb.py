@@ -27,7 +27,7 @@ class RgbConverter:
         """Convert one frame.
 
         Returns:
-            [H, W, 3].
+            [H, W, 3], writable, of which the caller may keep views.
 
         Raises:
             ValueError: the frame has another size or format than those before, or its display
@@ -44,7 +44,10 @@ class RgbConverter:
         pixels = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
         side_data: Any = frame.side_data
         matrix = side_data.get(Type.DISPLAYMATRIX)
-        return pixels if matrix is None else upright(pixels, np.frombuffer(matrix, np.int32))
+        if matrix is None:
+            return pixels
+        # Torch knows no arrays that run backwards.
+        return np.ascontiguousarray(upright(pixels, np.frombuffer(matrix, np.int32)))
 
 
 def _rgb_graph(frame: VideoFrame) -> av.filter.Graph:

@@ -149,7 +149,7 @@ def _pool_boxes(x: Tensor, weights: Tensor, row_cover: Tensor, column_cover: Ten
     Returns:
         centres ``[N, h, w, C]``.
     """
-    sums = row_cover @ weights @ column_cover.T  # [N, h, w]
+    sums = row_cover @ weights @ column_cover.transpose(0, 1)  # [N, h, w]
     x = torch.einsum("hH,nHWc->nhWc", row_cover.to(x.dtype), x * weights[..., None].to(x.dtype))
     x = torch.einsum("wW,nhWc->nhwc", column_cover.to(x.dtype), x)
     return x / sums[..., None].to(x.dtype)

@@ -1,0 +1,220 @@
+"""Speed of the data loader: against PyTorchVideo's, by step, over worker processes, for a model.
+
+Sources of clips take turns in one process, as the models of `benchmark` do, and are compared
+round by round: in wall-clock time and in CPU time, which counts when all cores have a worker.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor
+
+from stvit_video.config import load_config
+from stvit_video.data.build import build_loader
+from stvit_video.data.collate import collate
+from stvit_video.data.kinetics import TrainingClips
+from stvit_video.data.samplers import Draw, generator_for
+from stvit_video.engine.clip_sources import Source
+from stvit_video.errors import UserError
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov")
+# Batches of each worker in an epoch of `time_workers`.
+_BATCHES_A_WORKER = 4
+
+STEPS = ("open", "seek", "decode", "transform", "collate")
+
+
+@dataclass
+class SourceTiming:
+    """What one source of clips took, round by round.
+
+    Attributes:
+        wall: seconds of each round.
+        cpu: seconds of CPU time of each round, of all threads of this process.
+        nbytes: of one sample's video.
+    """
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    nbytes: int = 0
+
+
+@dataclass(frozen=True)
+class WorkerSpeed:
+    """What the loader with its worker processes did.
+
+    Attributes:
+        clips: how many were loaded in the time that counts.
+        seconds: how long that took.
+        memory: [(clips loaded so far, bytes of the workers' own memory, in all)].
+    """
+
+    clips: int
+    seconds: float
+    memory: list[tuple[int, int]]
+
+
+def compare_sources(sources: Mapping[str, Source], *, rounds: int) -> dict[str, SourceTiming]:
+    """Time sources, all of them in each of ``rounds`` rounds, after a round that does not count.
+
+    PyTorch works in one thread, as in a worker process; a decoder in as many as it likes.
+    """
+    timings = {name: SourceTiming() for name in sources}
+    with _one_thread():
+        for name, source in sources.items():
+            timings[name].nbytes = source()
+        for _ in range(rounds):
+            for name, source in sources.items():
+                wall, cpu = time.perf_counter(), time.process_time()
+                source()
+                timings[name].wall.append(time.perf_counter() - wall)
+                timings[name].cpu.append(time.process_time() - cpu)
+    return timings
+
+
+def time_steps(dataset: TrainingClips, *, rounds: int) -> dict[str, float]:
+    """Measure the seconds of CPU time that each step of a training sample takes on average.
+
+    Seeking is all until the first frame of the clip is there: the jump to the key frame before it,
+    and decoding from there. Cutting frames out is a part of decoding.
+    """
+    spent: dict[str, float] = defaultdict(float)
+    draws = [Draw(i, epoch) for epoch in range(rounds) for i in range(len(dataset))]
+    with _one_thread():
+        for draw in draws:
+            _time_sample(dataset, draw, spent=spent)
+    return {step: spent[step] / len(draws) for step in STEPS}
+
+
+def _time_sample(dataset: TrainingClips, draw: Draw, *, spent: dict[str, float]) -> None:
+    generator = generator_for(draw, seed=dataset.seed)
+    cut = dataset.transform.cut(generator=generator)
+    found: list[float] = []
+
+    def noticed(frame: Tensor) -> Tensor:
+        found.append(time.thread_time())
+        return cut(frame)
+
+    begun = time.thread_time()
+    with dataset.videos.open(draw.index) as reader:
+        opened = time.thread_time()
+        indices = dataset.sampling.random_clip(
+            reader.num_frames, fps=reader.fps, generator=generator
+        )
+        frames = reader.get_frames(indices, keep=noticed)
+        decoded = time.thread_time()
+    video = dataset.transform.finish(frames, generator=generator)
+    transformed = time.thread_time()
+    collate([{"video": video, "clip_index": 0, **dataset.videos.about(draw.index)}])
+    ends = (opened, found[0], decoded, transformed, time.thread_time())
+    for step, start, end in zip(STEPS, (begun, *ends), ends, strict=False):
+        spent[step] += end - start
+
+
+def time_workers(cfg: CfgNode, *, clips: int) -> WorkerSpeed:
+    """Load at least ``clips`` training clips through the worker processes of the config.
+
+    What the workers have loaded when each of them has given a batch does not count.
+    """
+    loader = build_loader(cfg, "train", rank=0, world_size=1)
+    warm_up = max(1, cfg.DATA_LOADER.NUM_WORKERS)
+    memory: list[tuple[int, int]] = []
+    loaded = epoch = counted = 0
+    began = time.perf_counter()
+    while counted < clips:
+        loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        epoch += 1
+        for batch in loader:
+            loaded += 1
+            if loaded == warm_up:
+                began = time.perf_counter()
+            counted += len(batch["video"]) if loaded > warm_up else 0
+            if loaded >= warm_up and loaded % warm_up == 0:
+                memory.append((counted, _memory_of_workers()))
+    return WorkerSpeed(clips=counted, seconds=time.perf_counter() - began, memory=memory)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _memory_of_workers() -> int:
+    """Bytes that the child processes have in memory, or this one, if it has none.
+
+    Without files and without the shared memory of batches on their way; what a worker has from
+    its parent counts, for it becomes the worker's own when the parent changes it.
+    """
+    this = psutil.Process()
+    sizes = [process.memory_info() for process in this.children() or [this]]
+    return sum(size.rss - size.shared for size in sizes)
+
+
+def benchmark_configs(
+    path: str | Path, videos: Sequence[Path], *, folder: Path, overrides: Sequence[str] = ()
+) -> tuple[CfgNode, CfgNode]:
+    """Load a config for one rank with ``videos`` as its data sets, in two ways.
+
+    Args:
+        path: the config.
+        videos: files.
+        folder: gets the CSV files.
+        overrides: of the config.
+
+    Returns:
+        One whose train.csv and test.csv hold every video once; and one whose train.csv repeats
+        them until all workers have several batches.
+    """
+    cfg = load_config(path, overrides)
+    batch = cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS
+    lines = [f"{video.resolve()}{cfg.DATA.PATH_LABEL_SEPARATOR}0\n" for video in videos]
+    enough = -(-_BATCHES_A_WORKER * max(1, cfg.DATA_LOADER.NUM_WORKERS) * batch // len(lines))
+
+    def over(name: str, *, repeats: int, batch: int) -> CfgNode:
+        (folder / name).mkdir()
+        for split in ("train", "test"):
+            (folder / name / f"{split}.csv").write_text("".join(lines * repeats))
+        one_rank = ["NUM_GPUS", "1", "NUM_SHARDS", "1", "SHARD_ID", "0", "OUTPUT_DIR", f"{folder}"]
+        data = ["DATA.PATH_TO_DATA_DIR", f"{folder / name}", "DATA.PATH_PREFIX", ""]
+        sizes = ["TRAIN.BATCH_SIZE", f"{batch}", "TEST.BATCH_SIZE", "1"]
+        return load_config(path, [*overrides, *one_rank, *data, *sizes])
+
+    return over("once", repeats=1, batch=1), over("often", repeats=enough, batch=batch)
+
+
+def find_videos(places: Sequence[str | Path]) -> list[Path]:
+    """List the videos that files, folders and CSV files (a line ``path label``) name.
+
+    Raises:
+        UserError: a place does not exist, or there is no video in it.
+    """
+    videos = [video for place in places for video in _videos_at(Path(place))]
+    missing = [video for video in videos if not video.is_file()]
+    if missing:
+        raise UserError(f"There is no video {missing[0]}; --videos takes files, folders, CSV files")
+    return videos
+
+
+def _videos_at(place: Path) -> list[Path]:
+    if place.is_dir():
+        found = sorted(file for file in place.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
+    elif place.suffix == ".csv" and place.is_file():
+        lines = place.read_text(encoding="utf-8").splitlines()
+        found = [place.parent / line.rpartition(" ")[0] for line in lines if line.strip()]
+    else:
+        found = [place]
+    if not found:
+        raise UserError(f"{place} holds no videos ({', '.join(VIDEO_SUFFIXES)})")
+    return found
