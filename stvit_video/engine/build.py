@@ -8,8 +8,8 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
+from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.epochs import EpochRunner
 from stvit_video.engine.meters import TrainMeter
 from stvit_video.engine.optim import build_optimizer
@@ -50,7 +50,7 @@ def build_recorder(cfg: CfgNode, *, first_step: int) -> Recorder:
 def build_epoch_runner(
     cfg: CfgNode,
     state: TrainingState,
-    loader: DataLoader,
+    loader: VideoLoader,
     recorder: Recorder,
     *,
     steps_per_epoch: int,

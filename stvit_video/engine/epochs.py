@@ -2,8 +2,7 @@
 
 import time
 
-from torch.utils.data import DataLoader
-
+from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.meters import TrainMeter
 from stvit_video.engine.recorder import Recorder
 from stvit_video.engine.schedule import Schedule
@@ -32,7 +31,7 @@ class EpochRunner:
     def __init__(
         self,
         step: TrainingStep,
-        loader: DataLoader,
+        loader: VideoLoader,
         *,
         schedule: Schedule,
         meter: TrainMeter,
@@ -58,7 +57,7 @@ class EpochRunner:
         meter = self.meter
         steps = meter.steps_per_epoch
         self.step.model.train()
-        self.loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        self.loader.batch_sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         title = f"epoch {epoch + 1}/{meter.max_epoch}"
         bar = progress(range(steps), total=steps, description=title)
         began = time.perf_counter()
@@ -75,6 +74,7 @@ class EpochRunner:
             if (index + 1) % self.log_period == 0:
                 line = meter.iteration_line(epoch=epoch, step=index, lr=lr)
                 self.recorder.train_iteration(line, step=epoch * steps + index + 1)
+        self.loader.quarantine.share()
         self._advise(meter.epoch.data_share)
         self.recorder.line(meter.epoch_line(epoch=epoch, lr=lr))
 

@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 from fvcore.common.config import CfgNode
-from torch.utils.data import DataLoader
 
 from stvit_video.data.build import build_loader
+from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.build import build_epoch_runner, build_loss, build_recorder, build_state
 from stvit_video.engine.evaluate import validate
 from stvit_video.engine.meters import memory
@@ -82,7 +82,7 @@ def _run_epochs(
 def _validate(
     cfg: CfgNode,
     state: TrainingState,
-    loader: DataLoader,
+    loader: VideoLoader,
     recorder: Recorder,
     *,
     steps_per_epoch: int,
@@ -106,7 +106,7 @@ def _validate(
     recorder.validation(line, step=state.finished_epochs * steps_per_epoch)
 
 
-def _steps_per_epoch(loader: DataLoader, *, passes: int) -> int:
+def _steps_per_epoch(loader: VideoLoader, *, passes: int) -> int:
     if len(loader) < passes:
         raise UserError(
             f"TRAIN.ACCUMULATE_STEPS is {passes}, but an epoch has {len(loader)} batches; lower "

@@ -6,6 +6,7 @@ import torch
 from made_videos import plain_decode
 
 from stvit_video.config import load_config
+from stvit_video.data import labeled_videos
 from stvit_video.data.build import build_dataset, build_loader
 from stvit_video.data.labeled_paths import read_labeled_paths
 from stvit_video.data.samplers import Draw
@@ -138,12 +139,12 @@ def test_one_test_crop_is_cut_from_the_short_side_of_validation(config):
 
 
 def test_a_video_is_opened_once_for_all_its_views(config, monkeypatch):
-    from stvit_video.data import kinetics
-
     opened = []
-    real = kinetics.open_video
+    real = labeled_videos.open_video
     monkeypatch.setattr(
-        kinetics, "open_video", lambda path, **options: opened.append(path) or real(path, **options)
+        labeled_videos,
+        "open_video",
+        lambda path, **options: opened.append(path) or real(path, **options),
     )
     build_dataset(config("TEST.NUM_ENSEMBLE_VIEWS", "5"), "test")[5]
     assert len(opened) == 1
@@ -226,13 +227,16 @@ def test_a_broken_video_ends_the_run_with_one_sentence(config, video_folder, tmp
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
     lines = [f"{video_folder}/video {i}.mp4 0\n" for i in range(2)] + ["broken.mp4 1\n"]
     (tmp_path / "val.csv").write_text("".join(lines))
-    cfg = config("DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA_LOADER.NUM_WORKERS", workers)
+    stop = ("DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA_LOADER.NUM_WORKERS", workers)
+    cfg = config(*stop, "DATA.MAX_BAD_VIDEOS", "0", "OUTPUT_DIR", str(tmp_path / "run"))
     loader = build_loader(cfg, "val", rank=0, world_size=1)
     with pytest.raises(UserError) as caught:
         list(loader)
     message = str(caught.value)
     assert message.count("\n") == 0
-    assert message.startswith(f"{tmp_path}/val.csv, line 3: cannot read the video")
+    assert message.startswith("DATA.MAX_BAD_VIDEOS is 0, but 1 videos of")
+    assert "(line 3, broken.mp4: Invalid data" in message
+    assert "tools/check_data.py" in message
     assert "Traceback" not in message
 
 
