@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from stvit_video.data.bad_video import BadVideo
 from stvit_video.data.guarded import GuardedVideos, Item, Videos, collate_items
 from stvit_video.data.quarantine import Quarantine
 from stvit_video.data.samplers import Draw
@@ -96,9 +97,7 @@ class VideoLoader:
                 self._take_up_deaths(error)
             else:
                 due += 1
-                self.quarantine.add(reports)
-                if isinstance(batch, UserError):
-                    raise batch
+                self._take_up(batch, reports)
                 if batch is not None:
                     yield batch
                 continue
@@ -139,6 +138,15 @@ class VideoLoader:
         ]
         return items
 
+    def _take_up(self, batch: Any, reports: list[BadVideo]) -> None:
+        try:
+            self.quarantine.add(reports)
+            if isinstance(batch, UserError):
+                raise batch
+        except UserError:
+            self._end_workers()  # the run is over, and must not wait for what they read ahead
+            raise
+
     def _take_up_deaths(self, error: Exception) -> None:
         """Blame the videos that dead workers were reading, and end the other workers.
 
@@ -149,9 +157,7 @@ class VideoLoader:
         deaths = self._watch.deaths(self._workers) if self._workers else []
         if not deaths:
             raise error
-        for worker in self._workers:
-            worker.kill()
-        self._loader, self._workers = None, []
+        self._end_workers()
         for index, cause in deaths:
             if index < 0:
                 raise UserError(
@@ -162,6 +168,11 @@ class VideoLoader:
             bad = self.dataset.bad_video(index, cause)
             self.quarantine.add([dataclasses.replace(bad, kills=True)])
         _log.warning("New workers of the data loader go on from the batch that was due")
+
+    def _end_workers(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        self._loader, self._workers = None, []
 
 
 class _RemainingBatches(Sampler[Any]):
