@@ -81,6 +81,7 @@ def default_config() -> CfgNode:
     # Decoder: "pyav" or "decord".
     c.DATA.DECODING_BACKEND = "pyav"
     # Seconds a worker may take for one video before it is ended, as its decoder hangs; 0: no limit.
+    # (Without workers there is none: NUM_WORKERS 0 lets a decoder hang, or crash the run.)
     c.DATA.DECODE_TIMEOUT = 300.0
     # Videos of each split that may be unreadable before the run stops; 0: none. Training replaces
     # them, evaluation leaves them out, and OUTPUT_DIR/quarantine.csv lists them.

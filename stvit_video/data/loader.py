@@ -185,9 +185,6 @@ class _RemainingBatches(Sampler[Any]):
     def __iter__(self) -> Iterator[Any]:
         return itertools.islice(self._batch_sampler, self.first_batch, None)
 
-    def __len__(self) -> int:
-        return len(self._batch_sampler) - self.first_batch  # type: ignore[arg-type]
-
 
 def _prepare_worker(worker: int) -> None:
     torch.set_num_threads(1)

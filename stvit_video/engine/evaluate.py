@@ -190,7 +190,8 @@ def _report(
     _log.info("Test of %s\n%s", checkpoint, format_table(accuracy, class_names=class_names))
     _log.info("Results are in %s", folder)
     final = {"_type": "test_final", "top1_acc": accuracy.top1, "top5_acc": accuracy.top5}
+    counts = {"num_videos": len(predictions.labels), "num_left_out": len(left_out)}
     log_json_stats(
-        {**final, "mean_class_acc": accuracy.mean_class, **memory(device)},
+        {**final, "mean_class_acc": accuracy.mean_class, **counts, **memory(device)},
         output_dir=cfg.OUTPUT_DIR,
     )

@@ -117,7 +117,7 @@ def test_every_problem_is_found_at_once(check_data, folder, tmp_path, opened):
 
 def test_it_goes_on_where_it_was_stopped(check_data, folder, tmp_path, opened):
     (folder / "kills.mp4").touch()
-    names = [f"{name}.mp4" for name in "abcd"] + ["text.mp4", "missing.mp4", "kills.mp4"]
+    names = ["kills.mp4", "a.mp4", "b.mp4", "c.mp4", "text.mp4", "missing.mp4", "d.mp4"]
     (folder / "train.csv").write_text("".join(f"{name} 0\n" for name in names))
     arguments = ["--csv", str(folder / "train.csv"), "--num_classes", "1"]
     arguments += ["--output", str(tmp_path / "out"), "--workers", "1"]
@@ -140,8 +140,6 @@ def test_it_goes_on_where_it_was_stopped(check_data, folder, tmp_path, opened):
     opened.unlink()
     assert check_data.main(arguments) == 1
     assert opened.read_text().split() == ["missing.mp4"]
-    assert check_data.main([*arguments, "--quick"]) == 1  # another way to check
-    assert set(opened.read_text().split()) == set(names)
 
 
 @pytest.mark.parametrize(

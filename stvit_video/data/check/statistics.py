@@ -1,11 +1,10 @@
 """What the videos of a data set are like: a table and a picture."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -37,22 +36,20 @@ def draw_statistics(
     """Draw lengths, rates, sizes and classes of all splits as a PNG file."""
     figure = Figure(figsize=(11, 8), dpi=_DOTS_PER_INCH, layout="constrained")
     axes = FigureCanvasAgg(figure).figure.subplots(2, 2)
-    (lengths, rates), (sizes, classes) = axes
-    for name, values in facts.items():
-        good = _good(values)
-        for axis, numbers in (
-            (lengths, [video.seconds for video in good]),
-            (rates, [video.fps for video in good]),
-            (sizes, [min(video.height, video.width) for video in good]),
-        ):
-            axis.hist(numbers, bins=_BINS, histtype="step", label=name)
-        counts = sorted(Counter(labels[name]).values(), reverse=True)
-        classes.step(np.arange(len(counts)), counts, where="mid", label=name)
-    lengths.set(xlabel="length in seconds", ylabel="videos")
-    rates.set(xlabel="frames a second", ylabel="videos")
-    sizes.set(xlabel="short side in pixels", ylabel="videos")
-    classes.set(xlabel="classes, the largest first", ylabel="videos", ylim=(0, None))
-    lengths.legend()
+    good = [_good(values) for values in facts.values()]
+    quantities: dict[str, Callable[[VideoFacts], float]] = {
+        "length in seconds": lambda video: video.seconds,
+        "frames a second": lambda video: video.fps,
+        "short side in pixels": lambda video: min(video.height, video.width),
+    }
+    for axis, (quantity, of_video) in zip(axes.flat, quantities.items(), strict=False):
+        numbers = [[of_video(video) for video in videos] for videos in good]
+        axis.hist(numbers, bins=_BINS, histtype="step", label=list(facts))
+        axis.set(xlabel=quantity, ylabel="videos")
+    for name, own in labels.items():
+        axes[1, 1].stairs(sorted(Counter(own).values(), reverse=True), label=name)
+    axes[1, 1].set(xlabel="classes, the largest first", ylabel="videos", ylim=(0, None))
+    axes[1, 1].legend()
     figure.savefig(path)
 
 
