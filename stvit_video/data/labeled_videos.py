@@ -83,7 +83,7 @@ class LabeledVideos:
                 yield reader
         except VideoError as error:
             raise BadVideoError(self.bad_video(index, error.reason)) from error
-        except UserError:
+        except (UserError, ImportError):
             raise
         except Exception as error:
             # Decoders raise what they like on files that they did not expect, StopIteration too,

@@ -1,6 +1,6 @@
 """A data loader that goes on when videos cannot be read, and when reading one kills a worker."""
 
-import dataclasses
+import gc
 import itertools
 import multiprocessing
 import signal
@@ -165,8 +165,7 @@ class VideoLoader:
                     "little memory, lower DATA_LOADER.NUM_WORKERS or the batch size"
                 ) from error
             assert index not in self._guarded.killers, "a killer was opened again"
-            bad = self.dataset.bad_video(index, cause)
-            self.quarantine.add([dataclasses.replace(bad, kills=True)])
+            self.quarantine.add([self.dataset.bad_video(index, cause, kills=True)])
         _log.warning("New workers of the data loader go on from the batch that was due")
 
     def _end_workers(self) -> None:
@@ -187,6 +186,9 @@ class _RemainingBatches(Sampler[Any]):
 
 
 def _prepare_worker(worker: int) -> None:
+    # Garbage of the main process came along. Collected here, a decoder among it would wait for
+    # ever for its threads, which did not.
+    gc.freeze()
     torch.set_num_threads(1)
     end_on_alarm()
 

@@ -65,17 +65,11 @@ class Quarantine:
         Raises:
             UserError: there are more bad videos than are put up with.
         """
-        new = []
-        for report in reports:
-            if report.second_try and report.index not in self._second_tries:
-                self._second_tries.add(report.index)
-                _log.warning("%s; the second decoder reads it", report)
-            elif not report.second_try and report.index not in self._met:
-                self._met[report.index] = report
-                new.append(report)
-        for bad in new:
-            _log.warning("%s; it is %s", bad, self._fate)
-        if new:
+        new = [report for report in reports if self._is_news(report)]
+        for report in new:
+            fate = "the second decoder reads it" if report.second_try else f"it is {self._fate}"
+            _log.warning("%s; %s", report, fate)
+        if any(not report.second_try for report in new):
             self._write()
         self._check_budget()
 
@@ -92,9 +86,23 @@ class Quarantine:
         if len(self._met) > self._shared and self._file is not None:
             self._shared = len(self._met)
             _log.info(
-                "%d of the %d videos of %s could not be read so far and are %s; %s lists them",
+                "%d of the %d videos of %s could not be read so far (%s); %s lists them",
                 *(self._shared, len(self._paths), self._paths.csv_path, self._fate, self._file),
             )
+
+    def _is_news(self, report: BadVideo) -> bool:
+        """Remember a report, and say whether its video was not known to be so bad."""
+        if report.second_try:
+            is_news = report.index not in self._second_tries
+            self._second_tries.add(report.index)
+            return is_news
+        known = self._met.get(report.index)
+        if known is None:
+            self._met[report.index] = report
+        elif report.kills and not known.kills:
+            # With its first error, but it must not be opened again.
+            self._met[report.index] = dataclasses.replace(known, kills=True)
+        return self._met[report.index] is not known
 
     def _check_budget(self) -> None:
         if len(self._met) <= self.max_bad:
@@ -103,9 +111,9 @@ class Quarantine:
         more = ", ..." if len(self._met) > _NAMED else ""
         where = f" ({self._file} lists all)" if self._file else ""
         raise UserError(
-            f"DATA.MAX_BAD_VIDEOS is {self.max_bad}, but {len(self._met)} videos of "
-            f"{self._paths.csv_path} cannot be read ({names}{more}){where}: take them out (the "
-            "program tools/check_data.py finds every one and writes cleaned CSV files), replace "
+            f"{len(self._met)} of the {len(self._paths)} videos of {self._paths.csv_path} cannot "
+            f"be read ({names}{more}){where}, and DATA.MAX_BAD_VIDEOS is {self.max_bad}: take "
+            "them out (tools/check_data.py finds every one and writes cleaned CSV files), replace "
             "them, or raise DATA.MAX_BAD_VIDEOS"
         )
 

@@ -93,7 +93,7 @@ def say_what_was_read(what: str, *, read: int, expected: int) -> None:
         )
     if read < expected:
         _log.warning(
-            "%s is over %d of %d videos: %d could not be read and are left out (quarantine.csv)",
+            "%s is over %d of %d videos: %d could not be read (quarantine.csv says why)",
             *(what, read, expected, expected - read),
         )
 

@@ -1,5 +1,6 @@
 """A data set that fails in every way that a decoder can, and a loader over it."""
 
+import gc
 import os
 import signal
 import time
@@ -36,6 +37,8 @@ class FaultyVideos:
                 # As a hung decoder does, it never comes back to Python, whose handlers then wait.
                 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
                 time.sleep(1000)
+            case "collect":
+                gc.collect()
             case "defect":
                 raise TypeError("a defect")
         return {"video_index": index, "sample": str(key)}

@@ -266,7 +266,8 @@ def test_a_broken_video_ends_the_run_with_one_sentence(config, video_folder, tmp
         list(loader)
     message = str(caught.value)
     assert message.count("\n") == 0
-    assert message.startswith("DATA.MAX_BAD_VIDEOS is 0, but 1 videos of")
+    assert message.startswith(f"1 of the 3 videos of {tmp_path}/val.csv cannot be read")
+    assert "DATA.MAX_BAD_VIDEOS is 0: " in message
     assert "(line 3, broken.mp4: Invalid data" in message
     assert "tools/check_data.py" in message
     assert "Traceback" not in message

@@ -1,11 +1,14 @@
 """What the loader does when videos are bad, and when they take their worker with them."""
 
+import gc
 import signal
 import time
 
 import pytest
+from broken_videos import ODD
 from faulty import loader
 
+from stvit_video.data.decode import open_video
 from stvit_video.errors import UserError
 
 
@@ -88,7 +91,7 @@ def test_too_many_bad_videos_are_one_sentence():
     within = loader(dict.fromkeys(range(4), "broken"), max_bad=4)
     assert len(samples(within)) == 24
     beyond = loader(dict.fromkeys(range(5), "broken"), max_bad=4)
-    with pytest.raises(UserError, match=r"MAX_BAD_VIDEOS is 4, but 5 videos of some\.csv") as ended:
+    with pytest.raises(UserError, match=r"5 of the 24 videos of some\.csv .* is 4: ") as ended:
         list(beyond)
     assert "line 1, 0.mp4: broken" in str(ended.value)
     assert str(ended.value).count("\n") == 0
@@ -120,6 +123,25 @@ def test_the_second_decoder_reads_what_the_first_cannot(workers, caplog):
 def test_a_defect_keeps_its_traceback(workers):
     with pytest.raises(TypeError, match="a defect"):
         list(loader({4: "defect"}, workers=workers))
+
+
+@pytest.fixture
+def decoder_as_garbage(tmp_path):
+    """A decoder with threads, in a cycle that nobody has collected yet."""
+    ODD["av1.mp4"][0](tmp_path / "av1.mp4")
+    gc.disable()
+    reader = open_video(tmp_path / "av1.mp4")
+    reader.get_frames([0])
+    cycle = [reader]
+    cycle.append(cycle)
+    del reader, cycle
+    yield
+    gc.enable()
+
+
+def test_workers_leave_the_garbage_of_the_main_process_alone(decoder_as_garbage):
+    evaluation = loader({2: "collect"}, train=False, workers=1, seconds=5.0)
+    assert indices(evaluation) == list(range(24))
 
 
 def test_a_worker_that_dies_between_two_videos_is_no_videos_fault():

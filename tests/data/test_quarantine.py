@@ -25,9 +25,7 @@ def test_a_video_counts_once_with_its_first_error(tmp_path):
     assert table["path"].tolist() == ["3.mp4", "5.mp4"]
     assert table["line"].tolist() == [4, 6]
     assert table["error"][0] == '"so", to say'
-    with pytest.raises(
-        UserError, match=r"MAX_BAD_VIDEOS is 2, but 3 videos .*tools/check_data\.py"
-    ):
+    with pytest.raises(UserError, match=r"3 of the 9 .* is 2: .*tools/check_data\.py"):
         ours.add([bad(8)])
     assert len(pd.read_csv(tmp_path / "run" / "quarantine.csv")) == 3
 
@@ -37,10 +35,18 @@ def test_every_bad_video_is_logged_once(caplog):
     for _ in range(3):
         ours.add([bad(5), bad(6, second_try=True)])
     assert [record.message for record in caplog.records] == [
-        "some.csv, line 7: cannot read the video 6.mp4: it is broken; the second decoder reads it",
         "some.csv, line 6: cannot read the video 5.mp4: it is broken; it is left out",
+        "some.csv, line 7: cannot read the video 6.mp4: it is broken; the second decoder reads it",
     ]
     assert (len(ours.bad), ours.second_tries) == (1, 1)
+
+
+def test_a_bad_video_that_becomes_a_killer_is_not_opened_again():
+    ours = quarantine(9, max_bad=1)
+    ours.add([bad(5)])
+    assert not ours.killers
+    ours.add([bad(5, error="it kills", kills=True)])
+    assert ours.killers == {5: bad(5, kills=True)}
 
 
 def test_what_is_listed_survives_a_resume(tmp_path):
@@ -52,7 +58,7 @@ def test_what_is_listed_survives_a_resume(tmp_path):
     assert list(resumed.killers) == [5]
     resumed.add([bad(7)])
     assert [video.path for video in read_quarantine(file)] == ["3.mp4", "5.mp4", "7.mp4"]
-    with pytest.raises(UserError, match="3 videos"):
+    with pytest.raises(UserError, match="3 of the 9 videos"):
         quarantine(9, file=file, max_bad=2).add([bad(3), bad(7)])
 
 
@@ -99,5 +105,5 @@ def test_ranks_tell_each_other(tmp_path):
 
 
 def test_the_budget_is_that_of_all_ranks_together(tmp_path):
-    with pytest.raises(UserError, match="MAX_BAD_VIDEOS is 2, but 3 videos"):
+    with pytest.raises(UserError, match=r"3 of the 9 videos of some\.csv .* is 2: "):
         run_ranks(meet_videos_on_two_ranks, (tmp_path / "quarantine.csv", 2), num_local_ranks=2)

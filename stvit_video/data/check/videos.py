@@ -109,8 +109,7 @@ class _Findings(Quarantine):
 
     def add(self, reports: Iterable[BadVideo]) -> None:
         for bad in reports:
-            if not bad.second_try and bad.index not in self._met:
-                self._met[bad.index] = bad
+            if self._is_news(bad) and not bad.second_try:
                 self._note(bad.index, VideoFacts(error=bad.error, kills=bad.kills))
 
 
