@@ -71,7 +71,7 @@ def validate(
     model.train(was_training)
     loader.quarantine.share()
     all_clips, all_loss, top1, top5 = distributed.all_reduce_sum([clips, *sums.tolist()])
-    say_what_was_read("Validation", read=int(all_clips), expected=len(loader.dataset))
+    _say_what_was_read("Validation", read=int(all_clips), expected=len(loader.dataset))
     return {
         "loss": all_loss / all_clips,
         "top1_err": error_percent(top1, all_clips),
@@ -80,7 +80,7 @@ def validate(
     }
 
 
-def say_what_was_read(what: str, *, read: int, expected: int) -> None:
+def _say_what_was_read(what: str, *, read: int, expected: int) -> None:
     """Log in a sentence how many videos an evaluation is not about.
 
     Raises:
@@ -126,7 +126,7 @@ def test(cfg: CfgNode) -> None:
     loader.quarantine.share()
     parts = [part for rank_parts in distributed.gather_objects(own) for part in rank_parts]
     read = sum(len(part.labels) for part in parts)
-    say_what_was_read("The test", read=read, expected=len(loader.dataset))
+    _say_what_was_read("The test", read=read, expected=len(loader.dataset))
     if distributed.is_main():
         _report(cfg, parts, loader, checkpoint=path, device=device)
 
