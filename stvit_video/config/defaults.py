@@ -110,8 +110,10 @@ def default_config() -> CfgNode:
     c.DATA_LOADER.PIN_MEMORY = True
 
     c.MODEL = CfgNode()
-    # Name of a builder in models/build.py.
+    # Name of a builder in models/build.py: "swin" or "deit".
     c.MODEL.ARCH = "swin"
+    # With ARCH "ptv": a model of PyTorchVideo by its name there, such as "slowfast_r50".
+    c.MODEL.MODEL_NAME = ""
     c.MODEL.NUM_CLASSES = 400
     # "cross_entropy" is the only loss so far.
     c.MODEL.LOSS_FUNC = "cross_entropy"
@@ -124,6 +126,8 @@ def default_config() -> CfgNode:
     c.MODEL.HEAD_ACT = "softmax"
 
     c.SWIN = CfgNode()
+    # "patch": a linear map of patches; "conv": two convolutions of stride 2, frame by frame.
+    c.SWIN.STEM = "patch"
     # Frames, rows and columns of a patch and of an attention window.
     c.SWIN.PATCH_SIZE = (2, 4, 4)
     c.SWIN.WINDOW_SIZE = (8, 7, 7)
@@ -133,21 +137,37 @@ def default_config() -> CfgNode:
     c.SWIN.NUM_HEADS = (3, 6, 12, 24)
     c.SWIN.MLP_RATIO = 4.0
 
+    c.DEIT = CfgNode()
+    # Rows and columns of a patch.
+    c.DEIT.PATCH_SIZE = (16, 16)
+    c.DEIT.EMBED_DIM = 384
+    c.DEIT.DEPTH = 12
+    c.DEIT.NUM_HEADS = 6
+    c.DEIT.MLP_RATIO = 4.0
+    # Classify a class token, as published; else the mean of all tokens, as with semantic tokens.
+    c.DEIT.CLASS_TOKEN = True
+
     c.STVIT = CfgNode()
     # Replace image tokens by semantic tokens in the middle of a stage.
     c.STVIT.ENABLE = False
-    # The stage (1 is the first) that LAYOUT describes; all later stages are semantic.
+    # The stage (1 is the first) that LAYOUT describes; all later stages are semantic. DeiT is
+    # one stage.
     c.STVIT.STAGE = 3
     # Layers of that stage: base (image tokens), stgm (token generation), semantic.
     c.STVIT.LAYOUT = "base 2, stgm 2, semantic 2"
-    # Semantic tokens of each spatial window of each frame; a square number.
+    # Semantic tokens of each spatial window of each frame (DeiT: of the frame); a square number.
     c.STVIT.NUM_TOKENS = 9
-    # Initial cluster centres: "intra_inter", "average" or "max".
+    # What cluster centres begin as: "spatial" (pooled), "global" (learned), "spatial+global"
+    # (pooled, and learned ones are added to the queries of the second STGM layer) or
+    # "spatial+position" (pooled, with a learned position).
+    c.STVIT.INITIALIZATION = "spatial+global"
+    # How centres are pooled: "intra_inter", "average" or "max".
     c.STVIT.POOLING = "intra_inter"
-    # Side of the key window of each STGM layer, in image tokens.
+    # Side of the key window of each STGM layer, in image tokens; 0 for the whole frame.
     c.STVIT.KEY_WINDOWS = (10, 14)
-    # Add learned global cluster centres to the queries of the second STGM layer.
-    c.STVIT.GLOBAL_CENTERS = True
+    # Which STGM layers have semantic tokens as keys beside image tokens: "all" (the paper's Swin),
+    # "later" (all but the first, its DeiT) or "none".
+    c.STVIT.SEMANTIC_KEYS = "all"
     # Frames over which semantic tokens attend; 1: inside each frame, as counted in the paper.
     c.STVIT.TEMPORAL_WINDOW = 1
     # Initial value of the layer scale of semantic blocks; 0: no layer scale.

@@ -44,6 +44,14 @@ def _is_square(number: int) -> bool:
     return math.isqrt(number) ** 2 == number
 
 
+def _multiple_with(family: str, number: int, key: str) -> Rule:
+    return Rule(
+        (key, "MODEL.MODEL_NAME"),
+        f"must be a multiple of {number} with this model",
+        lambda value, name: not name.startswith(family) or value % number == 0,
+    )
+
+
 # In order: a rule may take for granted that those before it hold (a length before the entries,
 # a divisor above 0 before a division).
 RULES: tuple[Rule, ...] = (
@@ -134,6 +142,41 @@ RULES: tuple[Rule, ...] = (
         "SOLVER.MOMENTUM",
     ),
     *at_least(0, "MODEL.FC_INIT_STD"),
+    # PyTorchVideo's models.
+    Rule(
+        ("MODEL.MODEL_NAME", "MODEL.ARCH"),
+        'must be empty unless MODEL.ARCH is "ptv"',
+        lambda name, arch: arch == "ptv" or not name,
+    ),
+    Rule(
+        ("STVIT.ENABLE", "MODEL.ARCH"),
+        'must be false with MODEL.ARCH "ptv", whose models are dense',
+        lambda enable, arch: arch != "ptv" or not enable,
+    ),
+    Rule(
+        ("MODEL.DROPCONNECT_RATE", "MODEL.MODEL_NAME"),
+        "must be 0 with a convolutional model of PyTorchVideo, which has no stochastic depth",
+        lambda rate, name: rate == 0 or not name or name.startswith("mvit"),
+    ),
+    _multiple_with("slowfast", 4, "DATA.NUM_FRAMES"),
+    _multiple_with("mvit", 2, "DATA.NUM_FRAMES"),
+    _multiple_with("mvit", 4, "DATA.TRAIN_CROP_SIZE"),
+    Rule(
+        ("DATA.TEST_CROP_SIZE", "DATA.TRAIN_CROP_SIZE", "MODEL.MODEL_NAME"),
+        "must equal DATA.TRAIN_CROP_SIZE, the one size of the model's position embeddings",
+        lambda test, train, name: test == train or not name.startswith("mvit"),
+        when="TEST.ENABLE",
+    ),
+    one_of("SWIN.STEM", "patch", "conv"),
+    *length(2, "DEIT.PATCH_SIZE"),
+    *entries_at_least(1, "DEIT.PATCH_SIZE"),
+    *at_least(1, "DEIT.EMBED_DIM", "DEIT.DEPTH", "DEIT.NUM_HEADS"),
+    *each("must be above 0", lambda value: value > 0, "DEIT.MLP_RATIO"),
+    Rule(
+        ("DEIT.NUM_HEADS", "DEIT.EMBED_DIM"),
+        "must divide DEIT.EMBED_DIM",
+        lambda heads, channels: channels % heads == 0,
+    ),
     *length(3, "SWIN.PATCH_SIZE", "SWIN.WINDOW_SIZE"),
     *each("must not be empty", bool, "SWIN.DEPTHS", "STVIT.KEY_WINDOWS"),
     *entries_at_least(1, "SWIN.PATCH_SIZE", "SWIN.WINDOW_SIZE", "SWIN.DEPTHS", "SWIN.NUM_HEADS"),
@@ -150,22 +193,43 @@ RULES: tuple[Rule, ...] = (
         _heads_divide_channels,
     ),
     # Semantic tokens.
+    one_of("STVIT.INITIALIZATION", "spatial", "global", "spatial+global", "spatial+position"),
+    one_of("STVIT.SEMANTIC_KEYS", "all", "later", "none"),
     one_of("STVIT.POOLING", "intra_inter", "average", "max"),
     *at_least(1, "STVIT.NUM_TOKENS", "STVIT.TEMPORAL_WINDOW"),
     *at_least(0, "STVIT.LAYER_SCALE_INIT"),
-    *entries_at_least(1, "STVIT.KEY_WINDOWS"),
+    *entries_at_least(0, "STVIT.KEY_WINDOWS"),
     *each("must be a square number", _is_square, "STVIT.NUM_TOKENS"),
     Rule(
-        ("STVIT.STAGE", "SWIN.DEPTHS"),
+        ("STVIT.STAGE", "SWIN.DEPTHS", "MODEL.ARCH"),
         "must be a stage of SWIN.DEPTHS, counted from 1",
-        lambda stage, depths: 1 <= stage <= len(depths),
+        lambda stage, depths, arch: arch != "swin" or 1 <= stage <= len(depths),
         when="STVIT.ENABLE",
     ),
     Rule(
-        ("STVIT.NUM_TOKENS", "SWIN.WINDOW_SIZE"),
+        ("STVIT.NUM_TOKENS", "SWIN.WINDOW_SIZE", "MODEL.ARCH"),
         "must be at most the image tokens of a window, rows times columns",
-        lambda tokens, window: tokens <= window[1] * window[2],
+        lambda tokens, window, arch: arch != "swin" or tokens <= window[1] * window[2],
         when="STVIT.ENABLE",
+    ),
+    Rule(
+        ("STVIT.NUM_TOKENS", "DATA.TRAIN_CROP_SIZE", "DEIT.PATCH_SIZE", "MODEL.ARCH"),
+        "must be at most the image tokens of a frame",
+        lambda tokens, crop, patch, arch: (
+            arch != "deit" or math.isqrt(tokens) <= crop // max(patch)
+        ),
+        when="STVIT.ENABLE",
+    ),
+    Rule(
+        ("DEIT.CLASS_TOKEN", "MODEL.ARCH"),
+        "must be false with semantic tokens (STVIT.ENABLE), whose mean is classified",
+        lambda class_token, arch: arch != "deit" or not class_token,
+        when="STVIT.ENABLE",
+    ),
+    Rule(
+        ("SWIN.STEM", "SWIN.PATCH_SIZE", "MODEL.ARCH"),
+        'must be "patch", unless SWIN.PATCH_SIZE is (1, 4, 4), which is what "conv" makes',
+        lambda stem, patch, arch: arch != "swin" or stem == "patch" or patch == (1, 4, 4),
     ),
     # The optimizer and its schedule.
     one_of("SOLVER.OPTIMIZING_METHOD", "adamw", "sgd"),

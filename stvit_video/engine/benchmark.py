@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from stvit_video.config import load_config
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
+from stvit_video.runtime.allocator import give_back_freed_memory, keep_freed_memory
 
 _PEER = "torchvision:"
 
@@ -70,6 +71,8 @@ def compare(
         amp: type of automatic mixed precision; None for none.
         train: time forward and backward instead of forward alone.
     """
+    if video.device.type == "cpu":
+        keep_freed_memory()
     one_pass = _training_pass if train else _inference_pass
     timings = {name: Timing() for name in models}
     runs = {
@@ -135,6 +138,7 @@ def _peak_memory(run: Callable[[], None], device: torch.device) -> int | None:
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
+    give_back_freed_memory()
     try:
         # Linux forgets the highest resident size it saw when a 5 is written here.
         Path("/proc/self/clear_refs").write_text("5")

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stvit_video.data.build import build_loader
 from stvit_video.data.kinetics import VideoDataset
@@ -43,7 +44,8 @@ def validate(
     left out, and a sentence in the log says so.
 
     Args:
-        model: left in the mode, training or evaluation, that it was in.
+        model: left in the mode, training or evaluation, that it was in; its running statistics,
+            if it has any, become rank 0's.
         loader: this rank's share of the clips.
         normalise: uint8 video -> float video on the device.
         precision: of the forward passes.
@@ -56,6 +58,13 @@ def validate(
     Raises:
         UserError: too many videos cannot be read, or none can.
     """
+    # Running statistics are those of a rank's own clips; a checkpoint has rank 0's.
+    distributed.broadcast_tensors(
+        statistic
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        for statistic in module.buffers()
+    )
     was_training = model.training
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=normalise.device)

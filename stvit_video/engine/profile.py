@@ -19,6 +19,7 @@ _ELEMENTWISE_OPS = (
     *("aten::adaptive_avg_pool3d", "aten::adaptive_max_pool2d"),
     *("aten::ne", "aten::lt", "aten::any", "aten::argsort", "aten::index_select", "aten::fill_"),
     *("aten::meshgrid", "aten::pad", "aten::repeat", "aten::unflatten", "aten::tensor_split"),
+    *("aten::linspace", "aten::repeat_interleave"),
 )
 
 
@@ -54,6 +55,8 @@ def count_flops(model: nn.Module, inputs: Tensor) -> int:
     analysis = FlopCountAnalysis(model, inputs)
     analysis.set_op_handle("aten::scaled_dot_product_attention", sdpa_multiply_adds)
     analysis.set_op_handle(**dict.fromkeys(_ELEMENTWISE_OPS))
+    # Elementwise too, X3D's activation; fvcore cannot leave out a Python function by its name.
+    analysis.set_op_handle("prim::PythonOp.SwishFunction", lambda inputs, outputs: 0)
     # Drop path, which evaluation skips, and layers whose weights their parents use: the latter's
     # products are counted all the same.
     analysis.uncalled_modules_warnings(False)

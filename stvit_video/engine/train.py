@@ -128,7 +128,7 @@ def _log_plan(cfg: CfgNode, state: TrainingState, *, steps_per_epoch: int) -> No
         clip = torch.zeros(1, 3, cfg.DATA.NUM_FRAMES, size, size, device=state.device)
         _log.info(
             "Model %s: %.4g M parameters, %.4g G FLOPs (multiply-adds) a view of %d x %d x %d",
-            cfg.MODEL.ARCH,
+            cfg.MODEL.MODEL_NAME or cfg.MODEL.ARCH,
             count_parameters(state.model) / 1e6,
             count_flops(state.model, clip) / 1e9,
             *clip.shape[2:],

@@ -1,6 +1,7 @@
 """From a config to a model."""
 
 from collections.abc import Callable
+from functools import partial
 from math import isqrt
 
 from fvcore.common.config import CfgNode
@@ -9,13 +10,33 @@ from torch import nn
 from stvit_video.errors import UserError
 from stvit_video.runtime.registry import Registry
 
-from .heads import ClassificationHead
-from .layers.patch import PatchEmbed
+from .deit import Deit, deit_blocks
+from .heads import ClassificationHead, ClassTokenHead
+from .layers.patch import ConvStem, PatchEmbed
+from .layers.position import PositionEmbedding
+from .layers.window_block import BlockSpec
+from .ptv import PTV_MODELS, set_head
+from .semantic.centers import LearnedCenters, PositionedPooling
 from .semantic.layout import parse_layout
-from .semantic.pooling import AdaptiveAveragePooling, AdaptiveMaxPooling, IntraInterPooling
+from .semantic.pooling import (
+    AdaptiveAveragePooling,
+    AdaptiveMaxPooling,
+    IntraInterPooling,
+    SpatialPooling,
+)
 from .semantic.regions import Windows
 from .semantic.stage import PoolingFactory, SemanticSpec
 from .swin import Swin, swin_stages
+
+# Of the published DeiT; Swin has torch's 1e-5.
+_DEIT_NORM_EPS = 1e-6
+
+# STVIT.SEMANTIC_KEYS: number of generation layers -> whether each has semantic tokens as keys.
+_SEMANTIC_KEYS: dict[str, Callable[[int], tuple[bool, ...]]] = {
+    "all": lambda layers: (True,) * layers,
+    "later": lambda layers: (False,) + (True,) * (layers - 1),
+    "none": lambda layers: (False,) * layers,
+}
 
 MODELS: Registry[Callable[[CfgNode], nn.Module]] = Registry("model (MODEL.ARCH)")
 
@@ -40,7 +61,11 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
 @MODELS.register("swin")
 def build_swin(cfg: CfgNode) -> nn.Module:
-    """Build a Swin Transformer, dense or (STVIT.ENABLE) with semantic tokens."""
+    """Build a Swin Transformer, dense or (STVIT.ENABLE) with semantic tokens.
+
+    Raises:
+        UserError: the keys of its semantic tokens do not fit together.
+    """
     swin = cfg.SWIN
     final_dim = swin.EMBED_DIM << (len(swin.DEPTHS) - 1)
     stages = swin_stages(
@@ -50,56 +75,140 @@ def build_swin(cfg: CfgNode) -> nn.Module:
         window=swin.WINDOW_SIZE,
         mlp_ratio=swin.MLP_RATIO,
         drop_path=cfg.MODEL.DROPCONNECT_RATE,
-        semantic=_semantic_spec(cfg) if cfg.STVIT.ENABLE else None,
+        semantic=_swin_semantic(cfg) if cfg.STVIT.ENABLE else None,
     )
     for module in stages:
         module.apply(_init_linear)
+    patch_embed: nn.Module
+    if swin.STEM == "conv":
+        patch_embed = ConvStem(dim=swin.EMBED_DIM)
+    else:
+        norm = nn.LayerNorm(swin.EMBED_DIM)
+        patch_embed = PatchEmbed(swin.PATCH_SIZE, dim=swin.EMBED_DIM, norm=norm)
     return Swin(
-        patch_embed=PatchEmbed(swin.PATCH_SIZE, dim=swin.EMBED_DIM),
+        patch_embed=patch_embed,
         stages=stages,
         norm=nn.LayerNorm(final_dim),
-        head=ClassificationHead(
-            final_dim,
-            num_classes=cfg.MODEL.NUM_CLASSES,
-            dropout=cfg.MODEL.DROPOUT_RATE,
-            init_std=cfg.MODEL.FC_INIT_STD,
-        ),
+        head=_head(cfg, final_dim, ClassificationHead),
     )
 
 
-def _semantic_spec(cfg: CfgNode) -> SemanticSpec:
+@MODELS.register("deit")
+def build_deit(cfg: CfgNode) -> nn.Module:
+    """Build a DeiT, dense or (STVIT.ENABLE) with semantic tokens.
+
+    Raises:
+        UserError: the keys of its semantic tokens do not fit together.
+    """
+    deit = cfg.DEIT
+    size = cfg.DATA.TRAIN_CROP_SIZE
+    norm_layer = partial(nn.LayerNorm, eps=_DEIT_NORM_EPS)
+    rows, columns = deit.PATCH_SIZE
+    blocks = deit_blocks(
+        BlockSpec(deit.EMBED_DIM, deit.NUM_HEADS, deit.MLP_RATIO, norm_layer),
+        depth=deit.DEPTH,
+        drop_path=cfg.MODEL.DROPCONNECT_RATE,
+        semantic=_deit_semantic(cfg) if cfg.STVIT.ENABLE else None,
+    )
+    blocks.apply(_init_linear)
+    return Deit(
+        patch_embed=PatchEmbed((1, rows, columns), dim=deit.EMBED_DIM),
+        position=PositionEmbedding(
+            (-(-size // rows), -(-size // columns)),
+            dim=deit.EMBED_DIM,
+            class_token=deit.CLASS_TOKEN,
+        ),
+        blocks=blocks,
+        norm=norm_layer(deit.EMBED_DIM),
+        head=_head(cfg, deit.EMBED_DIM, ClassTokenHead if deit.CLASS_TOKEN else ClassificationHead),
+    )
+
+
+@MODELS.register("ptv")
+def build_ptv(cfg: CfgNode) -> nn.Module:
+    """Build MODEL.MODEL_NAME, one of PyTorchVideo's models; it takes videos alone, no images."""
+    side = cfg.DATA.TRAIN_CROP_SIZE
+    model = PTV_MODELS.get(cfg.MODEL.MODEL_NAME)(
+        size=(cfg.DATA.NUM_FRAMES, side, side), drop_path=cfg.MODEL.DROPCONNECT_RATE
+    )
+    set_head(
+        model.head,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        dropout=cfg.MODEL.DROPOUT_RATE,
+        init_std=cfg.MODEL.FC_INIT_STD,
+    )
+    return model
+
+
+def _head(cfg: CfgNode, dim: int, kind: type[ClassificationHead]) -> ClassificationHead:
+    return kind(
+        dim,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        dropout=cfg.MODEL.DROPOUT_RATE,
+        init_std=cfg.MODEL.FC_INIT_STD,
+    )
+
+
+def _swin_semantic(cfg: CfgNode) -> SemanticSpec:
     stage, window = cfg.STVIT.STAGE - 1, cfg.SWIN.WINDOW_SIZE
     if window[1] != window[2]:
         raise UserError(
             f"Semantic tokens are generated in square windows, but SWIN.WINDOW_SIZE is {window}: "
             "make its rows and columns equal."
         )
-    units = parse_layout(cfg.STVIT.LAYOUT, depth=cfg.SWIN.DEPTHS[stage])
+    return _semantic_spec(
+        cfg, stage=stage, window=window[1], depth=cfg.SWIN.DEPTHS[stage], depth_key="SWIN.DEPTHS"
+    )
+
+
+def _deit_semantic(cfg: CfgNode) -> SemanticSpec:
+    return _semantic_spec(cfg, stage=0, window=None, depth=cfg.DEIT.DEPTH, depth_key="DEIT.DEPTH")
+
+
+def _semantic_spec(
+    cfg: CfgNode, *, stage: int, window: int | None, depth: int, depth_key: str
+) -> SemanticSpec:
+    initial, *more = cfg.STVIT.INITIALIZATION.split("+")
+    units = parse_layout(cfg.STVIT.LAYOUT, depth=depth, depth_key=depth_key)
     layers = sum(unit.depth for unit in units if unit.kind == "stgm")
     if layers != len(cfg.STVIT.KEY_WINDOWS):
         raise UserError(
             f"STVIT.KEY_WINDOWS has one side for each stgm layer of STVIT.LAYOUT ({layers}), but "
             f"is {cfg.STVIT.KEY_WINDOWS}: give it {layers} entries."
         )
-    if cfg.STVIT.GLOBAL_CENTERS and layers < 2:
+    if "global" in more and layers < 2:
         raise UserError(
-            "STVIT.GLOBAL_CENTERS are added in the second stgm layer, but STVIT.LAYOUT has one: "
-            "set STVIT.GLOBAL_CENTERS False or write stgm 2."
+            "Global centres are added in the second stgm layer, but STVIT.LAYOUT has one: set "
+            "STVIT.INITIALIZATION spatial or write stgm 2."
         )
+    pooling = POOLINGS.get(cfg.STVIT.POOLING)
+    if initial == "global":
+        pooling = _learned
+    elif "position" in more:
+        pooling = partial(_positioned, pooling=pooling)
     return SemanticSpec(
         stage=stage,
         units=units,
-        windows=Windows(window=window[1], tokens=isqrt(cfg.STVIT.NUM_TOKENS)),
-        pooling=POOLINGS.get(cfg.STVIT.POOLING),
-        key_windows=cfg.STVIT.KEY_WINDOWS,
-        global_centers=cfg.STVIT.GLOBAL_CENTERS,
+        windows=Windows(window=window, tokens=isqrt(cfg.STVIT.NUM_TOKENS)),
+        pooling=pooling,
+        key_windows=tuple(side or None for side in cfg.STVIT.KEY_WINDOWS),
+        semantic_keys=_SEMANTIC_KEYS[cfg.STVIT.SEMANTIC_KEYS](layers),
+        global_centers="global" in more,
         temporal_window=cfg.STVIT.TEMPORAL_WINDOW,
         layer_scale=cfg.STVIT.LAYER_SCALE_INIT,
     )
 
 
+def _learned(windows: Windows, dim: int) -> SpatialPooling:
+    return LearnedCenters(windows, dim=dim)
+
+
+def _positioned(windows: Windows, dim: int, *, pooling: PoolingFactory) -> SpatialPooling:
+    return PositionedPooling(pooling(windows, dim), dim=dim)
+
+
 def _init_linear(module: nn.Module) -> None:
-    # As the released Swin models.
+    # As the released Swin and DeiT models.
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

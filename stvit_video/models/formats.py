@@ -52,6 +52,14 @@ TIMM_SWIN = Format(
         (r"^layers\.", "stages."),
     ),
 )
+DEIT = Format(
+    "official or timm DeiT",
+    (
+        (r"^pos_embed$", "position.table"),
+        (r"^cls_token$", "position.class_token"),
+        _HEAD,
+    ),
+)
 TORCHVISION_SWIN3D = Format(
     "torchvision swin3d",
     (
@@ -63,13 +71,24 @@ TORCHVISION_SWIN3D = Format(
         _HEAD,
     ),
 )
+# The last of PyTorchVideo's blocks is the head: the sixth, in SlowFast the seventh.
+PYTORCHVIDEO = Format(
+    "PyTorchVideo", ((r"^blocks\.[56]\.", "head."), (r"^blocks\.", "backbone.blocks."))
+)
+PYTORCHVIDEO_MVIT = Format("PyTorchVideo MViT", ((r"^(?!head\.)", "backbone."),))
 
 
 def detect_format(state: Mapping[str, Tensor]) -> Format | None:
     """Tell the format of a state dict by its keys, or give None."""
     keys = state.keys()
-    if any(key.startswith("stages.") for key in keys):
+    if any(key.startswith(("stages.", "position.", "backbone.blocks.")) for key in keys):
         return STVIT_VIDEO
+    if {"pos_embed", "cls_token", "blocks.0.attn.qkv.weight"} <= keys:
+        return DEIT
+    if "cls_positional_encoding.cls_token" in keys:
+        return PYTORCHVIDEO_MVIT
+    if all(key.startswith("blocks.") for key in keys):
+        return PYTORCHVIDEO
     if any(key.startswith("features.0.0.attn.") for key in keys):
         return TORCHVISION_SWIN3D
     if not any(re.match(r"(backbone\.)?layers\.\d+\.blocks\.", key) for key in keys):

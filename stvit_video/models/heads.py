@@ -24,4 +24,16 @@ class ClassificationHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens ``[B, ..., C]`` to logits ``[B, num_classes]``."""
-        return self.fc(self.dropout(x.flatten(1, -2).mean(1)))
+        return self.fc(self.dropout(self.pool(x)))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Map tokens ``[B, ..., C]`` to what is classified, ``[B, C]``."""
+        return x.flatten(1, -2).mean(1)
+
+
+class ClassTokenHead(ClassificationHead):
+    """The same on the class token alone, the first token of each frame (DeiT)."""
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Map ``[B, T, 1, tokens, C]`` to the mean of the frames' class tokens, ``[B, C]``."""
+        return x[:, :, 0, 0].mean(1)

@@ -12,12 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .layers.attention import WindowAttention
-from .layers.block import Block
 from .layers.patch import ChannelDoubling, PatchMerging
-from .layers.windows import Size, WindowSize
+from .layers.window_block import BlockSpec, window_block
+from .layers.windows import Size
 from .semantic.stage import SemanticSpec, base_blocks, layout_blocks, semantic_blocks
-from .semantic.stgm import SemanticTokenLayer
 
 
 class Swin(nn.Module):
@@ -86,10 +84,8 @@ def swin_stages(
         parts: OrderedDict[str, nn.Module] = OrderedDict()
         parts["blocks"] = _stage_blocks(
             index=index,
-            dim=dim << index,
-            num_heads=num_heads[index],
+            spec=BlockSpec(dim << index, num_heads[index], mlp_ratio),
             window=window,
-            mlp_ratio=mlp_ratio,
             drop_paths=rates[sum(depths[:index]) :][:depth],
             semantic=semantic,
         )
@@ -103,70 +99,15 @@ def swin_stages(
 def _stage_blocks(
     *,
     index: int,
-    dim: int,
-    num_heads: int,
+    spec: BlockSpec,
     window: Size,
-    mlp_ratio: float,
     drop_paths: Sequence[float],
     semantic: SemanticSpec | None,
 ) -> nn.Sequential:
-    block = partial(_swin_block, dim=dim, num_heads=num_heads, mlp_ratio=mlp_ratio)
     if semantic is None or index < semantic.stage:
+        block = partial(window_block, spec=spec)
         return nn.Sequential(base_blocks(block, window=window, drop_paths=drop_paths))
-    # Position says little about a cluster centre, and padding is not one: supplement, Table 7.
-    semantic_block = partial(
-        block, position_bias=False, mask_padding=True, layer_scale=semantic.layer_scale
-    )
     if index > semantic.stage:
-        blocks = semantic_blocks(semantic_block, spec=semantic, drop_paths=drop_paths)
+        blocks = semantic_blocks(semantic, spec=spec, drop_paths=drop_paths)
         return nn.Sequential(blocks)
-
-    def token_layer(key_window: int, drop_path: float) -> SemanticTokenLayer:
-        return SemanticTokenLayer(
-            dim,
-            num_heads=num_heads,
-            windows=semantic.windows,
-            key_window=key_window,
-            mlp_ratio=mlp_ratio,
-            drop_path=drop_path,
-            layer_scale=semantic.layer_scale,
-        )
-
-    return layout_blocks(
-        semantic,
-        dim=dim,
-        window=window,
-        base_factory=block,
-        semantic_factory=semantic_block,
-        layer_factory=token_layer,
-        drop_paths=drop_paths,
-    )
-
-
-def _swin_block(
-    window: WindowSize,
-    shift: Size,
-    drop_path: float,
-    *,
-    dim: int,
-    num_heads: int,
-    mlp_ratio: float,
-    position_bias: bool = True,
-    mask_padding: bool = False,
-    layer_scale: float = 0.0,
-) -> Block:
-    attention = WindowAttention(
-        dim,
-        num_heads=num_heads,
-        window=window,
-        shift=shift,
-        position_bias=position_bias,
-        mask_padding=mask_padding,
-    )
-    return Block(
-        dim,
-        attention=attention,
-        mlp_ratio=mlp_ratio,
-        drop_path=drop_path,
-        layer_scale=layer_scale,
-    )
+    return layout_blocks(semantic, spec=spec, window=window, drop_paths=drop_paths)

@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .formats import detect_format, to_our_names
 from .inflate import Size, inflate_bias_table, inflate_patch_embed, resize_bias_table
 from .layers.attention import WindowAttention
 from .layers.patch import PatchEmbed
+from .layers.position import PositionEmbedding, resize_positions
 from .semantic.stgm import SemanticTokenGeneration
 
 # What training frameworks call the weights in their checkpoints.
@@ -81,10 +83,11 @@ def load_weights(
 ) -> LoadReport:
     """Fill a model from a file of any known format, told by the file's keys.
 
-    Known are our own checkpoints and state dicts, the official Video Swin and Swin files,
-    torchvision's ``swin3d_*`` and timm's Swin; ``.safetensors`` or a pickle, which is read with
-    ``weights_only=True``. Weights of image models are inflated. A dense file loads into a model
-    with semantic tokens: layers that take the place of dense ones take their weights.
+    Known are our own checkpoints and state dicts, the official Video Swin, Swin and DeiT files,
+    torchvision's ``swin3d_*``, timm's Swin and DeiT, and PyTorchVideo's model zoo;
+    ``.safetensors`` or a pickle, which is read with ``weights_only=True``. Weights of image
+    models are inflated. A dense file loads into a model with semantic tokens: layers that take
+    the place of dense ones take their weights.
 
     Args:
         model: what is filled, in place; untouched if the file is refused.
@@ -102,7 +105,8 @@ def load_weights(
     if format_ is None:
         raise UserError(
             f"{path} is of no known format (its first keys are {', '.join(list(state)[:3])}): "
-            "load a checkpoint of stvit_video, Video Swin, Swin, torchvision swin3d or timm Swin."
+            "load a checkpoint of stvit_video, Video Swin, Swin, DeiT, torchvision swin3d, timm or "
+            "PyTorchVideo."
         )
     state = to_our_names(state, format_)
     report = LoadReport(path=str(path), format=format_.name)
@@ -247,7 +251,8 @@ def _fitters(
     from_image = patch is not None and patch.ndim == 4
 
     def fit_patch(value: Tensor, *, frames: int) -> tuple[str, Tensor | None]:
-        return "inflated", inflate_patch_embed(value, frames=frames) if from_image else None
+        part = "loaded" if frames == 1 else "inflated"
+        return part, inflate_patch_embed(value, frames=frames) if from_image else None
 
     def fit_table(value: Tensor, *, window: Size) -> tuple[str, Tensor | None]:
         if not from_image:
@@ -256,6 +261,14 @@ def _fitters(
         same = len(value) == (2 * window[1] - 1) * (2 * window[2] - 1)
         return "inflated" if same else "interpolated", table
 
+    def fit_positions(value: Tensor, *, module: PositionEmbedding) -> tuple[str, Tensor | None]:
+        # Published tables are of square grids, after the position of a class token.
+        side = isqrt(value.shape[1])
+        first, grid = value[:, : -(side**2)], value[:, -(side**2) :]
+        grid = resize_positions(grid, (side, side), module.size)
+        part = "loaded" if (side, side) == module.size else "interpolated"
+        return part, grid if module.class_token is None else torch.cat([first, grid], dim=1)
+
     fitters: dict[str, Callable[[Tensor], tuple[str, Tensor | None]]] = {}
     for name, module in model.named_modules():
         if isinstance(module, PatchEmbed):
@@ -263,4 +276,6 @@ def _fitters(
         elif isinstance(module, WindowAttention) and module.table_window is not None:
             table = f"{name}.relative_position_bias_table"
             fitters[table] = partial(fit_table, window=module.table_window)
+        elif isinstance(module, PositionEmbedding):
+            fitters[f"{name}.table"] = partial(fit_positions, module=module)
     return fitters

@@ -5,7 +5,7 @@ Everything works with one rank too, which has no process group: it is then rank 
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from stvit_video.errors import UserError
+from stvit_video.runtime.allocator import keep_freed_memory
 from stvit_video.runtime.launch import LOOPBACK, Launch, cpu_threads
 
 T = TypeVar("T")
@@ -37,8 +38,10 @@ def membership(launch: Launch, *, timeout: timedelta) -> Iterator[None]:
     global _launch
     if launch.device_type == "cuda":
         torch.cuda.set_device(launch.local_rank)
-    elif launch.local_world_size > 1:
-        torch.set_num_threads(cpu_threads(local_world_size=launch.local_world_size))
+    else:
+        keep_freed_memory()
+        if launch.local_world_size > 1:
+            torch.set_num_threads(cpu_threads(local_world_size=launch.local_world_size))
     _launch = launch
     try:
         if launch.world_size > 1:
@@ -111,6 +114,13 @@ def broadcast_object(obj: T) -> T:
     box = [obj]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def broadcast_tensors(tensors: Iterable[torch.Tensor]) -> None:
+    """Overwrite tensors, which have the same shapes on all ranks, by those of rank 0."""
+    if get_world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def _join(launch: Launch, *, timeout: timedelta) -> None:

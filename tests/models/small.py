@@ -22,3 +22,16 @@ def small_model(name, *overrides):
 
 def number_of_values(model):
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def imagenet_model(name, *overrides):
+    """The model of ``configs/imagenet/{name}.yaml``."""
+    return build_model(load_config(CONFIGS.parent / "imagenet" / f"{name}.yaml", overrides))
+
+
+def small_deit(*overrides):
+    """A DeiT of 24 channels, its positions for 64 x 64 pixels, without any dropout."""
+    small = ("DEIT.EMBED_DIM", "24", "DEIT.NUM_HEADS", "2", "MODEL.NUM_CLASSES", "5")
+    plain = ("MODEL.DROPCONNECT_RATE", "0.0", "DATA.TRAIN_CROP_SIZE", "64")
+    stgm = ("STVIT.LAYOUT", "base 4, stgm 2, semantic 6", "STVIT.KEY_WINDOWS", "(0, 0)")
+    return imagenet_model("deit_s", *small, *plain, *stgm, *overrides)

@@ -15,7 +15,7 @@ from stvit_video.errors import UserError
         (("STVIT.LAYOUT", "base 2, stgm 2"), "has 4 layers, but the stage has 6"),
         (
             ("STVIT.LAYOUT", "base 5, stgm 1", "STVIT.KEY_WINDOWS", "(10,)"),
-            "STVIT.GLOBAL_CENTERS",
+            "STVIT.INITIALIZATION",
         ),
     ],
 )
@@ -27,3 +27,16 @@ def test_impossible_models_are_refused(overrides, message):
 
 def test_a_dense_model_does_not_read_the_semantic_keys():
     small_model("swin_t", "STVIT.LAYOUT", "nonsense", "SWIN.WINDOW_SIZE", "(8, 7, 9)")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", 'no model of PyTorchVideo (MODEL.MODEL_NAME) ""; there are "csn_r101", "mvit_base_16'),
+        ("slowfast_r5", 'MODEL.MODEL_NAME) "slowfast_r5"; there are "slowfast_r50", '),
+    ],
+)
+def test_a_wrong_name_of_a_model_of_pytorchvideo_lists_the_right_ones(name, message):
+    with pytest.raises(UserError) as error:
+        small_model("swin_t", "MODEL.ARCH", "ptv", "MODEL.MODEL_NAME", name)
+    assert message in str(error.value)

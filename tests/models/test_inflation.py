@@ -96,7 +96,7 @@ def test_merging_stands_at_the_end_of_a_stage(inflated, image_model):
 def test_an_image_model_loads_as_an_image_model(image_model, tmp_path):
     model = small_model("swin_t", "SWIN.WINDOW_SIZE", "(1, 7, 7)", "SWIN.PATCH_SIZE", "(1, 4, 4)")
     report = load_weights(model.eval(), saved(image_model.state_dict(), tmp_path), min_share=1.0)
-    assert list(report.inflated) == ["patch_embed.proj.weight"]
+    assert not report.inflated
     image = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
         torch.testing.assert_close(model(image), image_model(image), atol=1e-4, rtol=0)

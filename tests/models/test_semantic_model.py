@@ -47,7 +47,7 @@ def test_any_size_trains_and_tests(name, size):
 
 CHOICES = {
     "average pooling": ("STVIT.POOLING", "average"),
-    "max pooling, no global centres": ("STVIT.POOLING", "max", "STVIT.GLOBAL_CENTERS", "False"),
+    "max pooling, no global centres": ("STVIT.POOLING", "max", "STVIT.INITIALIZATION", "spatial"),
     "over frames, layer scale": ("STVIT.TEMPORAL_WINDOW", "8", "STVIT.LAYER_SCALE_INIT", "1e-2"),
     "16 tokens, three layers": (
         *("STVIT.NUM_TOKENS", "16", "STVIT.KEY_WINDOWS", "(4, 10, 21)"),

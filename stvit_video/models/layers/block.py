@@ -3,6 +3,8 @@
 Letters: C channels; ``...`` are the axes of a grid, which a block never looks at.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,6 +75,7 @@ class Block(nn.Module):
         mlp_ratio: hidden channels of the MLP as a multiple of C.
         drop_path: stochastic depth rate of both branches.
         layer_scale: initial layer scale of both branches; 0 for none.
+        norm_layer: builds a norm of C channels.
     """
 
     def __init__(
@@ -83,12 +86,13 @@ class Block(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         layer_scale: float = 0.0,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = norm_layer(dim)
         self.attn = attention
         self.residual1 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, ratio=mlp_ratio)
         self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
 

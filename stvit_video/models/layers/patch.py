@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 
 class PatchEmbed(nn.Module):
-    """A linear map of disjoint patches, then a norm (Video Swin Transformer, section 3.1).
+    """A linear map of disjoint patches, then a norm if there is one.
+
+    (ViT, section 3.1, without a norm; Video Swin Transformer, section 3.1, with one.)
 
     The weight is a convolution's, as in the released models, but is applied as one matrix
     product: patches do not overlap, and a matrix product is faster on every device.
@@ -18,13 +20,21 @@ class PatchEmbed(nn.Module):
         patch: frames, rows and columns of a patch.
         in_channels: channels of the video.
         dim: channels C of a token.
+        norm: of the tokens; None for none.
     """
 
-    def __init__(self, patch: tuple[int, int, int], *, in_channels: int = 3, dim: int) -> None:
+    def __init__(
+        self,
+        patch: tuple[int, int, int],
+        *,
+        in_channels: int = 3,
+        dim: int,
+        norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.patch = patch
         self.proj = nn.Conv3d(in_channels, dim, kernel_size=patch, stride=patch)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.Identity() if norm is None else norm
 
     def forward(self, video: Tensor) -> Tensor:
         """Map a video ``[B, 3, T, H, W]`` of any size to a grid ``[B, t, h, w, C]``."""
@@ -33,6 +43,35 @@ class PatchEmbed(nn.Module):
         x = video.unflatten(4, (-1, pw)).unflatten(3, (-1, ph)).unflatten(2, (-1, pt))
         x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
         return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias))
+
+
+class ConvStem(nn.Module):
+    """Two convolutions of stride 2 in the place of a patch embedding (released STViT-R).
+
+    Each is followed by a batch norm and a Hardswish; the first has half of the channels. Frames
+    are embedded one by one.
+
+    Args:
+        in_channels: channels of the video.
+        dim: channels C of a token.
+    """
+
+    def __init__(self, *, in_channels: int = 3, dim: int) -> None:
+        super().__init__()
+        widths = ((in_channels, dim // 2), (dim // 2, dim))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1, bias=False)
+            for before, after in widths
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(after) for _, after in widths)
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Map a video ``[B, 3, T, H, W]`` to a grid ``[B, T, ceil(H/4), ceil(W/4), C]``."""
+        batch = len(video)
+        x = video.transpose(1, 2).flatten(0, 1)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.hardswish(norm(conv(x)))
+        return x.permute(0, 2, 3, 1).unflatten(0, (batch, -1))
 
 
 class PatchMerging(nn.Module):

@@ -37,8 +37,9 @@ class WindowPlan:
         padded: the same, padded to whole windows.
         window: the window in use: never larger than the grid.
         shift: the roll of each axis.
-        order: the token of the padded grids at each place of the windows, int64 ``[M N]``.
-        inverse: the permutation that undoes ``order``.
+        order: the token of the padded grids at each place of the windows, int64 ``[M N]``; None
+            where tokens stay in place.
+        inverse: the permutation that undoes ``order``; None where tokens stay in place.
         groups: number of windows (of all grids) that share a mask, and that mask ``[N, N]``,
             added to the attention logits, or None.
     """
@@ -47,8 +48,8 @@ class WindowPlan:
     padded: Size
     window: Size
     shift: Size
-    order: Tensor
-    inverse: Tensor
+    order: Tensor | None
+    inverse: Tensor | None
     groups: tuple[tuple[int, Tensor | None], ...]
 
 
@@ -122,14 +123,15 @@ def plan_windows(
             mask = _window_mask(labels)
             groups.append((len(windows) * batch, None if mask is None else mask.to(device)))
         sorted_windows = torch.tensor([index for part in members.values() for index in part])
-        order = _token_order(batch, counts, sides, shift)[sorted_windows].flatten().to(device)
+        order = _token_order(batch, counts, sides, shift)[sorted_windows].flatten()
+        stays = torch.equal(order, torch.arange(len(order)))
         return WindowPlan(
             grid=grid,
             padded=(counts[0] * sides[0], counts[1] * sides[1], counts[2] * sides[2]),
             window=sides,
             shift=shift,
-            order=order,
-            inverse=order.argsort(),
+            order=None if stays else order.to(device),
+            inverse=None if stays else order.argsort().to(device),
             groups=tuple(groups),
         )
 
@@ -158,7 +160,9 @@ class _Permute(torch.autograd.Function):
         return grad.index_select(0, inverse), None, None
 
 
-def _permute(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+def _permute(rows: Tensor, order: Tensor | None, inverse: Tensor | None) -> Tensor:
+    if order is None:
+        return rows
     if torch.is_grad_enabled():
         return _Permute.apply(rows, order, inverse)
     return rows.index_select(0, order)

@@ -23,13 +23,14 @@ class Unit:
     depth: int
 
 
-def parse_layout(text: str, *, depth: int) -> tuple[Unit, ...]:
+def parse_layout(text: str, *, depth: int, depth_key: str = "SWIN.DEPTHS") -> tuple[Unit, ...]:
     """Read a layout such as ``"base 2, stgm 2, semantic 2"``.
 
     Args:
         text: units in the order in which they run: base, then stgm, then semantic. The first
             and the last may be left out.
         depth: number of layers of the stage, which the units must add up to.
+        depth_key: the config key that says so, for messages.
 
     Raises:
         UserError: the text is not a layout, or its layers do not add up to ``depth``.
@@ -55,6 +56,6 @@ def parse_layout(text: str, *, depth: int) -> tuple[Unit, ...]:
     if total != depth:
         raise UserError(
             f"STVIT.LAYOUT {text!r} has {total} layers, but the stage has {depth} by "
-            "SWIN.DEPTHS: change one of them."
+            f"{depth_key}: change one of them."
         )
     return tuple(units)

@@ -69,7 +69,7 @@ def _reach(layer: SemanticTokenLayer, size: torch.Size) -> tuple[Tensor, Tensor]
             start = ranges.image_starts[window]
             image[token, start : start + ranges.image_length] = True
             start = ranges.semantic_starts[window]
-            semantic[token, start : start + ranges.semantic_length] = True
+            semantic[token, start : start + ranges.semantic_length] = layer.semantic_keys
         axes.append((image, semantic))
     (image_rows, semantic_rows), (image_columns, semantic_columns) = axes
     return (

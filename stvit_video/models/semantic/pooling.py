@@ -76,7 +76,7 @@ class IntraInterPooling(SpatialPooling):
         weights = _bounded_exp(self.mask(x)).squeeze(-1)  # [N, H, W]
         row_cover = _coverage(rows, height)  # [h, H]
         column_cover = _coverage(columns, width)  # [w, W]
-        centers = _pool(x, weights, row_cover[:, None], column_cover[None])
+        centers = _pool_boxes(x, weights, row_cover, column_cover)
         offset = torch.tanh(_at_least_float32(self.offset(centers)))
         row_shift = offset[..., 0] * _half_sizes(rows)[:, None]  # [N, h, w]
         column_shift = offset[..., 1] * _half_sizes(columns)
@@ -137,20 +137,38 @@ def _coverage(bounds: Tensor, size: int) -> Tensor:
     return (torch.minimum(cells + 1, stop) - torch.maximum(cells, start)).clamp(0, 1)
 
 
+def _pool_boxes(x: Tensor, weights: Tensor, row_cover: Tensor, column_cover: Tensor) -> Tensor:
+    """Do what :func:`_pool` does for regions that form a grid, axis after axis.
+
+    Args:
+        x: tokens ``[N, H, W, C]``.
+        weights: of the tokens, ``[N, H, W]``.
+        row_cover: ``[h, H]``.
+        column_cover: ``[w, W]``.
+
+    Returns:
+        centres ``[N, h, w, C]``.
+    """
+    sums = row_cover @ weights @ column_cover.T  # [N, h, w]
+    x = torch.einsum("hH,nHWc->nhWc", row_cover.to(x.dtype), x * weights[..., None].to(x.dtype))
+    x = torch.einsum("wW,nhWc->nhwc", column_cover.to(x.dtype), x)
+    return x / sums[..., None].to(x.dtype)
+
+
 def _pool(x: Tensor, weights: Tensor, row_cover: Tensor, column_cover: Tensor) -> Tensor:
     """Average tokens by weight and coverage.
 
     Args:
         x: tokens ``[N, H, W, C]``.
         weights: of the tokens, ``[N, H, W]``.
-        row_cover: ``[h, w, H]``, ``[h, 1, H]`` or ``[N, h, w, H]``.
-        column_cover: the same for W.
+        row_cover: of each region, ``[N, h, w, H]``.
+        column_cover: ``[N, h, w, W]``.
 
     Returns:
         centres ``[N, h, w, C]``.
     """
-    cover = row_cover[..., :, None] * column_cover[..., None, :]  # [(N,) h, w, H, W]
-    h, w = cover.shape[-4:-2]
+    h, w = row_cover.shape[1:3]
+    cover = row_cover[..., :, None] * column_cover[..., None, :]  # [N, h, w, H, W]
     cover = (cover * weights[:, None, None]).flatten(3).flatten(1, 2)  # [N, h w, H W]
     cover = cover / cover.sum(-1, keepdim=True)
     return torch.bmm(cover.to(x.dtype), x.flatten(1, 2)).unflatten(1, (h, w))

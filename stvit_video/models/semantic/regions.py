@@ -57,7 +57,7 @@ class KeyRanges:
     semantic_length: int
 
 
-def key_ranges(windows: Windows, *, size: int, key_window: int) -> KeyRanges:
+def key_ranges(windows: Windows, *, size: int, key_window: int | None) -> KeyRanges:
     """Place a key window around each window of an axis of ``size`` image tokens.
 
     A key window is centred on its window and moved inwards where it would leave the axis, so
@@ -65,11 +65,12 @@ def key_ranges(windows: Windows, *, size: int, key_window: int) -> KeyRanges:
     whole windows as fit into it: the window itself and those after it. On the 14 tokens of
     stage 3 at 224 pixels, with windows of 7, a key window of 10 starts at 0 and 4 and takes the
     window's own semantic tokens; one of 14 is the whole axis.
-    Where it covers the axis, all semantic tokens have the same keys and form one window.
+    Where it covers the axis (None always does), all semantic tokens have the same keys and form
+    one window.
     """
     semantic_size = len(windows.regions(size))
     side = windows.side(size)
-    if key_window >= size:
+    if key_window is None or key_window >= size:
         return KeyRanges(semantic_size, (0,), size, (0,), semantic_size)
     count = -(-size // side)
     covered = max(1, key_window // side)

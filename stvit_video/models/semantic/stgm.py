@@ -4,7 +4,7 @@ Letters: N frames, H W grid of image tokens, h w grid of semantic tokens, C chan
 I J windows along rows and columns, q q semantic tokens of a window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..layers.attention import Attention
 from ..layers.block import Mlp, Residual
+from .centers import learned_centers, tile_centers
 from .pooling import SpatialPooling
 from .regions import KeyRanges, Windows, key_ranges
 
@@ -19,19 +20,21 @@ from .regions import KeyRanges, Windows, key_ranges
 class SemanticTokenLayer(nn.Module):
     """A transformer layer in which semantic tokens gather from image tokens.
 
-    Queries are the semantic tokens; keys and values are image tokens and semantic tokens of a
-    key window around each window. One norm serves both, and the parameters are those of a
-    dense block. Keys and values are projected once a token and gathered into (overlapping)
+    Queries are the semantic tokens; keys and values are image tokens and, beside them, semantic
+    tokens of a key window around each window. One norm serves both, and the parameters are those
+    of a dense block. Keys and values are projected once a token and gathered into (overlapping)
     windows afterwards.
 
     Args:
         dim: channels C.
         num_heads: attention heads.
         windows: how an axis is cut into windows and semantic tokens.
-        key_window: side of the key window in image tokens.
+        key_window: side of the key window in image tokens; None for the whole grid.
+        semantic_keys: semantic tokens are keys and values too.
         mlp_ratio: hidden channels of the MLP as a multiple of C.
         drop_path: stochastic depth rate of both branches.
         layer_scale: initial layer scale of both branches; 0 for none.
+        norm_layer: builds a norm of C channels.
     """
 
     def __init__(
@@ -40,18 +43,21 @@ class SemanticTokenLayer(nn.Module):
         *,
         num_heads: int,
         windows: Windows,
-        key_window: int,
+        key_window: int | None,
+        semantic_keys: bool = True,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         layer_scale: float = 0.0,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
     ) -> None:
         super().__init__()
         self.windows = windows
         self.key_window = key_window
-        self.norm1 = nn.LayerNorm(dim)
+        self.semantic_keys = semantic_keys
+        self.norm1 = norm_layer(dim)
         self.attn = Attention(dim, num_heads=num_heads)
         self.residual1 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, ratio=mlp_ratio)
         self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
 
@@ -73,16 +79,14 @@ class SemanticTokenLayer(nn.Module):
             key_ranges(self.windows, size=size, key_window=self.key_window)
             for size in image_tokens.shape[1:3]
         )
-        semantic = self.norm1(semantic_tokens)
-        image = self.attn.project_keys_values(self.norm1(image_tokens))
-        keys_values = torch.cat(
-            [
-                _gather_semantic(self.attn.project_keys_values(semantic), rows, columns),
-                _gather_image(image, rows, columns),
-            ],
-            dim=1,
-        )
-        normed = semantic if queries is None else self.norm1(queries)
+        normed = self.norm1(x)
+        tokens = [self.norm1(image_tokens).flatten(1, 2)]
+        if self.semantic_keys:
+            semantic = normed if queries is None else self.norm1(semantic_tokens)
+            tokens.insert(0, semantic.flatten(1, 2))
+        keys_values = self.attn.project_keys_values(torch.cat(tokens, dim=1))
+        sizes = (semantic_tokens.shape[1:3], image_tokens.shape[1:3])
+        keys_values = _gather_keys(keys_values, sizes, rows, columns)
         q = _to_windows(self.attn.project_queries(normed), rows, columns)
         attended = _from_windows(self.attn.attend(q, keys_values), x.shape, rows, columns)
         x = x + self.residual1(attended)
@@ -118,9 +122,7 @@ class SemanticTokenGeneration(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.register_parameter("global_centers", None)
         if global_centers:
-            side = pooling.windows.tokens
-            self.global_centers = nn.Parameter(torch.empty(side, side, dim))
-            nn.init.normal_(self.global_centers, std=0.02)
+            self.global_centers = learned_centers(pooling.windows, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map image tokens ``[N, H, W, C]`` to semantic tokens ``[N, h, w, C]``."""
@@ -128,41 +130,51 @@ class SemanticTokenGeneration(nn.Module):
         for index, layer in enumerate(self.layers):
             queries = None
             if index == 1 and self.global_centers is not None:
-                queries = centers + _tile(self.global_centers, like=centers)
+                queries = centers + tile_centers(self.global_centers, centers.shape[1:3])
             centers = layer(centers, x, queries)
         return centers
 
 
-def _tile(centers: Tensor, *, like: Tensor) -> Tensor:
-    """Repeat the centres of a window ``[n, n, C]`` over a grid of semantic tokens ``[h, w, C]``."""
-    height, width = like.shape[1:3]
-    repeats = (-(-height // centers.shape[0]), -(-width // centers.shape[1]), 1)
-    return centers.repeat(repeats)[:height, :width]
-
-
-def _gather(
-    x: Tensor, rows: Sequence[int], columns: Sequence[int], size: tuple[int, int]
+def _gather_keys(
+    x: Tensor, sizes: tuple[Sequence[int], Sequence[int]], rows: KeyRanges, columns: KeyRanges
 ) -> Tensor:
-    """Gather overlapping windows ``[N I J, size, C]`` of a grid ``[N, H, W, C]``.
+    """Gather the keys of each window, semantic tokens first: ``[N I J, K, C]``.
+
+    Args:
+        x: all semantic tokens, if they are keys, and all image tokens, ``[N, tokens, C]``.
+        sizes: (h, w) and (H, W).
+        rows: keys of the windows along rows.
+        columns: the same along columns.
+    """
+    (h, w), (height, width) = sizes
+    if (rows.image_length, columns.image_length) == (height, width):
+        return x
+    semantic, image = x[:, : -height * width], x[:, -height * width :]
+    keys = _windows(
+        image.unflatten(1, (height, width)),
+        (rows.image_starts, rows.image_length),
+        (columns.image_starts, columns.image_length),
+    )
+    if not semantic.shape[1]:
+        return keys
+    semantic = _windows(
+        semantic.unflatten(1, (h, w)),
+        (rows.semantic_starts, rows.semantic_length),
+        (columns.semantic_starts, columns.semantic_length),
+    )
+    return torch.cat([semantic, keys], dim=1)
+
+
+def _windows(
+    x: Tensor, rows: tuple[Sequence[int], int], columns: tuple[Sequence[int], int]
+) -> Tensor:
+    """Gather windows ``[N I J, tokens, C]``, given by starts and length, of ``[N, H, W, C]``.
 
     Slices, not an index: their gradient is a sum in a fixed order, so training is reproducible.
     """
-    if len(rows) == len(columns) == 1:
-        x = x[:, rows[0] : rows[0] + size[0], columns[0] : columns[0] + size[1]]
-        return x.flatten(1, 2)
-    x = torch.stack([x[:, start : start + size[0]] for start in rows], dim=1)
-    x = torch.stack([x[:, :, :, start : start + size[1]] for start in columns], dim=2)
-    return x.flatten(0, 2).flatten(1, 2)
-
-
-def _gather_image(x: Tensor, rows: KeyRanges, columns: KeyRanges) -> Tensor:
-    size = (rows.image_length, columns.image_length)
-    return _gather(x, rows.image_starts, columns.image_starts, size)
-
-
-def _gather_semantic(x: Tensor, rows: KeyRanges, columns: KeyRanges) -> Tensor:
-    size = (rows.semantic_length, columns.semantic_length)
-    return _gather(x, rows.semantic_starts, columns.semantic_starts, size)
+    (tops, height), (lefts, width) = rows, columns
+    windows = [x[:, top : top + height, left : left + width] for top in tops for left in lefts]
+    return torch.stack(windows, dim=1).flatten(0, 1).flatten(1, 2)
 
 
 def _to_windows(x: Tensor, rows: KeyRanges, columns: KeyRanges) -> Tensor:

@@ -1,0 +1,75 @@
+"""DeiT, dense or with semantic tokens: one stage of blocks that attend over the whole frame.
+
+Letters: B batch, T frames, H rows, W columns of a grid, C channels.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .layers.window_block import BlockSpec, window_block
+from .layers.windows import WindowSize
+from .semantic.stage import SemanticSpec, base_blocks, layout_blocks
+
+_FRAME: WindowSize = (1, None, None)
+
+
+class Deit(nn.Module):
+    """A vision transformer and a classifier, put together from their parts.
+
+    Args:
+        patch_embed: maps a video to the first grid.
+        position: adds positions to the grid, and perhaps a class token before it.
+        blocks: map a grid to a grid.
+        norm: norm of the final grid.
+        head: maps the final grid to logits.
+    """
+
+    def __init__(
+        self,
+        *,
+        patch_embed: nn.Module,
+        position: nn.Module,
+        blocks: nn.Module,
+        norm: nn.Module,
+        head: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.patch_embed = patch_embed
+        self.position = position
+        self.blocks = blocks
+        self.norm = norm
+        self.head = head
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map an image ``[B, 3, H, W]`` or a video ``[B, 3, T, H, W]`` to the final grid.
+
+        Returns:
+            ``[B, T, h, w, C]``, normed; with a class token ``[B, T, 1, 1 + h w, C]``, it first.
+        """
+        if x.ndim == 4:
+            x = x.unsqueeze(2)
+        return self.norm(self.blocks(self.position(self.patch_embed(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map an image ``[B, 3, H, W]`` or a video ``[B, 3, T, H, W]`` to logits ``[B, K]``."""
+        return self.head(self.forward_features(x))
+
+
+def deit_blocks(
+    spec: BlockSpec, *, depth: int, drop_path: float = 0.0, semantic: SemanticSpec | None = None
+) -> nn.Sequential:
+    """Build the blocks of a DeiT, dense or with semantic tokens.
+
+    Args:
+        spec: what the blocks have in common.
+        depth: number of layers.
+        drop_path: stochastic depth rate of the last layer; it rises linearly from 0.
+        semantic: how semantic tokens replace image tokens; None for a dense DeiT.
+    """
+    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+    if semantic is None:
+        block = partial(window_block, spec=spec, position_bias=False)
+        return nn.Sequential(base_blocks(block, window=_FRAME, drop_paths=rates))
+    return layout_blocks(semantic, spec=spec, window=_FRAME, position_bias=False, drop_paths=rates)

@@ -1,0 +1,55 @@
+"""A model with running statistics (X3D) trains on two ranks, validates and is tested."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recording import train_recording
+
+from stvit_video.data.build import build_loader
+from stvit_video.engine.build import build_loss
+from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.evaluate import validate
+from stvit_video.engine.precision import build_normalise, build_precision
+from stvit_video.engine.preflight import preflight
+from stvit_video.models import build_model, load_weights
+from stvit_video.runtime.distributed import run_ranks
+
+X3D = (
+    *("MODEL.ARCH", "ptv", "MODEL.MODEL_NAME", "x3d_s", "STVIT.ENABLE", "False"),
+    # The test's crops are larger than those of training, as in the published protocol.
+    *("DATA.TEST_CROP_SIZE", "48", "TEST.NUM_ENSEMBLE_VIEWS", "1", "SOLVER.BASE_LR", "1e-2"),
+)
+
+
+def validation_of_one_process(cfg):
+    """Measure the checkpoint in OUTPUT_DIR on the validation videos."""
+    cpu = torch.device("cpu")
+    model = build_model(cfg)
+    load_weights(model, next(Path(cfg.OUTPUT_DIR).rglob("*.pyth")), min_share=1.0)
+    return validate(
+        model,
+        build_loader(cfg, "val", rank=0, world_size=1),
+        normalise=build_normalise(cfg, cpu),
+        precision=build_precision(cfg, cpu),
+        loss_function=build_loss(cfg),
+    )
+
+
+def test_x3d_trains_on_two_ranks_and_is_tested(video_config):
+    cfg = video_config(*X3D, "NUM_GPUS", "2", "LOG_MODEL_INFO", "True", "SOLVER.MAX_EPOCH", "1")
+    preflight(cfg)
+    run_ranks(train_recording, cfg, num_local_ranks=2, device="cpu")
+    folder = Path(cfg.OUTPUT_DIR)
+    assert "Model x3d_s: 2.981 M parameters" in (folder / "stdout.log").read_text()
+    lines = json.loads((folder / "lines.json").read_text())
+    assert [line["_type"] for line in lines] == ["train_iter"] * 2 + ["train_epoch", "val_epoch"]
+    # Ranks have seen other clips, but all validate with the running statistics that are saved.
+    assert lines[-1]["loss"] == pytest.approx(validation_of_one_process(cfg)["loss"], abs=1e-5)
+
+    run_test(cfg)
+    scores = np.load(folder / "results" / "scores.npz")["scores"]
+    assert scores.shape == (7, 3)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)

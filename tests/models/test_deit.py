@@ -1,0 +1,120 @@
+"""DeiT against timm's, its semantic form, and what initial centres can be."""
+
+import pytest
+import timm
+import torch
+from official import refill
+from small import imagenet_model, number_of_values, small_deit
+from weight_files import accounted_for, saved
+
+from stvit_video.models import load_weights
+from stvit_video.models.semantic.centers import LearnedCenters, PositionedPooling
+from stvit_video.models.semantic.pooling import AdaptiveAveragePooling
+from stvit_video.models.semantic.regions import Windows
+
+THEIRS = {"deit_t": "deit_tiny_patch16_224", "deit_s": "deit_small_patch16_224"}
+SEMANTIC = ("STVIT.ENABLE", "True", "DEIT.CLASS_TOKEN", "False", "STVIT.NUM_TOKENS", "16")
+
+
+@pytest.fixture(scope="module", params=THEIRS)
+def pair(request, tmp_path_factory):
+    """timm's model, and ours with its weights."""
+    theirs = timm.create_model(THEIRS[request.param], pretrained=False, dynamic_img_size=True)
+    theirs = refill(theirs).eval()
+    ours = imagenet_model(request.param).eval()
+    folder = tmp_path_factory.mktemp("weights")
+    report = load_weights(ours, saved(theirs.state_dict(), folder), min_share=1.0)
+    assert report.format == "official or timm DeiT"
+    assert not (report.unexpected or report.inflated or report.interpolated)
+    return theirs, ours
+
+
+@pytest.mark.parametrize("size", [(224, 224), (160, 288)])
+def test_logits_are_timms(pair, size):
+    theirs, ours = pair
+    images = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        expected, found = theirs(images), ours(images)
+    assert expected.std() > 0.3
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_a_video_is_its_frames_one_by_one():
+    model = small_deit().eval()
+    video = torch.randn(2, 3, 4, 64, 64)
+    with torch.inference_mode():
+        frames = torch.stack([model.forward_features(frame)[:, 0] for frame in video.unbind(2)], 1)
+        torch.testing.assert_close(model.forward_features(video), frames)
+
+
+def test_a_dense_file_loads_into_the_semantic_model(tmp_path):
+    dense, model = small_deit(), small_deit(*SEMANTIC)
+    file = {
+        key.replace("position.table", "pos_embed")
+        .replace("position.class_token", "cls_token")
+        .replace("head.fc", "head"): value
+        for key, value in dense.state_dict().items()
+    }
+    file["patch_embed.proj.weight"] = file["patch_embed.proj.weight"].squeeze(2)
+    report = load_weights(model, saved(file, tmp_path), min_share=0.9)
+    assert accounted_for(report) == number_of_values(model)
+    assert set(report.unexpected) == {"position.class_token"}
+    assert all("pooling" in name or "global_centers" in name for name in report.missing)
+    # The third layer's place is that of the first generation layer.
+    layer = model.blocks[4].module.layers[1]
+    assert torch.equal(layer.attn.qkv.weight, dense.blocks[5].attn.qkv.weight)
+    assert torch.equal(model.position.table, dense.position.table[:, 1:])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (70, 129), (33, 250)])
+def test_tokens_are_as_many_at_any_size(size):
+    model = small_deit(*SEMANTIC).train()
+    grid = model.forward_features(torch.randn(2, 3, *size))
+    assert grid.shape == (2, 1, 4, 4, 24)
+    grid.square().mean().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if not n.startswith("head"))
+
+
+def test_centres_can_begin_the_same_for_every_image():
+    pooling = LearnedCenters(Windows(window=7, tokens=3), dim=8)
+    centers = pooling(torch.randn(2, 14, 10, 8))
+    assert centers.shape == (2, 6, 5, 8)
+    assert torch.equal(centers[0], centers[1])
+    assert torch.equal(centers[0, :3, :3], centers[0, 3:, :3])
+    assert torch.equal(centers[0, :3, :3], pooling.centers)
+
+
+def test_centres_can_have_a_position():
+    windows = Windows(window=None, tokens=4)
+    average = AdaptiveAveragePooling(windows)
+    pooling = PositionedPooling(average, dim=8)
+    x = torch.randn(2, 14, 14, 8)
+    torch.testing.assert_close(pooling(x) - average(x), pooling.position.expand(2, 4, 4, 8))
+
+
+@pytest.mark.parametrize(
+    ("initialization", "names"),
+    [
+        ("spatial", set()),
+        ("global", {"pooling.centers"}),
+        ("spatial+global", {"global_centers"}),
+        ("spatial+position", {"pooling.position"}),
+    ],
+)
+def test_each_initialisation_has_its_parameters(initialization, names):
+    options = (*SEMANTIC, "STVIT.POOLING", "average", "STVIT.INITIALIZATION", initialization)
+    generation = small_deit(*options).blocks[4].module
+    own = {name for name, _ in generation.named_parameters() if not name.startswith("layers")}
+    assert own == names
+
+
+def test_the_first_layer_of_deit_attends_to_image_tokens_alone():
+    layers = small_deit(*SEMANTIC, "STVIT.SEMANTIC_KEYS", "later").blocks[4].module.layers
+    centers, image = torch.randn(1, 4, 4, 24), torch.randn(1, 5, 6, 24)
+    queries = torch.randn(1, 4, 4, 24)
+    first, second = (
+        [layer(centers + noise, image, queries) for noise in (0, torch.randn_like(centers))]
+        for layer in layers
+    )
+    assert torch.equal(*first)
+    assert not torch.allclose(*second)

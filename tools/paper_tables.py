@@ -1,0 +1,64 @@
+"""Print the paper's tables beside what is measured here.
+
+python tools/paper_tables.py --tables 1 8
+python tools/paper_tables.py --tables 1 --speed --batch 8
+python tools/paper_tables.py --markdown
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from _program import program
+
+from stvit_video.engine.paper_rows import paper_rows
+from stvit_video.engine.paper_tables import (
+    as_json,
+    as_markdown,
+    as_text,
+    measure,
+    measure_speed,
+)
+
+_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    known = sorted({row.table for row in paper_rows()})
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tables", nargs="+", type=int, choices=known, default=known)
+    parser.add_argument("--speed", action="store_true", help="time each model against its base")
+    parser.add_argument("--batch", type=int, default=1, help="inputs at once (default 1)")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default 7)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--amp", choices=("bfloat16", "float16"), help="automatic mixed precision")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="write", action="store_const", const=as_json)
+    form.add_argument("--markdown", dest="write", action="store_const", const=as_markdown)
+    parser.set_defaults(write=as_text)
+    return parser.parse_args()
+
+
+@program("paper_tables.py")
+def main() -> None:
+    """Measure the rows and print them; what does not agree with the paper is marked (!)."""
+    arguments = parse_arguments()
+    rows = [measure(row, configs=_CONFIGS) for row in paper_rows() if row.table in arguments.tables]
+    if arguments.speed:
+        measure_speed(
+            rows,
+            configs=_CONFIGS,
+            device=torch.device(arguments.device),
+            batch=arguments.batch,
+            rounds=arguments.rounds,
+            amp=getattr(torch, arguments.amp) if arguments.amp else None,
+        )
+    print(arguments.write(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
