@@ -15,21 +15,21 @@ if find_spec("stvit_video") is None:
 from stvit_video.errors import UserError  # noqa: E402
 
 
-def program(name: str) -> Callable[[Callable[Arguments, None]], Callable[Arguments, int]]:
+def program(name: str) -> Callable[[Callable[Arguments, int | None]], Callable[Arguments, int]]:
     """Make the main function of a tool return its exit status.
 
-    It is 0, or 2 after a user's mistake, which is printed as one line.
+    It is what the function returns, else 0; or 2 after a user's mistake, which is printed as one
+    line.
     """
 
-    def decorate(main: Callable[Arguments, None]) -> Callable[Arguments, int]:
+    def decorate(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
         @wraps(main)
         def run(*arguments: Arguments.args, **options: Arguments.kwargs) -> int:
             try:
-                main(*arguments, **options)
+                return main(*arguments, **options) or 0
             except UserError as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 2
-            return 0
 
         return run
 

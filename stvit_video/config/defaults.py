@@ -91,6 +91,12 @@ def default_config() -> CfgNode:
     c.DATA.SAMPLING_PROTOCOL = "video_swin"
     # Decoder: "pyav" or "decord".
     c.DATA.DECODING_BACKEND = "pyav"
+    # Seconds a worker may take for one video before it is ended, as its decoder hangs; 0: no limit.
+    # (Without workers there is none: NUM_WORKERS 0 lets a decoder hang, or crash the run.)
+    c.DATA.DECODE_TIMEOUT = 300.0
+    # Videos of each split that may be unreadable before the run stops; 0: none. Training replaces
+    # them, evaluation leaves them out, and OUTPUT_DIR/quarantine.csv lists them.
+    c.DATA.MAX_BAD_VIDEOS = 20
     # Mean and standard deviation of each channel, of pixels in [0, 1].
     c.DATA.MEAN = (0.485, 0.456, 0.406)
     c.DATA.STD = (0.229, 0.224, 0.225)

@@ -109,7 +109,7 @@ RULES: tuple[Rule, ...] = (
     # Clips.
     *at_least(1, "DATA.NUM_FRAMES", "DATA.SAMPLING_RATE"),
     *at_least(1, "DATA.TRAIN_CROP_SIZE", "DATA.VAL_SHORT_SIDE", "DATA.TEST_CROP_SIZE"),
-    *at_least(0, "DATA.TARGET_FPS"),
+    *at_least(0, "DATA.TARGET_FPS", "DATA.DECODE_TIMEOUT", "DATA.MAX_BAD_VIDEOS"),
     one_of("DATA.SAMPLING_PROTOCOL", "video_swin", "pyslowfast"),
     one_of("DATA.DECODING_BACKEND", "pyav", "decord"),
     one_of("DATA.ENSEMBLE_METHOD", "sum", "max"),

@@ -1,6 +1,7 @@
 """From a config to data sets and loaders."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ from stvit_video.data.kinetics import CentreClips, MultiViewVideos, TrainingClip
 from stvit_video.data.labeled_paths import read_labeled_paths
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.loader import VideoLoader
-from stvit_video.data.samplers import EvalBatchSampler, TrainBatchSampler
+from stvit_video.data.quarantine import Quarantine
+from stvit_video.data.samplers import Draw, EvalBatchSampler, TrainBatchSampler, replacement
 from stvit_video.data.sampling import PROTOCOLS, ClipSampling
 from stvit_video.data.transforms import (
     JitteredCrop,
@@ -52,13 +54,32 @@ def build_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> Vid
         UserError: as `build_dataset`, or there are fewer training videos than one step takes.
     """
     dataset = build_dataset(cfg, split)
-    build_sampler = _train_sampler if split == "train" else _eval_sampler
+    is_train = split == "train"
+    build_sampler = _train_sampler if is_train else _eval_sampler
     return VideoLoader(
         dataset,
         batch_sampler=build_sampler(cfg, dataset, split=split, rank=rank, world_size=world_size),
         num_workers=cfg.DATA_LOADER.NUM_WORKERS,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.DEVICE != "cpu" and torch.cuda.is_available(),
+        quarantine=Quarantine(
+            dataset.videos.paths,
+            file=Path(cfg.OUTPUT_DIR) / "quarantine.csv",
+            max_bad=cfg.DATA.MAX_BAD_VIDEOS,
+            fate="replaced by another one" if is_train else "left out",
+        ),
+        second_try=build_second_try(cfg, dataset),
+        # An evaluation over other videos than its list says would be wrong in silence.
+        replace=_replacement(cfg, dataset) if is_train else None,
+        seconds_per_video=cfg.DATA.DECODE_TIMEOUT,
     )
+
+
+def build_second_try(cfg: CfgNode, dataset: VideoDataset) -> VideoDataset | None:
+    """Build the same data set over PyAV, for what the decoder of the config cannot read.
+
+    There is none behind PyAV itself: what it refuses, decord reads with frames that are wrong.
+    """
+    return dataset.with_backend("pyav") if cfg.DATA.DECODING_BACKEND != "pyav" else None
 
 
 @DATASETS.register("kinetics")
@@ -66,7 +87,7 @@ def build_kinetics(cfg: CfgNode, split: str) -> VideoDataset:
     """Build the data set of ``<split>.csv`` in DATA.PATH_TO_DATA_DIR.
 
     Raises:
-        UserError: the file is missing or has a mistake in it, or its first videos are missing.
+        UserError: the file is missing or has a mistake in it, or none of its first videos exists.
     """
     csv_path = _csv_path(cfg.DATA.PATH_TO_DATA_DIR, split)
     paths = read_labeled_paths(
@@ -129,6 +150,10 @@ def build_test_crops(cfg: CfgNode) -> SpatialCrops:
     """Build the crops of the test views."""
     size, count = cfg.DATA.TEST_CROP_SIZE, cfg.TEST.NUM_SPATIAL_CROPS
     return SpatialCrops(cfg.DATA.VAL_SHORT_SIDE if count == 1 else size, size, count=count)
+
+
+def _replacement(cfg: CfgNode, dataset: VideoDataset) -> Callable[[Draw, int], Draw]:
+    return partial(replacement, num_samples=len(dataset), seed=cfg.RNG_SEED)
 
 
 def _csv_path(folder: str, split: str) -> Path:

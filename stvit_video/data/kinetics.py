@@ -3,13 +3,14 @@
 Letters: T frames of a clip, H W size, V clips of a video, K crops of a clip.
 """
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from stvit_video.data.bad_video import BadVideo
 from stvit_video.data.draws import below
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.samplers import Draw, generator_for
@@ -32,6 +33,14 @@ class VideoDataset(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def bad_video(self, index: int, error: str, *, kills: bool = False) -> BadVideo:
+        """Describe a video that cannot be read."""
+        return self.videos.bad_video(index, error, kills=kills)
+
+    def with_backend(self, backend: str) -> "VideoDataset":
+        """The same data set over another decoder."""
+        return replace(self, videos=self.videos.with_backend(backend))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +66,7 @@ class TrainingClips(VideoDataset):
         about the batch that it is the first of.
 
         Raises:
-            UserError: the video cannot be read.
+            BadVideoError: the video cannot be read.
         """
         generator = generator_for(draw, seed=self.seed)
         with self.videos.open(draw.index) as reader:
@@ -95,7 +104,7 @@ class CentreClips(VideoDataset):
         """Make a sample: ``video`` is uint8 [3, T, H, W].
 
         Raises:
-            UserError: the video cannot be read.
+            BadVideoError: the video cannot be read.
         """
         with self.videos.open(index) as reader:
             indices = self.sampling.centre_clip(reader.num_frames, fps=reader.fps)
@@ -121,7 +130,7 @@ class MultiViewVideos(VideoDataset):
         """Make an item: ``video`` is uint8 [V K, 3, T, H, W]; view index = clip K + crop.
 
         Raises:
-            UserError: the video cannot be read.
+            BadVideoError: the video cannot be read.
         """
         with self.videos.open(index) as reader:
             clips = self.sampling.views(reader.num_frames, fps=reader.fps, num_views=self.num_clips)

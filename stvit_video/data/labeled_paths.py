@@ -1,11 +1,21 @@
 """CSV files of labelled videos, one ``path label`` a line, read into little memory."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from stvit_video.errors import UserError
+
+
+class Entry(NamedTuple):
+    """A line of a CSV file."""
+
+    line: int
+    path: str
+    label: int
 
 
 class LabeledPaths(Sequence[tuple[str, int]]):
@@ -16,12 +26,12 @@ class LabeledPaths(Sequence[tuple[str, int]]):
 
     Args:
         csv_path: the file they come from, for messages.
-        entries: (line number, path, label) of each.
+        entries: its lines.
     """
 
-    def __init__(self, csv_path: Path, entries: Sequence[tuple[int, str, int]]) -> None:
-        encoded = [path.encode("utf-8", "surrogateescape") for _, path, _ in entries]
-        self._csv_path = csv_path
+    def __init__(self, csv_path: Path, entries: Sequence[Entry]) -> None:
+        encoded = [_encode(path) for _, path, _ in entries]
+        self.csv_path = csv_path
         self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
         self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
         self._lines = np.array([line for line, _, _ in entries], np.int32)
@@ -35,9 +45,29 @@ class LabeledPaths(Sequence[tuple[str, int]]):
         path = self._bytes[begin : self._ends[index]].tobytes()
         return path.decode("utf-8", "surrogateescape"), int(self._labels[index])
 
+    def line(self, index: int) -> int:
+        """Line of the CSV file that an entry comes from, from 1."""
+        return int(self._lines[index])
+
     def place(self, index: int) -> str:
         """Where an entry stands, for messages: ``data/train.csv, line 7``."""
-        return f"{self._csv_path}, line {self._lines[index]}"
+        return f"{self.csv_path}, line {self.line(index)}"
+
+    def index_of(self, path: str, *, line: int) -> int | None:
+        """Return the entry that comes from a line, or None if that holds another path or none."""
+        index = int(np.searchsorted(self._lines, line))
+        found = index < len(self) and self.line(index) == line and self[index][0] == path
+        return index if found else None
+
+    def fingerprint(self) -> str:
+        """A short name of the list: 16 hexadecimal digits of the SHA-256 of its entries in order.
+
+        It is what ``sha256sum`` gives for the lines "path<tab>label" of this order.
+        """
+        digest = hashlib.sha256()
+        for path, label in self:
+            digest.update(_encode(path) + b"\t%d\n" % label)
+        return digest.hexdigest()[:16]
 
 
 def read_labeled_paths(csv_path: str | Path, *, separator: str, num_classes: int) -> LabeledPaths:
@@ -48,25 +78,45 @@ def read_labeled_paths(csv_path: str | Path, *, separator: str, num_classes: int
             ``[0, num_classes)``; the message names the line.
     """
     csv_path = Path(csv_path)
-    entries = list(_entries(csv_path, separator=separator, num_classes=num_classes))
+    entries = []
+    for entry in parse_lines(csv_path, separator=separator, num_classes=num_classes):
+        if isinstance(entry, UserError):
+            raise entry
+        entries.append(entry)
     if not entries:
         raise UserError(f'{csv_path} lists no videos: a line is "path{separator}label"')
     return LabeledPaths(csv_path, entries)
 
 
-def _entries(csv_path: Path, *, separator: str, num_classes: int) -> Iterator[tuple[int, str, int]]:
+def parse_lines(csv_path: Path, *, separator: str, num_classes: int) -> Iterator[Entry | UserError]:
+    """Read a CSV file line by line; a line with a mistake in it comes as its error.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
         text = csv_path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise UserError(f"cannot read {csv_path}: {error.strerror}") from error
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        path, found, label = line.strip().rpartition(separator)
-        place = f"{csv_path}, line {number}"
-        if not found or not path.strip():
-            raise UserError(f'{place}: a line must be "path{separator}label", not "{line.strip()}"')
-        yield number, path.strip(), _label(label, place=place, num_classes=num_classes)
+        try:
+            yield _entry(line.strip(), number, csv_path, separator, num_classes)
+        except UserError as error:
+            yield error
+
+
+def _entry(line: str, number: int, csv_path: Path, separator: str, num_classes: int) -> Entry:
+    path, found, label = line.rpartition(separator)
+    place = f"{csv_path}, line {number}"
+    if not found or not path.strip():
+        raise UserError(f'{place}: a line must be "path{separator}label", not "{line}"')
+    return Entry(number, path.strip(), _label(label, place=place, num_classes=num_classes))
+
+
+def _encode(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
 
 
 def _label(text: str, *, place: str, num_classes: int) -> int:

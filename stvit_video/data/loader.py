@@ -1,91 +1,212 @@
-"""A data loader that brings a user's mistake out of its workers as one sentence."""
+"""A data loader that goes on when videos cannot be read, and when reading one kills a worker."""
 
-from collections.abc import Iterator
+import gc
+import itertools
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from stvit_video.data.collate import collate
+from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.guarded import GuardedVideos, Item, Videos, collate_items
+from stvit_video.data.quarantine import Quarantine
+from stvit_video.data.samplers import Draw
+from stvit_video.data.worker_watch import WorkerWatch, end_on_alarm
 from stvit_video.errors import UserError
+from stvit_video.runtime.logging import get_logger
+
+_log = get_logger(__name__)
 
 
-class _MistakesAsItems(Dataset[Any]):
-    """Returns a `UserError` as the item, where raising would wrap it into a worker's traceback."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: Any) -> Any:
-        try:
-            return self.dataset[index]
-        except UserError as error:
-            return UserError(str(error))
-
-
-class VideoLoader(DataLoader[Any]):
+class VideoLoader:
     """Batches of a data set of dicts; ``batch_sampler`` says which.
 
-    Videos are decoded in ``num_workers`` processes (0: in this one), which live as long as the
-    loader; each uses one thread.
+    Videos are decoded in ``num_workers`` processes, which live as long as the loader; each uses
+    one thread. What cannot be read goes to ``quarantine``, and is left out of its batch or
+    replaced by another sample. When a worker dies, or takes too long for one video, that video is
+    bad too, and new workers go on from the batch that was due; all batches are the same as if the
+    video had been bad in any other way. (With no workers, nothing helps against a decoder that
+    crashes or hangs. A worker that is stopped, by SIGSTOP, is waited for.)
 
     Args:
         dataset: map-style, of dicts of tensors, numbers and strings, or of lists of them: an item
             may be several samples of the batch.
         batch_sampler: lists of what the data set is indexed with.
-        num_workers: processes.
+        num_workers: processes; 0: videos are decoded in this process.
         pin_memory: copy batches to page-locked memory, for a GPU.
+        quarantine: takes up the videos that cannot be read, and says when there are too many.
+        second_try: the same data set over another decoder, for what the first one cannot read.
+        replace: gives the sample that takes the place of a bad one at the n-th try; None: bad
+            ones are left out, and a batch of bad ones alone too.
+        seconds_per_video: limit of the time for one video; 0: none.
     """
 
     def __init__(
         self,
-        dataset: Dataset[Any],
+        dataset: Videos,
         *,
         batch_sampler: Sampler[Any],
         num_workers: int,
         pin_memory: bool,
+        quarantine: Quarantine,
+        second_try: Videos | None = None,
+        replace: Callable[[Draw, int], Draw] | None = None,
+        seconds_per_video: float = 0.0,
     ) -> None:
-        super().__init__(
-            _MistakesAsItems(dataset),
-            batch_sampler=batch_sampler,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            collate_fn=_collate,
-            worker_init_fn=_use_one_thread,
-            persistent_workers=num_workers > 0,
+        self.dataset = dataset
+        self.batch_sampler = batch_sampler
+        self.quarantine = quarantine
+        self._num_workers = num_workers
+        self._pin_memory = pin_memory
+        self._watch = WorkerWatch(num_workers=num_workers, seconds=seconds_per_video)
+        self._guarded = GuardedVideos(
+            [dataset] if second_try is None else [dataset, second_try],
+            replace=replace,
+            max_bad=quarantine.max_bad,
+            watch=self._watch,
+        )
+        self._remaining = _RemainingBatches(batch_sampler)
+        self._loader: DataLoader[Any] | None = None
+        self._workers: list[BaseProcess] = []
+
+    def __len__(self) -> int:
+        """Batches of an epoch; where bad videos are left out, fewer may come."""
+        return len(self.batch_sampler)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over an epoch; the workers start at once, not with the first batch.
+
+        Raises:
+            UserError: there are more bad videos than the quarantine puts up with.
+        """
+        return self._batches(self._start(first_batch=0))
+
+    def _batches(self, items: Iterator[Item]) -> Iterator[Any]:
+        due = 0
+        while True:
+            try:
+                batch, reports = next(items)
+            except StopIteration:
+                return
+            except Exception as error:
+                self._take_up_deaths(error)
+            else:
+                due += 1
+                self._take_up(batch, reports)
+                if batch is not None:
+                    yield batch
+                continue
+            # Only here, where the error and with it the old iterator are gone, can new ones start.
+            del items
+            items = self._start(first_batch=due)
+
+    def _start(self, *, first_batch: int) -> Iterator[Item]:
+        self._remaining.first_batch = first_batch
+        while True:
+            try:
+                return self._iterate()
+            except Exception as error:
+                # Workers that go on from an epoch that was left early may have died meanwhile.
+                self._take_up_deaths(error)
+
+    def _iterate(self) -> Iterator[Item]:
+        if self._loader is not None:
+            return iter(self._loader)
+        self._guarded.killers = self.quarantine.killers
+        self._loader = DataLoader(
+            self._guarded,
+            batch_sampler=self._remaining,
+            num_workers=self._num_workers,
+            pin_memory=self._pin_memory,
+            collate_fn=collate_items,
+            worker_init_fn=_prepare_worker,
+            persistent_workers=self._num_workers > 0,
             # Of its own: the seed of the workers, drawn when they start, must not move the global
             # stream, which a resumed run takes up where it was.
             generator=torch.Generator(),
         )
+        others = multiprocessing.active_children()
+        with _own_child_handler():
+            items = iter(self._loader)
+        self._workers = [
+            child for child in multiprocessing.active_children() if child not in others
+        ]
+        return items
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Iterate over an epoch; the workers start at once, not with the first batch.
+    def _take_up(self, batch: Any, reports: list[BadVideo]) -> None:
+        try:
+            self.quarantine.add(reports)
+            if isinstance(batch, UserError):
+                raise batch
+        except UserError:
+            self._end_workers()  # the run is over, and must not wait for what they read ahead
+            raise
+
+    def _take_up_deaths(self, error: Exception) -> None:
+        """Blame the videos that dead workers were reading, and end the other workers.
 
         Raises:
-            UserError: a sample could not be made.
+            Exception: it is ``error``, as no worker died.
+            UserError: a worker died without reading a video, or there are too many bad ones now.
         """
-        return _raise_mistakes(super().__iter__())
+        deaths = self._watch.deaths(self._workers) if self._workers else []
+        if not deaths:
+            raise error
+        self._end_workers()
+        for index, cause in deaths:
+            if index < 0:
+                raise UserError(
+                    f"a worker of the data loader died between two videos ({cause}); with too "
+                    "little memory, lower DATA_LOADER.NUM_WORKERS or the batch size"
+                ) from error
+            assert index not in self._guarded.killers, "a killer was opened again"
+            self.quarantine.add([self.dataset.bad_video(index, cause, kills=True)])
+        _log.warning("New workers of the data loader go on from the batch that was due")
+
+    def _end_workers(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        self._loader, self._workers = None, []
 
 
-def _collate(items: list[Any]) -> Any:
-    mistakes = [item for item in items if isinstance(item, UserError)]
-    return mistakes[0] if mistakes else collate(list(_samples(items)))
+class _RemainingBatches(Sampler[Any]):
+    """The batches of a sampler from ``first_batch`` on."""
+
+    def __init__(self, batch_sampler: Sampler[Any]) -> None:
+        self.first_batch = 0
+        self._batch_sampler = batch_sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(self._batch_sampler, self.first_batch, None)
 
 
-def _samples(items: list[Any]) -> Iterator[Any]:
-    for item in items:
-        yield from item if isinstance(item, list) else [item]
-
-
-def _raise_mistakes(batches: Iterator[Any]) -> Iterator[Any]:
-    for batch in batches:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
-
-
-def _use_one_thread(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
+    # Garbage of the main process came along. Collected here, a decoder among it would wait for
+    # ever for its threads, which did not.
+    gc.freeze()
     torch.set_num_threads(1)
+    end_on_alarm()
+
+
+@contextmanager
+def _own_child_handler() -> Iterator[None]:
+    """Take back the handler that PyTorch sets for SIGCHLD while the block runs.
+
+    When a worker dies it raises in whatever the main thread is doing, be it a training step.
+    Without it the death is noticed when the next batch is waited for, within five seconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        theirs = getattr(before, "__module__", "").startswith("torch.utils.data")
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if theirs or before is None else before)

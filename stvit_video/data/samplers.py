@@ -1,7 +1,7 @@
 """Which samples make a batch on which rank."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,16 @@ def generator_for(draw: Draw, *, seed: int) -> torch.Generator:
     """
     mixed = np.random.SeedSequence([seed, draw.epoch, draw.index]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
+
+
+def replacement(draw: Draw, attempt: int, *, num_samples: int, seed: int) -> Draw:
+    """The sample of the same epoch that takes the place of one whose video cannot be read.
+
+    It depends on the seed, on the sample and on ``attempt`` alone, which counts on while what
+    comes out cannot be read either.
+    """
+    mixed = np.random.SeedSequence([seed, draw.epoch, draw.index, attempt]).generate_state(1)
+    return replace(draw, index=int(mixed[0]) % num_samples)
 
 
 class TrainBatchSampler(Sampler[list[Draw]]):

@@ -8,9 +8,9 @@ from fvcore.common.config import CfgNode
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from stvit_video.data.augment.build import build_mixing
+from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.average import WeightAverage
 from stvit_video.engine.epochs import EpochRunner
 from stvit_video.engine.keep import CheckpointKeeper
@@ -85,7 +85,7 @@ def build_recorder(cfg: CfgNode, *, first_step: int) -> Recorder:
 def build_epoch_runner(
     cfg: CfgNode,
     state: TrainingState,
-    loader: DataLoader,
+    loader: VideoLoader,
     recorder: Recorder,
 ) -> EpochRunner:
     """Build what trains ``state`` epoch by epoch."""

@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from torch.utils.data import DataLoader
-
+from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.loss_guard import BadLossError
 from stvit_video.engine.random_state import capture_random_state
 from stvit_video.engine.recorder import Recorder
@@ -39,7 +38,7 @@ class EpochRunner:
         self,
         state: TrainingState,
         step: TrainingStep,
-        loader: DataLoader,
+        loader: VideoLoader,
         *,
         schedule: Schedule,
         recorder: Recorder,
@@ -78,7 +77,7 @@ class EpochRunner:
         self.step.model.train()
         first = state.finished_steps
         sampler = self.loader.batch_sampler
-        sampler.set_epoch(epoch, first_batch=first * self.passes)  # type: ignore[union-attr]
+        sampler.set_epoch(epoch, first_batch=first * self.passes)  # type: ignore[attr-defined]
         title = f"epoch {epoch + 1}/{meter.max_epoch}"
         bar = progress(range(first, steps), total=steps - first, description=title)
         began = time.perf_counter()
@@ -99,6 +98,7 @@ class EpochRunner:
                 return False
             # What a checkpoint took is no time of waiting for data.
             began = time.perf_counter()
+        self.loader.quarantine.share()
         self._advise(meter.epoch.data_share)
         self.recorder.line(meter.epoch_line(epoch=epoch, lr=lr))
         state.finished_epochs, state.finished_steps = epoch + 1, 0

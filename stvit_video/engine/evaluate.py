@@ -1,14 +1,16 @@
 """Evaluation: one clip of every video while training, all views of every video in the test."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 
 from stvit_video.data.build import build_loader
+from stvit_video.data.kinetics import VideoDataset
+from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.accuracy import error_percent, topk_correct
 from stvit_video.engine.build import compile_model
 from stvit_video.engine.checkpoint import newest_checkpoint, verify
@@ -34,7 +36,7 @@ _log = get_logger(__name__)
 @torch.no_grad()
 def validate(
     model: nn.Module,
-    loader: DataLoader,
+    loader: VideoLoader,
     *,
     normalise: Normalise,
     precision: Precision,
@@ -43,7 +45,8 @@ def validate(
     """Measure the mean loss and the errors in percent; every rank must call this.
 
     Ranks may have different numbers of batches, and batches of different sizes, because only
-    sums meet at the end: the model must not be wrapped in DDP.
+    sums meet at the end: the model must not be wrapped in DDP. Videos that cannot be read are
+    left out, and a sentence in the log says so.
 
     Args:
         model: left in the mode, training or evaluation, that it was in; its running statistics,
@@ -54,7 +57,11 @@ def validate(
         loss_function: (logits, labels) -> mean loss.
 
     Returns:
-        ``loss``, ``top1_err`` and ``top5_err`` over the clips of all ranks.
+        ``loss``, ``top1_err`` and ``top5_err`` over the clips of all ranks, and their number,
+        ``num_videos``.
+
+    Raises:
+        UserError: too many videos cannot be read, or none can.
     """
     # Running statistics are those of a rank's own clips; a checkpoint has rank 0's.
     distributed.broadcast_tensors(
@@ -76,19 +83,41 @@ def validate(
         sums += torch.cat([loss_sum.view(1), topk_correct(logits, labels)])
         clips += len(labels)
     model.train(was_training)
+    loader.quarantine.share()
     all_clips, all_loss, top1, top5 = distributed.all_reduce_sum([clips, *sums.tolist()])
+    _say_what_was_read("Validation", read=int(all_clips), expected=len(loader.dataset))
     return {
         "loss": all_loss / all_clips,
         "top1_err": error_percent(top1, all_clips),
         "top5_err": error_percent(top5, all_clips),
+        "num_videos": int(all_clips),
     }
+
+
+def _say_what_was_read(what: str, *, read: int, expected: int) -> None:
+    """Log in a sentence how many videos an evaluation is not about.
+
+    Raises:
+        UserError: none could be read, so there is no accuracy.
+    """
+    if not read:
+        raise UserError(
+            f"{what} is over no video: none of its {expected} could be read; quarantine.csv in "
+            "OUTPUT_DIR says why."
+        )
+    if read < expected:
+        _log.warning(
+            "%s is over %d of %d videos: %d could not be read (quarantine.csv says why)",
+            *(what, read, expected, expected - read),
+        )
 
 
 def test(cfg: CfgNode) -> None:
     """Test the model of a config on all views of every video; called inside ``run_ranks``.
 
     Raises:
-        UserError: there are no weights to test, they do not fit, or their scores are not finite.
+        UserError: there are no weights to test, they do not fit, their scores are not finite, or
+            too many videos cannot be read.
     """
     setup_logging(cfg.OUTPUT_DIR)
     path = checkpoint_to_test(cfg)
@@ -109,10 +138,12 @@ def test(cfg: CfgNode) -> None:
         ensemble=cfg.DATA.ENSEMBLE_METHOD,
     )
     own = predict_all(predictor, loader, log_period=cfg.LOG_PERIOD, output_dir=cfg.OUTPUT_DIR)
+    loader.quarantine.share()
     parts = [part for rank_parts in distributed.gather_objects(own) for part in rank_parts]
+    read = sum(len(part.labels) for part in parts)
+    _say_what_was_read("The test", read=read, expected=len(loader.dataset))
     if distributed.is_main():
-        predictions = merge(parts, num_videos=len(loader.dataset))  # type: ignore[arg-type]
-        _report(cfg, predictions, checkpoint=path, device=device)
+        _report(cfg, parts, loader, checkpoint=path, device=device)
 
 
 def load_tested_weights(cfg: CfgNode, model: nn.Module, path: Path) -> LoadReport:
@@ -159,8 +190,16 @@ def predictions_path(cfg: CfgNode) -> Path:
 
 
 def _report(
-    cfg: CfgNode, predictions: Predictions, *, checkpoint: Path, device: torch.device
+    cfg: CfgNode,
+    parts: Sequence[Predictions],
+    loader: VideoLoader,
+    *,
+    checkpoint: Path,
+    device: torch.device,
 ) -> None:
+    dataset = loader.dataset
+    assert isinstance(dataset, VideoDataset)
+    predictions, left_out = merge(parts, bad=loader.quarantine.bad, num_videos=len(dataset))
     accuracy = measure(predictions)
     class_names = build_class_names(cfg)
     folder = Path(cfg.OUTPUT_DIR) / "results"
@@ -168,9 +207,12 @@ def _report(
         folder,
         predictions,
         accuracy,
+        left_out=left_out,
         class_names=class_names,
         predictions_path=predictions_path(cfg),
         facts={
+            "num_second_tries": loader.quarantine.second_tries,
+            "dataset_fingerprint": dataset.videos.paths.fingerprint(),
             "views": {"clips": cfg.TEST.NUM_ENSEMBLE_VIEWS, "crops": cfg.TEST.NUM_SPATIAL_CROPS},
             "ensemble": cfg.DATA.ENSEMBLE_METHOD,
             "checkpoint": str(checkpoint.resolve()),
@@ -180,7 +222,8 @@ def _report(
     _log.info("Test of %s\n%s", checkpoint, format_table(accuracy, class_names=class_names))
     _log.info("Results are in %s", folder)
     final = {"_type": "test_final", "top1_acc": accuracy.top1, "top5_acc": accuracy.top5}
+    counts = {"num_videos": len(predictions.labels), "num_left_out": len(left_out)}
     log_json_stats(
-        {**final, "mean_class_acc": accuracy.mean_class, **memory(device)},
+        {**final, "mean_class_acc": accuracy.mean_class, **counts, **memory(device)},
         output_dir=cfg.OUTPUT_DIR,
     )

@@ -129,7 +129,7 @@ def time_workers(cfg: CfgNode, *, clips: int) -> WorkerSpeed:
     loaded = epoch = counted = 0
     began = time.perf_counter()
     while counted < clips:
-        loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        loader.batch_sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         epoch += 1
         for batch in loader:
             loaded += 1

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.meters import duration, memory
 from stvit_video.engine.precision import Normalise, Precision
 from stvit_video.engine.predictions import Predictions
@@ -77,15 +77,16 @@ class ViewPredictor:
 
 
 def predict_all(
-    predictor: ViewPredictor, loader: DataLoader, *, log_period: int, output_dir: str | Path
+    predictor: ViewPredictor, loader: VideoLoader, *, log_period: int, output_dir: str | Path
 ) -> list[Predictions]:
     """Score this rank's share of the test videos, with a line of the log every ``log_period``.
 
     Returns:
-        The predictions of every batch; none for a rank that has no videos.
+        The predictions of every batch; none for a rank that has no videos, and none of videos
+        that cannot be read.
 
     Raises:
-        UserError: the scores of a video are not finite.
+        UserError: the scores of a video are not finite, or too many videos cannot be read.
     """
     parts = []
     began = time.perf_counter()
@@ -93,7 +94,9 @@ def predict_all(
     batches = iter(loader)
     for index in progress(range(len(loader)), total=len(loader), description="test"):
         waiting = time.perf_counter()
-        batch = next(batches)
+        batch = next(batches, None)
+        if batch is None:
+            break  # batches of bad videos alone do not come
         data_seconds += time.perf_counter() - waiting
         parts.append(_predictions(batch, predictor(batch["video"])))
         if (index + 1) % log_period == 0:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stvit_video.data.bad_video import BadVideo
+
 # Guesses of a video that count for the top-5 accuracy; fewer where there are fewer classes.
 TOP = 5
 
@@ -63,22 +65,36 @@ class Accuracy:
         return self.confusion.sum(axis=1)
 
 
-def merge(parts: Sequence[Predictions], *, num_videos: int) -> Predictions:
+def merge(
+    parts: Sequence[Predictions], *, bad: Sequence[BadVideo], num_videos: int
+) -> tuple[Predictions, list[BadVideo]]:
     """Bring the predictions of all batches of all ranks together, in the order of the data set.
 
-    A video that came twice, or never, is a defect of the sampler, and an AssertionError.
+    A video that came twice, or never though it is not bad, is a defect of the sampler, and an
+    AssertionError.
+
+    Args:
+        parts: the predictions.
+        bad: videos that could not be read, be it in an earlier test.
+        num_videos: of the data set.
+
+    Returns:
+        the predictions, and those of the bad videos that are not among them.
     """
     video_index = np.concatenate([part.video_index for part in parts])
+    left_out = [video for video in bad if video.index not in set(video_index.tolist())]
+    seen = np.sort(np.append(video_index, [video.index for video in left_out]).astype(np.int64))
+    assert np.array_equal(seen, np.arange(num_videos)), "videos missing or repeated"
     order = np.argsort(video_index, kind="stable")
-    assert np.array_equal(video_index[order], np.arange(num_videos)), "videos missing or repeated"
     names = [name for part in parts for name in part.video_names]
-    return Predictions(
+    merged = Predictions(
         video_index=video_index[order],
         video_names=[names[position] for position in order],
         labels=np.concatenate([part.labels for part in parts])[order],
         scores=np.concatenate([part.scores for part in parts])[order],
         first_guesses=np.concatenate([part.first_guesses for part in parts])[order],
     )
+    return merged, left_out
 
 
 def measure(predictions: Predictions) -> Accuracy:

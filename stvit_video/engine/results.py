@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.quarantine import write_quarantine
 from stvit_video.engine.predictions import Accuracy, Predictions
 
 # With more classes than twice this, the log's table holds the best and the worst ones alone.
@@ -18,6 +20,7 @@ def write_results(
     predictions: Predictions,
     accuracy: Accuracy,
     *,
+    left_out: Sequence[BadVideo],
     class_names: Sequence[str],
     predictions_path: Path,
     facts: Mapping[str, object],
@@ -25,9 +28,11 @@ def write_results(
     """Write everything a test found out.
 
     Args:
-        folder: gets scores.npz, per_class.csv, summary.json and confusion_matrix.png.
-        predictions: of all videos.
+        folder: gets scores.npz, per_class.csv, summary.json, left_out.csv and
+            confusion_matrix.png.
+        predictions: of all videos that could be read.
         accuracy: of these predictions.
+        left_out: the videos that could not.
         class_names: in the order of labels.
         predictions_path: the CSV file with a line for every video.
         facts: what else belongs in the summary: views, the checkpoint, ...
@@ -43,7 +48,8 @@ def write_results(
         labels=predictions.labels,
     )
     _write_classes(folder / "per_class.csv", accuracy, class_names)
-    summary = {**summarise(accuracy), **facts}
+    write_quarantine(folder / "left_out.csv", left_out)
+    summary = {**summarise(accuracy, num_left_out=len(left_out)), **facts}
     text = json.dumps(summary, indent=2, ensure_ascii=False)
     (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
     draw_confusion_matrix(
@@ -70,8 +76,9 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
             writer.writerow([name, label, best[0], score, five, bool(best[0] == label)])
 
 
-def summarise(accuracy: Accuracy) -> dict[str, object]:
-    """Return the accuracies of a test by name, in percent."""
+def summarise(accuracy: Accuracy, *, num_left_out: int) -> dict[str, object]:
+    """Return the accuracies of a test by name, in percent, and how many videos they are of."""
+    num_read = int(accuracy.videos.sum())
     return {
         "top1_acc": accuracy.top1,
         "top5_acc": accuracy.top5,
@@ -79,7 +86,9 @@ def summarise(accuracy: Accuracy) -> dict[str, object]:
         "top1_acc_by_clips": {
             str(clips): value for clips, value in enumerate(accuracy.by_clips, start=1)
         },
-        "num_videos": int(accuracy.videos.sum()),
+        "num_videos_expected": num_read + num_left_out,
+        "num_videos": num_read,
+        "num_left_out": num_left_out,
     }
 
 

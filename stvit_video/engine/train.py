@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 from fvcore.common.config import CfgNode
-from torch.utils.data import DataLoader
 
 from stvit_video.data.build import build_loader
+from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.build import (
     build_epoch_runner,
     build_keeper,
@@ -127,7 +127,7 @@ def _run_epochs(
         validate_if_due()
 
 
-def _validate(cfg: CfgNode, state: TrainingState, loader: DataLoader, recorder: Recorder) -> None:
+def _validate(cfg: CfgNode, state: TrainingState, loader: VideoLoader, recorder: Recorder) -> None:
     measured = validate(
         state.average.model if state.average is not None and cfg.EMA.EVAL else state.model,
         loader,
@@ -150,7 +150,7 @@ def _validate(cfg: CfgNode, state: TrainingState, loader: DataLoader, recorder: 
     recorder.validation(line, step=state.total_steps)
 
 
-def _steps_per_epoch(loader: DataLoader, *, passes: int) -> int:
+def _steps_per_epoch(loader: VideoLoader, *, passes: int) -> int:
     if len(loader) < passes:
         raise UserError(
             f"TRAIN.ACCUMULATE_STEPS is {passes}, but an epoch has {len(loader)} batches; lower "

@@ -24,7 +24,7 @@ def moving_noise(num_frames: int, *, height: int = 48, width: int = 64, seed: in
 def plain_decode(path: Path) -> Frames:
     """All frames in the order in which FFmpeg shows them, through its own filter chain."""
     frames = []
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         stream = container.streams.best("video")
         stream.thread_type = "NONE"
         graph = av.filter.Graph()

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from stvit_video.data.samplers import Draw, EvalBatchSampler, TrainBatchSampler, generator_for
+from stvit_video.data.samplers import (
+    Draw,
+    EvalBatchSampler,
+    TrainBatchSampler,
+    generator_for,
+    replacement,
+)
 
 
 def train_batches(rank, world_size, *, batch_size, epoch=0, num_samples=50, seed=1):
@@ -65,6 +71,19 @@ def test_draws_have_streams_of_their_own():
     streams = [tuple(numbers(draw)) for draw in draws] + [tuple(numbers(Draw(0, 0), seed=1))]
     assert len(set(streams)) == 26
     assert numbers(Draw(3, 1)) == numbers(Draw(3, 1))
+
+
+def test_replacements_are_other_samples_of_the_epoch_and_always_the_same():
+    def others(draw, seed=0):
+        tries = (replacement(draw, n, num_samples=50, seed=seed) for n in range(1, 40))
+        return [(other.index, other.epoch) for other in tries]
+
+    assert others(Draw(3, 1)) == others(Draw(3, 1))
+    lists = [others(Draw(3, 1)), others(Draw(4, 1)), others(Draw(3, 2)), others(Draw(3, 1), seed=1)]
+    assert len({tuple(index for index, _ in some) for some in lists}) == 4
+    assert {epoch for _, epoch in lists[2]} == {2}
+    assert len({index for index, _ in lists[0]}) > 20
+    assert all(0 <= index < 50 for index, _ in lists[0])
 
 
 def test_an_epoch_can_begin_at_any_batch():

@@ -1,12 +1,15 @@
+import hashlib
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from broken_videos import ODD
 from made_videos import plain_decode
 
 from stvit_video.config import load_config
 from stvit_video.data import labeled_videos
+from stvit_video.data.bad_video import BadVideoError
 from stvit_video.data.build import build_dataset, build_loader
 from stvit_video.data.labeled_paths import read_labeled_paths
 from stvit_video.data.samplers import Draw, generator_for
@@ -83,6 +86,35 @@ def test_paths_take_little_memory(tmp_path):
     assert paths[4999] == ("folder/video_004999.mp4", 4999 % 9)
     with pytest.raises(IndexError):
         paths[5000]
+
+
+def test_the_fingerprint_is_a_checksum_anyone_can_make(tmp_path):
+    paths = read(tmp_path, "a.mp4 0\n\n  ü é.mp4   9  \n")
+    expected = hashlib.sha256("a.mp4\t0\nü é.mp4\t9\n".encode()).hexdigest()
+    assert paths.fingerprint() == expected[:16]
+    for other in ("a.mp4 0\n", "ü é.mp4 9\na.mp4 0\n", "a.mp4 1\nü é.mp4 9\n"):
+        assert read(tmp_path, other).fingerprint() != paths.fingerprint()
+
+
+def test_one_missing_video_is_no_wrong_prefix(config, video_folder, tmp_path):
+    (tmp_path / "val.csv").write_text(f"gone.mp4 1\n{video_folder}/video 0.mp4 1\n")
+    dataset = build_dataset(config("DATA.PATH_TO_DATA_DIR", str(tmp_path)), "val")
+    with pytest.raises(BadVideoError, match=r"val\.csv, line 1: cannot .* gone\.mp4: No such file"):
+        dataset[0]
+
+
+def test_what_decord_cannot_read_is_read_by_pyav(config, tmp_path):
+    ODD["av1.mp4"][0](tmp_path / "av1.mp4")
+    (tmp_path / "test.csv").write_text("av1.mp4 2\n")
+    where = ("DATA.PATH_TO_DATA_DIR", str(tmp_path), "OUTPUT_DIR", str(tmp_path / "run"))
+    videos = {}
+    for backend in ("pyav", "decord"):
+        cfg = config(*where, "DATA.DECODING_BACKEND", backend)
+        loader = build_loader(cfg, "test", rank=0, world_size=1)
+        videos[backend] = [batch["video"] for batch in loader]
+        assert loader.quarantine.second_tries == (backend == "decord")
+    assert torch.equal(videos["pyav"][0], videos["decord"][0])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_data_set_says_what_to_do(config, tmp_path):
@@ -231,13 +263,17 @@ def test_a_broken_video_ends_the_run_with_one_sentence(config, video_folder, tmp
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
     lines = [f"{video_folder}/video {i}.mp4 0\n" for i in range(2)] + ["broken.mp4 1\n"]
     (tmp_path / "val.csv").write_text("".join(lines))
-    cfg = config("DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA_LOADER.NUM_WORKERS", workers)
+    stop = ("DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA_LOADER.NUM_WORKERS", workers)
+    cfg = config(*stop, "DATA.MAX_BAD_VIDEOS", "0", "OUTPUT_DIR", str(tmp_path / "run"))
     loader = build_loader(cfg, "val", rank=0, world_size=1)
     with pytest.raises(UserError) as caught:
         list(loader)
     message = str(caught.value)
     assert message.count("\n") == 0
-    assert message.startswith(f"{tmp_path}/val.csv, line 3: cannot read the video")
+    assert message.startswith(f"1 of the 3 videos of {tmp_path}/val.csv cannot be read")
+    assert "DATA.MAX_BAD_VIDEOS is 0: " in message
+    assert "(line 3, broken.mp4: Invalid data" in message
+    assert "tools/check_data.py" in message
     assert "Traceback" not in message
 
 

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from stvit_video.data.bad_video import BadVideo
 from stvit_video.engine.class_names import build_class_names
 from stvit_video.engine.figures import draw_confusion_matrix
 from stvit_video.engine.predictions import Predictions, measure, merge
@@ -61,7 +62,9 @@ def test_equal_scores_are_not_right_by_luck():
 
 
 def test_parts_are_merged_in_the_order_of_the_data_set(predictions):
-    merged = merge([part(predictions, [4, 1]), part(predictions, [0, 2, 3])], num_videos=5)
+    parts = [part(predictions, [4, 1]), part(predictions, [0, 2, 3])]
+    merged, left_out = merge(parts, bad=[], num_videos=5)
+    assert left_out == []
     assert merged.video_names == NAMES
     np.testing.assert_array_equal(merged.scores, SCORES)
     np.testing.assert_array_equal(merged.labels, LABELS)
@@ -71,7 +74,21 @@ def test_parts_are_merged_in_the_order_of_the_data_set(predictions):
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [0, 1, 2, 3, 3], [0, 1, 2, 3, 4, 4]])
 def test_a_missing_or_repeated_video_is_a_defect(predictions, rows):
     with pytest.raises(AssertionError, match="missing or repeated"):
-        merge([part(predictions, rows)], num_videos=5)
+        merge([part(predictions, rows)], bad=[], num_videos=5)
+
+
+def bad(index):
+    return BadVideo(index, "x.mp4", 1, "test.csv", index + 1, "it is empty, 'so' to say")
+
+
+def test_bad_videos_are_left_out_and_only_they(predictions):
+    parts = [part(predictions, [3, 0]), part(predictions, [4])]
+    # Video 0 was bad in an earlier test.
+    merged, left_out = merge(parts, bad=[bad(0), bad(1), bad(2)], num_videos=5)
+    assert merged.video_names == [NAMES[0], NAMES[3], NAMES[4]]
+    assert left_out == [bad(1), bad(2)]
+    with pytest.raises(AssertionError, match="missing or repeated"):
+        merge(parts, bad=[bad(1)], num_videos=5)
 
 
 def test_files_are_read_back_by_pandas(predictions, tmp_path):
@@ -80,6 +97,7 @@ def test_files_are_read_back_by_pandas(predictions, tmp_path):
         tmp_path,
         predictions,
         measure(predictions),
+        left_out=[bad(1)],
         class_names=["up", "down", "left", "right"],
         predictions_path=csv,
         facts={"checkpoint": "x.pyth"},
@@ -99,6 +117,8 @@ def test_files_are_read_back_by_pandas(predictions, tmp_path):
     assert summary["top1_acc_by_clips"] == {"1": pytest.approx(40), "2": pytest.approx(60)}
     assert summary["checkpoint"] == "x.pyth"
     assert summary["num_videos"] == 5
+    assert (summary["num_left_out"], summary["num_videos_expected"]) == (1, 6)
+    assert pd.read_csv(tmp_path / "left_out.csv")["error"].tolist() == ["it is empty, 'so' to say"]
 
 
 def test_scores_keep_all_their_digits(predictions, tmp_path):
@@ -108,6 +128,7 @@ def test_scores_keep_all_their_digits(predictions, tmp_path):
         tmp_path,
         thirds,
         measure(thirds),
+        left_out=[],
         class_names=list("abcd"),
         predictions_path=tmp_path / "predictions.csv",
         facts={},

@@ -46,7 +46,8 @@ def open_stream(path: str | Path) -> tuple[InputContainer, VideoStream]:
     """
     with video_errors(path):
         # The prefix keeps a name with a colon from being taken for a protocol.
-        container = av.open(f"file:{path}", options=_OPEN_OPTIONS)
+        # Titles in an old encoding are no reason to refuse a file.
+        container = av.open(f"file:{path}", options=_OPEN_OPTIONS, metadata_errors="replace")
     try:
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream):

@@ -1,0 +1,124 @@
+"""Decoding every video of a list in worker processes, to find those that cannot be read."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch.utils.data import Dataset, Sampler
+
+from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.check.journal import Journal, VideoFacts
+from stvit_video.data.labeled_videos import LabeledVideos
+from stvit_video.data.loader import VideoLoader
+from stvit_video.data.quarantine import Quarantine
+from stvit_video.runtime.logging import progress
+
+# Frames that are held at a time.
+_CHUNK = 32
+
+
+def check_videos(
+    videos: LabeledVideos,
+    *,
+    journal: Journal,
+    backend: str,
+    every_frame: bool,
+    num_workers: int,
+    seconds_per_video: float,
+    title: str,
+) -> list[VideoFacts]:
+    """Decode all videos that the journal does not know, with a progress bar.
+
+    Args:
+        videos: the list.
+        journal: takes what is found, at once.
+        backend: decoder; with another one than PyAV, that is the second try.
+        every_frame: decode all frames, instead of the first, the middle and the last.
+        num_workers: processes.
+        seconds_per_video: limit of the time for one video.
+        title: of the bar.
+
+    Returns:
+        What is known of each video, in the order of the list.
+    """
+    files = [str(videos.file(index)) for index in range(len(videos))]
+    # A file that is not there is never in the journal.
+    found = {i: facts for i, file in enumerate(files) if (facts := journal.get(file)) is not None}
+    todo = [index for index in range(len(videos)) if index not in found]
+    bar = progress(range(len(videos)), total=len(videos), description=title)
+    bar.update(len(found))
+
+    def note(index: int, facts: VideoFacts) -> None:
+        bar.update(index not in found)
+        found[index] = facts
+        journal.add(files[index], facts)
+
+    first, second = (
+        _DecodedVideos(videos.with_backend(name), every_frame=every_frame)
+        for name in (backend, "pyav")
+    )
+    loader = VideoLoader(
+        first,
+        batch_sampler=_OneByOne(todo),
+        num_workers=num_workers,
+        pin_memory=False,
+        quarantine=_Findings(videos, note=note),
+        second_try=second if backend != "pyav" else None,
+        seconds_per_video=seconds_per_video,
+    )
+    for batch in loader if todo else ():
+        values = {name: values[0].item() for name, values in batch.items()}
+        note(values.pop("video_index"), VideoFacts(**values))
+    bar.close()
+    return [found[index] for index in range(len(videos))]
+
+
+class _DecodedVideos(Dataset[dict[str, Any]]):
+    """Decodes a video, and says what it is like."""
+
+    def __init__(self, videos: LabeledVideos, *, every_frame: bool) -> None:
+        self._videos = videos
+        self._every_frame = every_frame
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        with self._videos.open(index) as reader:
+            last = reader.num_frames - 1
+            wanted = range(last + 1) if self._every_frame else sorted({0, last // 2, last})
+            for begin in range(0, len(wanted), _CHUNK):
+                height, width = reader.get_frames(wanted[begin : begin + _CHUNK]).shape[1:3]
+            return {
+                "video_index": index,
+                "frames": reader.num_frames,
+                "fps": reader.fps,
+                "height": height,
+                "width": width,
+            }
+
+    def bad_video(self, index: int, error: str, *, kills: bool = False) -> BadVideo:
+        return self._videos.bad_video(index, error, kills=kills)
+
+
+class _Findings(Quarantine):
+    """Notes every bad video, and puts up with all of them."""
+
+    def __init__(self, videos: LabeledVideos, *, note: Any) -> None:
+        super().__init__(videos.paths, file=None, max_bad=len(videos), fate="")
+        self._note = note
+
+    def add(self, reports: Iterable[BadVideo]) -> None:
+        for bad in reports:
+            if self._is_news(bad) and not bad.second_try:
+                self._note(bad.index, VideoFacts(error=bad.error, kills=bad.kills))
+
+
+class _OneByOne(Sampler[list[int]]):
+    def __init__(self, indices: list[int]) -> None:
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return ([index] for index in self._indices)

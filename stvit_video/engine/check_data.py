@@ -1,0 +1,143 @@
+"""A check of a whole data set: every line, every video, and a cleaned copy of its CSV files."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.check.journal import Journal, VideoFacts
+from stvit_video.data.check.lines import Problem, Split, compare_splits, read_split
+from stvit_video.data.check.statistics import draw_statistics, summarise
+from stvit_video.data.check.videos import check_videos
+from stvit_video.data.labeled_paths import LabeledPaths
+from stvit_video.data.labeled_videos import LabeledVideos
+from stvit_video.data.quarantine import write_quarantine
+from stvit_video.errors import UserError
+
+# Problems of one kind that the report names; the file problems.txt has all.
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """How a data set is checked.
+
+    Attributes:
+        csv_files: by the name of the split; of "train" and others, overlaps are looked for.
+        prefix: folder in front of relative paths; empty: that of the CSV file.
+        separator: between path and label.
+        num_classes: labels must be below it.
+        backend: decoder of the runs.
+        every_frame: decode all frames, instead of the first, the middle and the last.
+        num_workers: processes that decode, at least 1, so that none takes the program with it.
+        seconds_per_video: limit of the time for one video; 0: none.
+        output: folder of what is written.
+    """
+
+    csv_files: Mapping[str, Path]
+    prefix: str
+    separator: str
+    num_classes: int
+    backend: str
+    every_frame: bool
+    num_workers: int
+    seconds_per_video: float
+    output: Path
+
+    def run(self) -> tuple[list[Problem], str]:
+        """Check everything, and write the journal, the lists, the table and the picture.
+
+        Stopped and started again, it goes on where it was.
+
+        Returns:
+            all problems, and a report to be shown.
+
+        Raises:
+            UserError: a CSV file cannot be read, or none of its first videos exists.
+        """
+        splits = {name: self._read(path) for name, path in self.csv_files.items()}
+        problems = [problem for split in splits.values() for problem in split.problems]
+        problems += compare_splits(splits, num_classes=self.num_classes)
+        facts = {}
+        bad: list[BadVideo] = []
+        way = f"{self.backend}, {'every frame' if self.every_frame else 'three frames'}"
+        with closing(Journal(self.output / "journal.jsonl", way=way)) as journal:
+            for name, split in splits.items():
+                facts[name], bad_here = self._decode(name, split, journal)
+                bad += bad_here
+                self._write_clean(name, split, bad_here)
+        problems += [Problem("video", str(video)) for video in bad]
+        write_quarantine(self.output / "quarantine.csv", bad)
+        report = self._write_report(splits, facts, problems)
+        return problems, report
+
+    def _read(self, path: Path) -> Split:
+        split = read_split(
+            path,
+            prefix=Path(self.prefix) if self.prefix else path.parent,
+            separator=self.separator,
+            num_classes=self.num_classes,
+        )
+        if not split.entries:
+            lines = "".join(f"; {problem.text}" for problem in split.problems[:1])
+            raise UserError(f"{path} has no line that names a video and its label{lines}")
+        return split
+
+    def _decode(
+        self, name: str, split: Split, journal: Journal
+    ) -> tuple[list[VideoFacts], list[BadVideo]]:
+        paths = LabeledPaths(split.csv_path, split.entries)
+        videos = LabeledVideos(paths, prefix=split.prefix, backend=self.backend)
+        facts = check_videos(
+            videos,
+            journal=journal,
+            backend=self.backend,
+            every_frame=self.every_frame,
+            num_workers=self.num_workers,
+            seconds_per_video=self.seconds_per_video,
+            title=name,
+        )
+        bad = [
+            videos.bad_video(index, video.error, kills=video.kills)
+            for index, video in enumerate(facts)
+            if video.error
+        ]
+        return facts, bad
+
+    def _write_clean(self, name: str, split: Split, bad: Sequence[BadVideo]) -> None:
+        left_out = split.repeated | {video.line for video in bad}
+        lines = [
+            f"{entry.path}{self.separator}{entry.label}\n"
+            for entry in split.entries
+            if entry.line not in left_out
+        ]
+        path = self.output / f"{name}.clean.csv"
+        path.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+
+    def _write_report(
+        self,
+        splits: Mapping[str, Split],
+        facts: Mapping[str, Sequence[VideoFacts]],
+        problems: Sequence[Problem],
+    ) -> str:
+        labels = {name: [entry.label for entry in split.entries] for name, split in splits.items()}
+        table = summarise(facts, labels)
+        table.to_csv(self.output / "statistics.csv")
+        draw_statistics(self.output / "statistics.png", facts, labels)
+        text = "".join(f"{problem.text}\n" for problem in problems)
+        (self.output / "problems.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
+        return f"{table.to_string()}\n\n{_list_problems(problems)}"
+
+
+def _list_problems(problems: Sequence[Problem]) -> str:
+    if not problems:
+        return "No problems were found."
+    lines = []
+    for kind, count in Counter(problem.kind for problem in problems).items():
+        lines.append(f"{count} of kind {kind}:")
+        texts = [problem.text for problem in problems if problem.kind == kind]
+        lines += [f"  {text}" for text in texts[:_NAMED]]
+        lines += [f"  ... and {count - _NAMED} more"] * (count > _NAMED)
+    return "\n".join(lines)

@@ -1,0 +1,70 @@
+"""A data set that fails in every way that a decoder can, and a loader over it."""
+
+import gc
+import os
+import signal
+import time
+from functools import partial
+
+from stvit_video.data.bad_video import BadVideo, BadVideoError
+from stvit_video.data.labeled_paths import Entry, LabeledPaths
+from stvit_video.data.loader import VideoLoader
+from stvit_video.data.quarantine import Quarantine
+from stvit_video.data.samplers import EvalBatchSampler, TrainBatchSampler, replacement
+
+
+class FaultyVideos:
+    """Samples that say what they are; those in ``faults`` fail as named there."""
+
+    def __init__(self, number, faults):
+        self.number, self.faults = number, faults
+
+    def __len__(self):
+        return self.number
+
+    def __getitem__(self, key):
+        index = key if isinstance(key, int) else key.index
+        match self.faults.get(index):
+            case "broken":
+                raise BadVideoError(self.bad_video(index, "broken"))
+            case "stop":
+                next(iter(()))
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "hang":
+                # As a hung decoder does, it never comes back to Python, whose handlers then wait.
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+                time.sleep(1000)
+            case "collect":
+                gc.collect()
+            case "defect":
+                raise TypeError("a defect")
+        return {"video_index": index, "sample": str(key)}
+
+    def bad_video(self, index, error, *, kills=False):
+        return BadVideo(index, f"{index}.mp4", 0, "some.csv", index + 1, error, kills=kills)
+
+
+def quarantine(number, *, max_bad=100, file=None):
+    paths = LabeledPaths("some.csv", [Entry(i + 1, f"{i}.mp4", 0) for i in range(number)])
+    return Quarantine(paths, file=file, max_bad=max_bad, fate="left out")
+
+
+def loader(faults, *, number=24, train=True, workers=2, batch_size=3, seconds=0.0, **options):
+    if train:
+        sampler = TrainBatchSampler(number, batch_size=batch_size, rank=0, world_size=1, seed=0)
+    else:
+        sampler = EvalBatchSampler(number, batch_size=batch_size, rank=0, world_size=1)
+    second_try = options.pop("second_try", None)
+    return VideoLoader(
+        FaultyVideos(number, faults),
+        batch_sampler=sampler,
+        num_workers=workers,
+        pin_memory=False,
+        quarantine=quarantine(number, **options),
+        second_try=None if second_try is None else FaultyVideos(number, second_try),
+        replace=partial(replacement, num_samples=number, seed=0) if train else None,
+        seconds_per_video=seconds,
+    )

@@ -1,0 +1,154 @@
+"""What the loader does when videos are bad, and when they take their worker with them."""
+
+import gc
+import signal
+import time
+
+import pytest
+from broken_videos import ODD
+from faulty import loader
+
+from stvit_video.data.decode import open_video
+from stvit_video.errors import UserError
+
+
+def samples(batches):
+    return [name for batch in batches for name in batch["sample"]]
+
+
+def indices(batches):
+    return [int(index) for batch in batches for index in batch["video_index"]]
+
+
+def errors(some_loader):
+    return {bad.index: bad.error for bad in some_loader.quarantine.bad}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_replaces_a_bad_video_and_evaluation_leaves_it_out(workers):
+    whole = samples(loader({}, workers=workers))
+    training = loader({5: "broken", 7: "stop"}, workers=workers)
+    batches = list(training)
+    assert [len(batch["sample"]) for batch in batches] == [3] * 8
+    changed = {(old, new) for old, new in zip(whole, samples(batches), strict=True) if old != new}
+    assert {old for old, _ in changed} == {"Draw(index=5, epoch=0)", "Draw(index=7, epoch=0)"}
+    assert set(errors(training)) == {5, 7}
+    assert errors(training)[5] == "broken"
+    assert "StopIteration" in errors(training)[7]
+
+    evaluation = loader({3: "broken", 4: "stop", 5: "broken", 9: "stop"}, train=False)
+    batches = list(evaluation)
+    assert len(batches) == 7  # of eight: all of the second batch is bad
+    assert indices(batches) == [i for i in range(24) if i not in (3, 4, 5, 9)]
+
+
+FATAL = {
+    "kill": "ended by SIGKILL (often a lack of memory)",
+    "crash": "ended by SIGSEGV",
+    "hang": "took longer than 0.5 s (DATA.DECODE_TIMEOUT)",
+}
+
+
+def test_a_video_that_ends_its_worker_is_as_bad_as_any_other():
+    before = signal.getsignal(signal.SIGCHLD)
+    order = [draw.index for batch in loader({}).batch_sampler for draw in batch]
+    # One for each of the first three batches, which three workers take on at the same time.
+    faults = dict(zip(order[1::3], FATAL, strict=False))
+    milder = dict.fromkeys([*faults, 2], "broken")
+    training = loader({**faults, 2: "broken"}, workers=3, seconds=0.5)
+    for epoch in range(2):  # in the second one they are known
+        expected = loader(milder)
+        training.batch_sampler.set_epoch(epoch)
+        expected.batch_sampler.set_epoch(epoch)
+        began = time.perf_counter()
+        assert samples(training) == samples(expected)
+    assert time.perf_counter() - began < 4
+    assert set(errors(training)) == {*faults, 2}
+    assert all(FATAL[fault] in errors(training)[index] for index, fault in faults.items())
+    assert {bad.index for bad in training.quarantine.bad if bad.kills} == set(faults)
+    assert signal.getsignal(signal.SIGCHLD) == before
+
+
+def test_evaluation_goes_on_with_every_other_video_once():
+    evaluation = loader({1: "kill", 5: "crash", 23: "broken"}, train=False)
+    assert indices(evaluation) == [i for i in range(24) if i not in (1, 5, 23)]
+    assert set(errors(evaluation)) == {1, 5, 23}
+
+
+def test_a_death_between_two_epochs():
+    """Workers go on with what an epoch that was left early had asked for."""
+    training = loader({})
+    order = [draw.index for batch in training.batch_sampler for draw in batch]
+    training = loader({order[-1]: "kill"})
+    first = next(iter(training))
+    time.sleep(0.5)
+    training.batch_sampler.set_epoch(0)
+    assert samples(training)[:3] == first["sample"]
+    assert set(errors(training)) == {order[-1]}
+
+
+def test_too_many_bad_videos_are_one_sentence():
+    within = loader(dict.fromkeys(range(4), "broken"), max_bad=4)
+    assert len(samples(within)) == 24
+    beyond = loader(dict.fromkeys(range(5), "broken"), max_bad=4)
+    with pytest.raises(UserError, match=r"5 of the 24 videos of some\.csv .* is 4: ") as ended:
+        list(beyond)
+    assert "line 1, 0.mp4: broken" in str(ended.value)
+    assert str(ended.value).count("\n") == 0
+
+
+def test_with_no_budget_the_first_death_stops_the_run():
+    with pytest.raises(UserError, match=r"0\.mp4: the worker that read it was ended by SIGKILL"):
+        list(loader({0: "kill"}, train=False, max_bad=0))
+
+
+def test_when_all_videos_are_bad_the_loader_does_not_search_for_ever():
+    training = loader(dict.fromkeys(range(24), "broken"), workers=0)
+    assert list(training) == []
+    assert len(errors(training)) == 24
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_second_decoder_reads_what_the_first_cannot(workers, caplog):
+    faults = {5: "broken", 6: "broken", 7: "stop"}
+    evaluation = loader(faults, train=False, workers=workers, second_try={6: "broken"})
+    assert indices(evaluation) == [i for i in range(24) if i != 6]
+    assert set(errors(evaluation)) == {6}
+    assert evaluation.quarantine.second_tries == 2
+    list(evaluation)
+    assert sum("second decoder" in record.message for record in caplog.records) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_defect_keeps_its_traceback(workers):
+    with pytest.raises(TypeError, match="a defect"):
+        list(loader({4: "defect"}, workers=workers))
+
+
+@pytest.fixture
+def decoder_as_garbage(tmp_path):
+    """A decoder with threads, in a cycle that nobody has collected yet."""
+    ODD["av1.mp4"][0](tmp_path / "av1.mp4")
+    gc.disable()
+    reader = open_video(tmp_path / "av1.mp4")
+    reader.get_frames([0])
+    cycle = [reader]
+    cycle.append(cycle)
+    del reader, cycle
+    yield
+    gc.enable()
+
+
+def test_workers_leave_the_garbage_of_the_main_process_alone(decoder_as_garbage):
+    evaluation = loader({2: "collect"}, train=False, workers=1, seconds=5.0)
+    assert indices(evaluation) == list(range(24))
+
+
+def test_a_worker_that_dies_between_two_videos_is_no_videos_fault():
+    evaluation = loader({}, train=False, number=300, workers=1)
+    batches = iter(evaluation)
+    next(batches)
+    time.sleep(0.5)  # the worker waits for the next order
+    evaluation._workers[0].kill()
+    with pytest.raises(UserError, match="died between two videos"):
+        list(batches)

@@ -1,0 +1,109 @@
+import pandas as pd
+import pytest
+from faulty import quarantine
+
+from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.labeled_paths import Entry, LabeledPaths
+from stvit_video.data.quarantine import Quarantine, read_quarantine
+from stvit_video.errors import UserError
+from stvit_video.runtime.distributed import get_rank, run_ranks
+
+
+def bad(index, *, error="it is broken", csv="some.csv", **options):
+    return BadVideo(index, f"{index}.mp4", 0, csv, index + 1, error, **options)
+
+
+def test_a_video_counts_once_with_its_first_error(tmp_path):
+    ours = quarantine(9, max_bad=2, file=tmp_path / "run" / "quarantine.csv")
+    ours.add([bad(5), bad(3, error='"so", to say')])
+    ours.add([bad(5, error="another error")])
+    assert [(video.index, video.error) for video in ours.bad] == [
+        (3, '"so", to say'),
+        (5, "it is broken"),
+    ]
+    table = pd.read_csv(tmp_path / "run" / "quarantine.csv")
+    assert table["path"].tolist() == ["3.mp4", "5.mp4"]
+    assert table["line"].tolist() == [4, 6]
+    assert table["error"][0] == '"so", to say'
+    with pytest.raises(UserError, match=r"3 of the 9 .* is 2: .*tools/check_data\.py"):
+        ours.add([bad(8)])
+    assert len(pd.read_csv(tmp_path / "run" / "quarantine.csv")) == 3
+
+
+def test_every_bad_video_is_logged_once(caplog):
+    ours = quarantine(9)
+    for _ in range(3):
+        ours.add([bad(5), bad(6, second_try=True)])
+    assert [record.message for record in caplog.records] == [
+        "some.csv, line 6: cannot read the video 5.mp4: it is broken; it is left out",
+        "some.csv, line 7: cannot read the video 6.mp4: it is broken; the second decoder reads it",
+    ]
+    assert (len(ours.bad), ours.second_tries) == (1, 1)
+
+
+def test_a_bad_video_that_becomes_a_killer_is_not_opened_again():
+    ours = quarantine(9, max_bad=1)
+    ours.add([bad(5)])
+    assert not ours.killers
+    ours.add([bad(5, error="it kills", kills=True)])
+    assert ours.killers == {5: bad(5, kills=True)}
+
+
+def test_what_is_listed_survives_a_resume(tmp_path):
+    file = tmp_path / "quarantine.csv"
+    quarantine(9, file=file).add([bad(5, kills=True), bad(3)])
+    resumed = quarantine(9, file=file)
+    # A killer is not opened again; the other one is tried again, and has not failed yet.
+    assert [video.index for video in resumed.bad] == [5]
+    assert list(resumed.killers) == [5]
+    resumed.add([bad(7)])
+    assert [video.path for video in read_quarantine(file)] == ["3.mp4", "5.mp4", "7.mp4"]
+    with pytest.raises(UserError, match="3 of the 9 videos"):
+        quarantine(9, file=file, max_bad=2).add([bad(3), bad(7)])
+
+
+def test_lines_that_have_changed_are_forgotten(tmp_path):
+    file = tmp_path / "quarantine.csv"
+    quarantine(9, file=file).add([bad(5, kills=True), bad(3, kills=True)])
+    entries = [Entry(4, "3.mp4", 0), Entry(6, "new.mp4", 0)]
+    changed = Quarantine(LabeledPaths("some.csv", entries), file=file, max_bad=9, fate="left out")
+    assert [(video.index, video.path) for video in changed.bad] == [(0, "3.mp4")]
+
+
+def test_splits_share_the_file(tmp_path):
+    file = tmp_path / "quarantine.csv"
+    quarantine(9, file=file).add([bad(5)])
+    paths = LabeledPaths("other.csv", [Entry(1, "0.mp4", 0)])
+    other = Quarantine(paths, file=file, max_bad=9, fate="left out")
+    other.add([bad(0, csv="other.csv")])
+    assert [(video.csv, video.path) for video in read_quarantine(file)] == [
+        ("some.csv", "5.mp4"),
+        ("other.csv", "0.mp4"),
+    ]
+
+
+def test_another_file_of_this_name_is_not_overwritten(tmp_path):
+    file = tmp_path / "quarantine.csv"
+    file.write_text("animal,days\ndog,9\n")
+    with pytest.raises(UserError, match="no list of bad videos"):
+        quarantine(9, file=file)
+
+
+def meet_videos_on_two_ranks(arguments):
+    file, max_bad = arguments
+    ours = quarantine(9, file=file, max_bad=max_bad)
+    ours.add([bad(0), bad(get_rank() + 4, kills=True)])
+    ours.share()
+    assert [video.index for video in ours.bad] == [0, 4, 5]
+    assert set(ours.killers) == {4, 5}
+
+
+def test_ranks_tell_each_other(tmp_path):
+    file = tmp_path / "quarantine.csv"
+    run_ranks(meet_videos_on_two_ranks, (file, 3), num_local_ranks=2)
+    assert [video.path for video in read_quarantine(file)] == ["0.mp4", "4.mp4", "5.mp4"]
+
+
+def test_the_budget_is_that_of_all_ranks_together(tmp_path):
+    with pytest.raises(UserError, match=r"3 of the 9 videos of some\.csv .* is 2: "):
+        run_ranks(meet_videos_on_two_ranks, (tmp_path / "quarantine.csv", 2), num_local_ranks=2)

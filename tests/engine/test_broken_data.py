@@ -1,0 +1,164 @@
+"""Training and testing on a folder in which a tenth of the files are broken, in every way."""
+
+import json
+import logging
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from broken_videos import BROKEN, make_broken_videos
+
+from stvit_video.data import labeled_videos
+from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.train import train
+from stvit_video.errors import UserError
+from stvit_video.models import build_model, save_weights
+from stvit_video.runtime.distributed import run_ranks
+
+# Files that take their reader with them, as no encoder makes them on purpose.
+FATAL = {"kills.mp4": "SIGKILL", "crashes.mp4": "SIGSEGV", "hangs.mp4": "longer than 2 s"}
+BAD = [*BROKEN, *FATAL]
+GOOD = 9 * len(BAD)
+
+
+@pytest.fixture(scope="module")
+def broken_folder(video_folder, tmp_path_factory):
+    """A tenth of the lines of train.csv and test.csv name broken files; those of val.csv do not."""
+    folder = tmp_path_factory.mktemp("tenth broken")
+    make_broken_videos(folder)
+    for name in FATAL:
+        (folder / name).touch()
+    names = [f"good {number}.mp4" for number in range(GOOD)]
+    for number, name in enumerate(names):
+        os.link(video_folder / f"{number % 8}.mp4", folder / name)
+    (folder / "val.csv").write_text("good 0.mp4 0\ngood 1.mp4 1\n")
+    names += BAD
+    random.Random(0).shuffle(names)
+    lines = "".join(f"{name} {number % 3}\n" for number, name in enumerate(names))
+    (folder / "train.csv").write_text(lines)
+    (folder / "test.csv").write_text(lines)
+    return folder
+
+
+@pytest.fixture
+def config(small_config, broken_folder, monkeypatch):
+    """Return a function from overrides to a config; workers meet their end in some files."""
+    real = labeled_videos.open_video
+
+    def open_video(path, **options):
+        match Path(path).name:
+            case "kills.mp4":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "crashes.mp4":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "hangs.mp4":
+                time.sleep(1000)
+        return real(path, **options)
+
+    monkeypatch.setattr(labeled_videos, "open_video", open_video)
+    return lambda *overrides: small_config(
+        *("DATA.PATH_TO_DATA_DIR", str(broken_folder), "DATA_LOADER.NUM_WORKERS", "2"),
+        *("TRAIN.BATCH_SIZE", "10", "TEST.BATCH_SIZE", "20", "TEST.NUM_ENSEMBLE_VIEWS", "1"),
+        *("TEST.NUM_SPATIAL_CROPS", "1", "SOLVER.MAX_EPOCH", "1", "LOG_PERIOD", "100"),
+        *("DATA.DECODE_TIMEOUT", "2", *overrides),
+    )
+
+
+def write_lists(where, *, folder, **splits):
+    for split, names in splits.items():
+        (where / f"{split}.csv").write_text("".join(f"{folder}/{name} 0\n" for name in names))
+
+
+def quarantined(cfg, file="quarantine.csv"):
+    return pd.read_csv(Path(cfg.OUTPUT_DIR) / file).set_index("path")
+
+
+def log_of(cfg):
+    return (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+
+
+def assert_every_fault_is_listed(table):
+    assert sorted(table.index) == sorted(BAD)
+    for name, (_, reason) in BROKEN.items():
+        assert pd.Series(table.error[name]).str.contains(reason).all(), name
+    for name, reason in FATAL.items():
+        assert reason in table.error[name]
+    assert set(table.index[table.kills]) == set(FATAL)
+
+
+def test_training_goes_on_and_lists_what_is_broken(config):
+    cfg = config()
+    train(cfg)
+    table = quarantined(cfg)
+    assert_every_fault_is_listed(table)
+    lines = (Path(cfg.DATA.PATH_TO_DATA_DIR) / "train.csv").read_text().splitlines()
+    for name, row in table.iterrows():
+        assert lines[row.line - 1] == f"{name} {row.label}"
+    assert list(Path(cfg.OUTPUT_DIR).rglob("checkpoint_epoch_00001.pyth"))
+    log = log_of(cfg)
+    assert all(log.count(f"cannot read the video {name}:") == 1 for name in BAD)
+    assert f"{len(BAD)} of the {10 * len(BAD)} videos of" in log
+
+
+def test_a_test_reports_what_it_read(config, tmp_path):
+    cfg = config(
+        "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "w.safetensors")
+    )
+    save_weights(build_model(cfg), tmp_path / "w.safetensors")
+    run_test(cfg)
+    folder = Path(cfg.OUTPUT_DIR) / "results"
+    assert_every_fault_is_listed(quarantined(cfg, "results/left_out.csv"))
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert set(predictions.video_name) == {f"good {number}.mp4" for number in range(GOOD)}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["num_videos_expected"] == 10 * len(BAD)
+    assert summary["num_videos"] == GOOD
+    assert summary["num_left_out"] == len(BAD)
+    assert summary["top1_acc"] == pytest.approx(100 * predictions.correct.mean())
+    assert len(summary["dataset_fingerprint"]) == 16
+    sentence = f"The test is over {GOOD} of {10 * len(BAD)} videos: {len(BAD)} could not be read"
+    assert sentence in log_of(cfg)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_over_the_budget_the_run_stops_with_a_sentence(config, tmp_path, ranks):
+    names = [*BROKEN, *(f"good {number}.mp4" for number in range(30))]
+    write_lists(tmp_path, train=names, val=names[-1:], folder=config().DATA.PATH_TO_DATA_DIR)
+    cfg = config(
+        *("DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA_LOADER.NUM_WORKERS", "0"),
+        *("DATA.MAX_BAD_VIDEOS", "1", "NUM_GPUS", str(ranks)),
+    )
+    began = time.perf_counter()
+    with pytest.raises(UserError, match=r"of the 46 videos .* is 1: .*check_data\.py") as ended:
+        run_ranks(train, cfg, num_local_ranks=ranks, device="cpu")
+    assert str(ended.value).count("\n") == 0
+    assert time.perf_counter() - began < 60
+    lists = pd.concat(pd.read_csv(file) for file in Path(cfg.OUTPUT_DIR).glob("quarantine*.csv"))
+    assert 2 <= len(set(map(os.path.basename, lists.path))) <= len(BROKEN)
+
+
+def test_a_validation_says_what_it_read(config, tmp_path, caplog):
+    names = [f"good {number}.mp4" for number in range(10)]
+    folder = config().DATA.PATH_TO_DATA_DIR
+    write_lists(tmp_path, train=names, val=[*names, "empty.mp4"], folder=folder)
+    with caplog.at_level(logging.INFO):
+        train(config("DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA_LOADER.NUM_WORKERS", "0"))
+    assert "Validation is over 10 of 11 videos: 1 could not be read" in caplog.text
+    line = next(r.message for r in caplog.records if "val_epoch" in r.message)
+    assert json.loads(line.removeprefix("json_stats: "))["num_videos"] == 10
+
+
+def test_nothing_to_measure_is_an_error(config, tmp_path):
+    names = ["empty.mp4", "text.mp4"]
+    write_lists(tmp_path, test=names, folder=config().DATA.PATH_TO_DATA_DIR)
+    cfg = config(
+        *("DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA_LOADER.NUM_WORKERS", "0"),
+        *("TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "w.safetensors")),
+    )
+    save_weights(build_model(cfg), tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="none of its 2 could be read"):
+        run_test(cfg)
