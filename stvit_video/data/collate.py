@@ -14,8 +14,10 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     The result is the same to the last bit. Only, to change the order of uint8 pixels takes several
     times as long as to copy them; it is left to the device, where it comes with the conversion to
-    floats.
+    floats. Samples without a video, as those of a check, are stacked as they are.
     """
+    if "video" not in samples[0]:
+        return default_collate(samples)
     in_memory_order = [
         {**sample, "video": sample["video"].movedim(_CHANNELS, _LAST)} for sample in samples
     ]

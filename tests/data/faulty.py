@@ -6,6 +6,8 @@ import signal
 import time
 from functools import partial
 
+import torch
+
 from stvit_video.data.bad_video import BadVideo, BadVideoError
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.data.loader import VideoLoader
@@ -41,7 +43,8 @@ class FaultyVideos:
                 gc.collect()
             case "defect":
                 raise TypeError("a defect")
-        return {"video_index": index, "sample": str(key)}
+        video = torch.zeros(3, 1, 1, 1, dtype=torch.uint8)
+        return {"video": video, "video_index": index, "sample": str(key)}
 
     def bad_video(self, index, error, *, kills=False):
         return BadVideo(index, f"{index}.mp4", 0, "some.csv", index + 1, error, kills=kills)

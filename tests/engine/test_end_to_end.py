@@ -32,8 +32,8 @@ def test_a_command_trains_and_tests(config_file, video_folder, tmp_path):
         *("checkpoints", "config.yaml", "json_stats.log", "results", "stdout.log")
     }
     assert {path.name for path in (output / "results").iterdir()} == {
-        *("confusion_matrix.png", "per_class.csv", "predictions.csv", "scores.npz"),
-        "summary.json",
+        *("confusion_matrix.png", "left_out.csv", "per_class.csv", "predictions.csv"),
+        *("scores.npz", "summary.json"),
     }
     summary = json.loads((output / "results" / "summary.json").read_text())
     assert summary["checkpoint"] == str(output / "checkpoints" / "checkpoint_epoch_00001.pyth")
