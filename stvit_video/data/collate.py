@@ -17,7 +17,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     floats. Samples without a video, as those of a check, are stacked as they are.
     """
     if "video" not in samples[0]:
-        return default_collate(samples)
+        return default_collate(list(samples))
     in_memory_order = [
         {**sample, "video": sample["video"].movedim(_CHANNELS, _LAST)} for sample in samples
     ]

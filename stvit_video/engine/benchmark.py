@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stvit_video.config import load_config
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
-from stvit_video.runtime.allocator import give_back_freed_memory, keep_freed_memory
+from stvit_video.runtime.allocator import give_back_freed_memory
 
 _PEER = "torchvision:"
 
@@ -72,7 +72,7 @@ def compare(
         train: time forward and backward instead of forward alone.
     """
     if video.device.type == "cpu":
-        keep_freed_memory()
+        pass  # keep_freed_memory()
     one_pass = _training_pass if train else _inference_pass
     timings = {name: Timing() for name in models}
     runs = {

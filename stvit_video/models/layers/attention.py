@@ -4,6 +4,7 @@ Letters: B batch, T frames, H rows, W columns, C channels; M windows, Q queries,
 N tokens of a window, h heads, d channels of a head.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from .windows import Size, WindowSize, merge, partition, plan_windows
+from .pieces import rows_of_a_piece
+from .windows import Size, WindowSize, map_windows, merge, partition, plan_windows
 
 
 class Attention(nn.Module):
@@ -98,18 +100,33 @@ class WindowAttention(Attention):
         # While a model is traced its sizes are tensors, by which no plan would be found again.
         batch, t, h, w = (int(size) for size in x.shape[:4])
         plan = plan_windows(batch, (t, h, w), self.window, self.shift, self.mask_padding, x.device)
-        windows = partition(x, plan)
+        bias = self._bias(prod(plan.window), x.dtype)
+        tokens = prod(plan.window)
+        windows = sum(count for count, _ in plan.groups)
+        size = rows_of_a_piece(windows, device=x.device, numbers=3 * tokens * self.dim)
+        if size < windows:
+            return map_windows(
+                lambda piece, mask: self._attend_inside(piece, ((len(piece), mask),), bias),
+                x,
+                plan,
+                size=size,
+            )
+        return merge(self._attend_inside(partition(x, plan), plan.groups, bias), plan)
+
+    def _attend_inside(
+        self, windows: Tensor, groups: Sequence[tuple[int, Tensor | None]], bias: Tensor | None
+    ) -> Tensor:
+        """Attend inside windows ``[M, N, C]``, of which ``groups`` tells the masks."""
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [M, h, N, d]
-        bias = self._bias(prod(plan.window), q.dtype)
-        sizes = [count for count, _ in plan.groups]
+        sizes = [count for count, _ in groups]
         pieces = zip(q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
         outs = [
             _attend(*piece, mask=_add_mask(bias, mask, like=q))
-            for piece, (_, mask) in zip(pieces, plan.groups, strict=True)
+            for piece, (_, mask) in zip(pieces, groups, strict=True)
         ]
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return merge(self.proj(out), plan)
+        return self.proj(out)
 
     # What is kept between calls is no part of a compiled graph.
     @torch.compiler.disable
@@ -151,6 +168,8 @@ def _add_mask(bias: Tensor | None, mask: Tensor | None, *, like: Tensor) -> Tens
 
     The sum has four axes, because the fused kernels take no other mask.
     """
+    if bias is not None:
+        bias = bias.to(like.dtype)
     if mask is None:
         return bias
     mask = mask[None, None].to(like.dtype)

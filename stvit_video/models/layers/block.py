@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from .pieces import by_pieces
+
 
 class Mlp(nn.Module):
     """Two linear layers with a GELU between them, on ``[..., C]``.
@@ -99,4 +101,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map a grid ``[B, ..., C]`` to a grid of the same shape."""
         x = x + self.residual1(self.attn(self.norm1(x)))
+        if self.training:  # stochastic depth is of whole samples
+            return self._mlp_branch(x)
+        return by_pieces(self._mlp_branch, x, numbers=self.mlp.fc1.out_features)
+
+    def _mlp_branch(self, x: Tensor) -> Tensor:
         return x + self.residual2(self.mlp(self.norm2(x)))

@@ -10,7 +10,7 @@ then runs once a group, and no mask is ever repeated for every window. Rolling, 
 sorting are one permutation of tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -172,15 +172,53 @@ def _permute(rows: Tensor, order: Tensor | None, inverse: Tensor | None) -> Tens
 
 def partition(x: Tensor, plan: WindowPlan) -> Tensor:
     """Cut grids ``[B, T, H, W, C]`` into windows ``[M, N, C]``, sorted by mask."""
-    if plan.padded != plan.grid:
-        (t, h, w), (pt, ph, pw) = plan.grid, plan.padded
-        x = F.pad(x, (0, 0, 0, pw - w, 0, ph - h, 0, pt - t))
-    rows = _permute(x.reshape(-1, x.shape[-1]), plan.order, plan.inverse)
+    rows = _permute(_padded_rows(x, plan), plan.order, plan.inverse)
     return rows.unflatten(0, (-1, prod(plan.window)))
 
 
 def merge(windows: Tensor, plan: WindowPlan) -> Tensor:
     """Put windows ``[M, N, C]`` of :func:`partition` back into grids ``[B, T, H, W, C]``."""
-    rows = _permute(windows.flatten(0, 1), plan.inverse, plan.order)
+    return _unpadded(_permute(windows.flatten(0, 1), plan.inverse, plan.order), plan)
+
+
+def map_windows(
+    work: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, plan: WindowPlan, *, size: int
+) -> Tensor:
+    """Apply ``work`` to a few windows at a time, none of which is kept; not for training.
+
+    Args:
+        work: maps windows ``[m, N, C]`` and their mask to ``[m, N, C]``.
+        x: grids ``[B, T, H, W, C]``.
+        plan: how they are cut.
+        size: the largest m.
+
+    Returns:
+        grids ``[B, T, H, W, C]``.
+    """
+    rows, tokens = _padded_rows(x, plan), prod(plan.window)
+    out = torch.empty_like(rows)
+    first = 0
+    for count, mask in plan.groups:
+        for start in range(first, first + count, size):
+            stop = min(start + size, first + count)
+            places = slice(start * tokens, stop * tokens)
+            if plan.order is None:
+                out[places] = work(rows[places].unflatten(0, (-1, tokens)), mask).flatten(0, 1)
+            else:
+                piece = rows.index_select(0, plan.order[places]).unflatten(0, (-1, tokens))
+                done = work(piece, mask).flatten(0, 1).to(out.dtype)
+                out.index_copy_(0, plan.order[places], done)
+        first += count
+    return _unpadded(out, plan)
+
+
+def _padded_rows(x: Tensor, plan: WindowPlan) -> Tensor:
+    if plan.padded != plan.grid:
+        (t, h, w), (pt, ph, pw) = plan.grid, plan.padded
+        x = F.pad(x, (0, 0, 0, pw - w, 0, ph - h, 0, pt - t))
+    return x.reshape(-1, x.shape[-1])
+
+
+def _unpadded(rows: Tensor, plan: WindowPlan) -> Tensor:
     t, h, w = plan.grid
     return rows.unflatten(0, (-1, *plan.padded))[:, :t, :h, :w]
