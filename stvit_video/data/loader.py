@@ -19,6 +19,7 @@ from stvit_video.data.quarantine import Quarantine
 from stvit_video.data.samplers import Draw
 from stvit_video.data.worker_watch import WorkerWatch, end_on_alarm
 from stvit_video.errors import UserError
+from stvit_video.runtime.allocator import return_freed_memory
 from stvit_video.runtime.logging import get_logger
 
 _log = get_logger(__name__)
@@ -191,6 +192,7 @@ def _prepare_worker(worker: int) -> None:
     # ever for its threads, which did not.
     gc.freeze()
     torch.set_num_threads(1)
+    return_freed_memory()
     end_on_alarm()
 
 

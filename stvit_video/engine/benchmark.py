@@ -71,8 +71,6 @@ def compare(
         amp: type of automatic mixed precision; None for none.
         train: time forward and backward instead of forward alone.
     """
-    if video.device.type == "cpu":
-        pass  # keep_freed_memory()
     one_pass = _training_pass if train else _inference_pass
     timings = {name: Timing() for name in models}
     runs = {

@@ -5,7 +5,20 @@ import ctypes
 # mallopt(3): blocks above the one size are mapped one by one, and a top of the heap above the
 # other is given back.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGE, _LARGEST = 1 << 30, (1 << 31) - 1
+_SMALL, _LARGE, _LARGEST = 1 << 20, 1 << 30, (1 << 31) - 1
+
+
+def return_freed_memory() -> bool:
+    """Let this process give back at once what it frees in large blocks.
+
+    By default glibc raises its limit of "large" with every block that is freed, and what lies
+    below stays in a heap that only grows: a worker that decodes videos of many sizes then takes
+    up more and more.
+
+    Returns:
+        Whether the C library is one that can be told.
+    """
+    return _set_limits(_SMALL, _SMALL)
 
 
 def keep_freed_memory() -> bool:
@@ -18,11 +31,7 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library is one that can be told.
     """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
-        return False
-    is_told = libc.mallopt(_M_MMAP_THRESHOLD, _LARGE), libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST)
-    return all(is_told)
+    return _set_limits(_LARGE, _LARGEST)
 
 
 def give_back_freed_memory() -> None:
@@ -30,3 +39,11 @@ def give_back_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+
+
+def _set_limits(mapped: int, trimmed: int) -> bool:
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return False
+    is_told = libc.mallopt(_M_MMAP_THRESHOLD, mapped), libc.mallopt(_M_TRIM_THRESHOLD, trimmed)
+    return all(is_told)
