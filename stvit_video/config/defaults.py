@@ -76,7 +76,8 @@ def default_config() -> CfgNode:
     c.TEST.SAVE_RESULTS_PATH = ""
 
     c.DATA = CfgNode()
-    # Folder of train.csv, val.csv and test.csv, a line "path label" each.
+    # Folder of train.csv, val.csv and test.csv, a line "path label" each; for the data set
+    # "imagenet" of train/ and val/, with a folder of images for each class.
     c.DATA.PATH_TO_DATA_DIR = ""
     # The label is what follows the last separator of a line.
     c.DATA.PATH_LABEL_SEPARATOR = " "
@@ -110,6 +111,8 @@ def default_config() -> CfgNode:
     c.DATA.VAL_SHORT_SIDE = 256
     # Test: with 1 crop the centre of VAL_SHORT_SIDE's frame, with 3 the short side is this.
     c.DATA.TEST_CROP_SIZE = 224
+    # How frames are resized (with antialiasing): "bilinear" or "bicubic".
+    c.DATA.INTERPOLATION = "bilinear"
     # Mirror half of the training clips.
     c.DATA.RANDOM_FLIP = True
     # Ensemble over the views of a video: "sum" (mean of the scores) or "max".

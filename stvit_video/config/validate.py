@@ -112,6 +112,16 @@ RULES: tuple[Rule, ...] = (
     *at_least(0, "DATA.TARGET_FPS", "DATA.DECODE_TIMEOUT", "DATA.MAX_BAD_VIDEOS"),
     one_of("DATA.SAMPLING_PROTOCOL", "video_swin", "pyslowfast"),
     one_of("DATA.DECODING_BACKEND", "pyav", "decord"),
+    one_of("DATA.INTERPOLATION", "bilinear", "bicubic"),
+    *(
+        Rule(
+            ("DATA.NUM_FRAMES", f"{part}.DATASET"),
+            "must be 1 for images",
+            lambda frames, name: name != "imagenet" or frames == 1,
+            when=f"{part}.ENABLE",
+        )
+        for part in ("TRAIN", "TEST")
+    ),
     one_of("DATA.ENSEMBLE_METHOD", "sum", "max"),
     *length(3, "DATA.MEAN", "DATA.STD"),
     *each("must be above 0 in every entry", lambda std: min(std) > 0, "DATA.STD"),

@@ -8,6 +8,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from stvit_video.data.augment.build import build_augmentations
+from stvit_video.data.imagenet import read_image_folders
 from stvit_video.data.kinetics import CentreClips, MultiViewVideos, TrainingClips, VideoDataset
 from stvit_video.data.labeled_paths import read_labeled_paths
 from stvit_video.data.labeled_videos import LabeledVideos
@@ -67,19 +68,19 @@ def build_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> Vid
             max_bad=cfg.DATA.MAX_BAD_VIDEOS,
             fate="replaced by another one" if is_train else "left out",
         ),
-        second_try=build_second_try(cfg, dataset),
+        second_try=build_second_try(dataset),
         # An evaluation over other videos than its list says would be wrong in silence.
         replace=_replacement(cfg, dataset) if is_train else None,
         seconds_per_video=cfg.DATA.DECODE_TIMEOUT,
     )
 
 
-def build_second_try(cfg: CfgNode, dataset: VideoDataset) -> VideoDataset | None:
-    """Build the same data set over PyAV, for what the decoder of the config cannot read.
+def build_second_try(dataset: VideoDataset) -> VideoDataset | None:
+    """Build the same data set over PyAV, for what its own decoder cannot read.
 
     There is none behind PyAV itself: what it refuses, decord reads with frames that are wrong.
     """
-    return dataset.with_backend("pyav") if cfg.DATA.DECODING_BACKEND != "pyav" else None
+    return dataset.with_backend("pyav") if dataset.videos.backend == "decord" else None
 
 
 @DATASETS.register("kinetics")
@@ -98,6 +99,25 @@ def build_kinetics(cfg: CfgNode, split: str) -> VideoDataset:
         prefix=cfg.DATA.PATH_PREFIX or csv_path.parent,
         backend=cfg.DATA.DECODING_BACKEND,
     )
+    return _build_clips(cfg, split, videos)
+
+
+@DATASETS.register("imagenet")
+def build_imagenet(cfg: CfgNode, split: str) -> VideoDataset:
+    """Build the data set of the class folders in DATA.PATH_TO_DATA_DIR; the test takes ``val``.
+
+    Raises:
+        UserError: a folder is missing, or its classes are not those of the config.
+    """
+    root = Path(cfg.DATA.PATH_TO_DATA_DIR)
+    folder = root / ("train" if split == "train" else "val")
+    # A test may be of a machine that has no training images.
+    like = root / "train" if split == "val" else None
+    paths = read_image_folders(folder, num_classes=cfg.MODEL.NUM_CLASSES, like=like)
+    return _build_clips(cfg, split, LabeledVideos(paths, prefix=folder, backend="image"))
+
+
+def _build_clips(cfg: CfgNode, split: str, videos: LabeledVideos) -> VideoDataset:
     sampling = build_sampling(cfg)
     if split == "train":
         return TrainingClips(
@@ -108,7 +128,9 @@ def build_kinetics(cfg: CfgNode, split: str) -> VideoDataset:
             num_samples=cfg.AUG.NUM_SAMPLE,
         )
     if split == "val":
-        crops = SpatialCrops(cfg.DATA.VAL_SHORT_SIDE, cfg.DATA.TRAIN_CROP_SIZE)
+        crops = SpatialCrops(
+            cfg.DATA.VAL_SHORT_SIDE, cfg.DATA.TRAIN_CROP_SIZE, interpolation=cfg.DATA.INTERPOLATION
+        )
         return CentreClips(videos, sampling=sampling, crops=crops)
     return MultiViewVideos(
         videos,
@@ -143,13 +165,19 @@ def build_train_transform(cfg: CfgNode) -> TrainTransform:
         )
     else:
         crop = JitteredCrop(data.TRAIN_CROP_SIZE, short_sides=data.TRAIN_JITTER_SCALES)
-    return TrainTransform(crop, flip=data.RANDOM_FLIP, augmentations=build_augmentations(cfg))
+    return TrainTransform(
+        crop,
+        flip=data.RANDOM_FLIP,
+        augmentations=build_augmentations(cfg),
+        interpolation=data.INTERPOLATION,
+    )
 
 
 def build_test_crops(cfg: CfgNode) -> SpatialCrops:
     """Build the crops of the test views."""
     size, count = cfg.DATA.TEST_CROP_SIZE, cfg.TEST.NUM_SPATIAL_CROPS
-    return SpatialCrops(cfg.DATA.VAL_SHORT_SIDE if count == 1 else size, size, count=count)
+    short_side = cfg.DATA.VAL_SHORT_SIDE if count == 1 else size
+    return SpatialCrops(short_side, size, count=count, interpolation=cfg.DATA.INTERPOLATION)
 
 
 def _replacement(cfg: CfgNode, dataset: VideoDataset) -> Callable[[Draw, int], Draw]:

@@ -27,9 +27,11 @@ class LabeledPaths(Sequence[tuple[str, int]]):
     Args:
         csv_path: the file they come from, for messages.
         entries: its lines.
+        unit: what an entry is, for messages.
     """
 
-    def __init__(self, csv_path: Path, entries: Sequence[Entry]) -> None:
+    def __init__(self, csv_path: Path, entries: Sequence[Entry], *, unit: str = "line") -> None:
+        self._unit = unit
         encoded = [_encode(path) for _, path, _ in entries]
         self.csv_path = csv_path
         self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
@@ -51,7 +53,7 @@ class LabeledPaths(Sequence[tuple[str, int]]):
 
     def place(self, index: int) -> str:
         """Where an entry stands, for messages: ``data/train.csv, line 7``."""
-        return f"{self.csv_path}, line {self.line(index)}"
+        return f"{self.csv_path}, {self._unit} {self.line(index)}"
 
     def index_of(self, path: str, *, line: int) -> int | None:
         """Return the entry that comes from a line, or None if that holds another path or none."""

@@ -28,6 +28,7 @@ class LabeledVideos:
 
     Attributes:
         paths: the same.
+        backend: the same.
 
     Raises:
         UserError: none of the first files exists.
@@ -36,7 +37,7 @@ class LabeledVideos:
     def __init__(self, paths: LabeledPaths, *, prefix: str | Path, backend: str) -> None:
         self.paths = paths
         self._videos = LabeledVideoPaths(paths, path_prefix=str(prefix))
-        self._backend = backend
+        self.backend = backend
         first = [self.file(index) for index in range(min(_CHECKED_FILES, len(paths)))]
         # One that is missing alone counts against DATA.MAX_BAD_VIDEOS, when it is to be read.
         if not any(path.is_file() for path in first):
@@ -68,7 +69,7 @@ class LabeledVideos:
     def with_backend(self, backend: str) -> "LabeledVideos":
         """The same videos over another decoder."""
         other = copy.copy(self)
-        other._backend = backend
+        other.backend = backend
         return other
 
     @contextmanager
@@ -79,7 +80,7 @@ class LabeledVideos:
             BadVideoError: the video cannot be opened, or what is read inside the block cannot.
         """
         try:
-            with open_video(self.file(index), backend=self._backend) as reader:
+            with open_video(self.file(index), backend=self.backend) as reader:
                 yield reader
         except VideoError as error:
             raise BadVideoError(self.bad_video(index, error.reason)) from error

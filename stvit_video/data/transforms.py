@@ -70,21 +70,29 @@ def draw_box(
     return None
 
 
-def resize(frames: Tensor, *, height: int, width: int) -> Tensor:
-    """Resize uint8 [T, H, W, C] to [C, T, height, width], bilinear with antialiasing."""
+def resize(frames: Tensor, *, height: int, width: int, interpolation: str = "bilinear") -> Tensor:
+    """Resize uint8 [T, H, W, C] to [C, T, height, width], with antialiasing.
+
+    Args:
+        frames: uint8 [T, H, W, C].
+        height: of what comes out.
+        width: of what comes out.
+        interpolation: "bilinear" or "bicubic".
+    """
     if frames.shape[1:3] == (height, width):
         return frames.permute(3, 0, 1, 2)
     images = F.interpolate(
-        frames.permute(0, 3, 1, 2), size=(height, width), mode="bilinear", antialias=True
+        frames.permute(0, 3, 1, 2), size=(height, width), mode=interpolation, antialias=True
     )
     return images.permute(1, 0, 2, 3)
 
 
-def resize_short_side(frames: Tensor, side: int) -> Tensor:
+def resize_short_side(frames: Tensor, side: int, *, interpolation: str = "bilinear") -> Tensor:
     """Resize uint8 [T, H, W, C] to [C, T, h, w], the shorter of h and w being ``side``."""
     height, width = frames.shape[1:3]
     short = min(height, width)
-    return resize(frames, height=height * side // short, width=width * side // short)
+    size = {"height": height * side // short, "width": width * side // short}
+    return resize(frames, **size, interpolation=interpolation)
 
 
 @dataclass(frozen=True)
@@ -175,11 +183,13 @@ class TrainTransform:
         flip: mirror half of the clips left to right.
         augmentations: made after these, in order; each maps uint8 [C, T, S, S] to the same and
             takes the ``generator``.
+        interpolation: of the resizing, "bilinear" or "bicubic".
     """
 
     crop: RandomResizedCrop | JitteredCrop
     flip: bool
     augmentations: tuple[Callable[..., Tensor], ...] = ()
+    interpolation: str = "bilinear"
 
     def __call__(self, frames: Tensor, *, generator: torch.Generator) -> Tensor:
         """uint8 [T, H, W, C] to [C, T, S, S]; all randomness comes from ``generator``."""
@@ -191,7 +201,8 @@ class TrainTransform:
 
     def finish(self, frames: Tensor, *, generator: torch.Generator) -> Tensor:
         """The second step: uint8 [T, h, w, C], already cut, to [C, T, S, S]."""
-        video = resize(frames, height=self.crop.size, width=self.crop.size)
+        size = self.crop.size
+        video = resize(frames, height=size, width=size, interpolation=self.interpolation)
         if self.flip and chance(0.5, generator=generator):
             video = video.flip(-1)
         for augment in self.augmentations:
@@ -208,15 +219,18 @@ class SpatialCrops:
         size: S.
         count: 1, the centre; or 3: left, centre, right of a wide frame, top, centre, bottom of a
             tall one.
+        interpolation: of the resizing, "bilinear" or "bicubic".
     """
 
     short_side: int
     size: int
     count: int = 1
+    interpolation: str = "bilinear"
 
     def resize(self, frame: Tensor) -> Tensor:
         """One frame, uint8 [H, W, C] to [h, w, C]."""
-        return resize_short_side(frame[None], self.short_side)[:, 0].permute(1, 2, 0)
+        resized = resize_short_side(frame[None], self.short_side, interpolation=self.interpolation)
+        return resized[:, 0].permute(1, 2, 0)
 
     def crop(self, video: Tensor) -> list[Tensor]:
         """[C, T, h, w] to ``count`` views of it, [C, T, S, S] each."""

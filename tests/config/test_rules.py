@@ -174,6 +174,8 @@ BROKEN = [
     ),
     ("STVIT.INITIALIZATION=random", 'STVIT.INITIALIZATION must be "spatial", "global"'),
     ("STVIT.SEMANTIC_KEYS=some", 'STVIT.SEMANTIC_KEYS must be "all", "later" or "none"'),
+    ("DATA.INTERPOLATION=nearest", 'DATA.INTERPOLATION must be "bilinear" or "bicubic"'),
+    ("TRAIN.DATASET=imagenet", "DATA.NUM_FRAMES must be 1 for images"),
     ("STVIT.POOLING=mean", 'STVIT.POOLING must be "intra_inter", "average" or "max"'),
     ("STVIT.NUM_TOKENS=0", "STVIT.NUM_TOKENS must be at least 1"),
     ("STVIT.TEMPORAL_WINDOW=0", "STVIT.TEMPORAL_WINDOW must be at least 1"),

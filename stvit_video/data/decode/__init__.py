@@ -15,6 +15,8 @@ _READERS = {
     "decord": ("stvit_video.data.decode.decord_reader", "DecordReader"),
 }
 BACKENDS = tuple(_READERS)
+# No choice of a config: images are read by this one alone.
+_READERS["image"] = ("stvit_video.data.decode.image_reader", "ImageReader")
 
 
 def open_video(path: str | Path, *, backend: str = "pyav") -> VideoReader:
@@ -22,7 +24,7 @@ def open_video(path: str | Path, *, backend: str = "pyav") -> VideoReader:
 
     Args:
         path: a file that FFmpeg reads as mp4, mov, mkv, webm or avi.
-        backend: "pyav", whose frames are ffmpeg's own, or "decord".
+        backend: "pyav", whose frames are ffmpeg's own, "decord", or "image" for an image.
 
     Raises:
         VideoError: the file is missing, broken, or not a video.
