@@ -1,6 +1,7 @@
 """Compare the speed of models, or of the data loader with PyTorchVideo's, in one process.
 
-Models, by config or torchvision:NAME; they take turns, and each pair is compared round by round:
+Models, by config, torchvision:NAME or timm:NAME; they take turns, and each pair is compared round
+by round:
 
     python tools/benchmark.py configs/k400/stvit_swin_t.yaml configs/k400/swin_t.yaml \\
         torchvision:swin3d_t
@@ -38,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", help="config files, or torchvision:NAME")
+    parser.add_argument("models", nargs="*", help="config files, torchvision:NAME, timm:NAME")
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default 7)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     models = parser.add_argument_group("models")
@@ -49,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs=3,
         default=(32, 224, 224),
         metavar=("FRAMES", "HEIGHT", "WIDTH"),
-        help="of a clip (default 32 224 224)",
+        help="of a clip (default 32 224 224); 1 frame is an image",
     )
     models.add_argument("--train", action="store_true", help="time forward and backward")
     models.add_argument("--amp", choices=("bfloat16", "float16"), help="automatic mixed precision")
@@ -94,7 +95,9 @@ def main() -> None:
 def measure_models(arguments: argparse.Namespace) -> None:
     """Build the models, time them, print the table."""
     device = torch.device(arguments.device)
-    video = torch.randn(arguments.batch, 3, *arguments.size, device=device)
+    frames, *size = arguments.size
+    shape = [frames, *size] if frames > 1 else size  # other libraries' image models want images
+    video = torch.randn(arguments.batch, 3, *shape, device=device)
     models = {name: build_contender(name).to(device) for name in arguments.models}
     timings = compare(
         models,

@@ -21,8 +21,6 @@ from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.runtime.allocator import give_back_freed_memory
 
-_PEER = "torchvision:"
-
 
 @dataclass
 class Timing:
@@ -39,19 +37,40 @@ class Timing:
 
 
 def build_contender(name: str, *, overrides: Sequence[str] = ()) -> nn.Module:
-    """Build a model from a config file, or a peer such as ``torchvision:swin3d_t``.
+    """Build a model from a config file, or a peer: ``torchvision:swin3d_t``, ``timm:deit_...``.
 
     Raises:
         UserError: there is no such config or peer.
     """
-    if not name.startswith(_PEER):
+    library, colon, model = name.partition(":")
+    if not colon or library not in _PEERS:
         return build_model(load_config(name, overrides))
+    return _PEERS[library](model)
+
+
+def _torchvision_peer(name: str) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models.video)
-    if name.removeprefix(_PEER) not in known:
-        raise UserError(
-            f"There is no peer {name}: known are {', '.join(_PEER + k for k in known)}."
-        )
-    return torchvision.models.get_model(name.removeprefix(_PEER), weights=None)
+    if name not in known:
+        raise UserError(f"torchvision has no video model {name}: it has {', '.join(known)}.")
+    return torchvision.models.get_model(name, weights=None)
+
+
+def _timm_peer(name: str) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError("timm: models need timm: run `pip install timm`.") from error
+    if not timm.is_model(name):
+        family = timm.list_models(f"{name.partition('_')[0]}*")
+        close = f": of that family it has {', '.join(family)}" if family else ""
+        raise UserError(f"timm has no model {name}{close}.")
+    return timm.create_model(name, pretrained=False)
+
+
+_PEERS: dict[str, Callable[[str], nn.Module]] = {
+    "torchvision": _torchvision_peer,
+    "timm": _timm_peer,
+}
 
 
 def compare(
@@ -66,7 +85,7 @@ def compare(
 
     Args:
         models: by name, on the device of ``video``.
-        video: float ``[B, 3, T, H, W]``.
+        video: float ``[B, 3, T, H, W]``, or images ``[B, 3, H, W]``.
         rounds: rounds that count, after one that does not.
         amp: type of automatic mixed precision; None for none.
         train: time forward and backward instead of forward alone.
