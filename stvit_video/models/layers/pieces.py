@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Numbers that may be made on the way for one piece: 4 MiB of float32.
-_NUMBERS = 1 << 20
+# Numbers that may be made on the way for one piece: 8 MiB of float32.
+_NUMBERS = 1 << 21
 
 
 def rows_of_a_piece(rows: int, *, device: torch.device, numbers: int) -> int:
