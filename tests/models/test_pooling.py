@@ -164,3 +164,14 @@ def test_gradcheck_of_intra_inter_pooling():
         return torch.func.functional_call(pooling, dict(zip(names, values, strict=True)), x)
 
     assert torch.autograd.gradcheck(pool, (x, *pooling.parameters()))
+
+
+def test_extreme_masks_stay_finite_in_float16():
+    pooling = IntraInterPooling(SEVEN, dim=8)
+    torch.nn.init.normal_(pooling.mask.pointwise.weight, std=50)  # logits at both bounds
+    x = torch.randn(2, 14, 14, 8)
+    expected = pooling(x)
+    with torch.autocast("cpu", torch.float16):
+        found = pooling(x)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0)

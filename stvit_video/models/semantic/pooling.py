@@ -149,10 +149,13 @@ def _pool_boxes(x: Tensor, weights: Tensor, row_cover: Tensor, column_cover: Ten
     Returns:
         centres ``[N, h, w, C]``.
     """
-    sums = row_cover @ weights @ column_cover.transpose(0, 1)  # [N, h, w]
-    x = torch.einsum("hH,nHWc->nhWc", row_cover.to(x.dtype), x * weights[..., None].to(x.dtype))
-    x = torch.einsum("wW,nhWc->nhwc", column_cover.to(x.dtype), x)
-    return x / sums[..., None].to(x.dtype)
+    # Shares are formed before each product, which float16 may be used for: weights overflow it.
+    cover = row_cover[:, :, None] * weights[:, None]  # [N, h, H, W]
+    sums = cover.sum(2, keepdim=True)  # [N, h, 1, W]
+    x = torch.einsum("nhHW,nHWc->nhWc", (cover / sums).to(x.dtype), x)
+    cover = column_cover * sums  # [N, h, w, W]
+    cover = cover / cover.sum(-1, keepdim=True)
+    return torch.einsum("nhwW,nhWc->nhwc", cover.to(x.dtype), x)
 
 
 def _pool(x: Tensor, weights: Tensor, row_cover: Tensor, column_cover: Tensor) -> Tensor:
