@@ -12,9 +12,6 @@ from torch import Tensor
 from stvit_video.data.decode.errors import VideoError
 from stvit_video.data.decode.reader import FrameFunction, VideoReader
 
-# As for videos: a small file can hold a picture that fills the memory.
-_MAX_PIXELS = 16384 * 16384
-
 
 class ImageReader(VideoReader):
     """Reads what Pillow reads, in RGB and without turning it, as ImageNet's users do.
@@ -33,11 +30,10 @@ class ImageReader(VideoReader):
         self.path = str(path)
         try:
             with Image.open(path) as image:
-                if image.width * image.height > _MAX_PIXELS:
-                    raise VideoError(path, f"its {image.width}x{image.height} pixels are too many")
                 pixels = np.array(image.convert("RGB"))
         except UnidentifiedImageError as error:
             raise VideoError(path, "it is no image that Pillow knows") from error
+        # Pillow refuses pictures of more than 179 megapixels, which would fill the memory.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise VideoError(path, reason) from error
