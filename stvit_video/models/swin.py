@@ -57,6 +57,24 @@ class Swin(nn.Module):
             x = x.unsqueeze(2)
         return self.norm(self.stages(self.patch_embed(x)))
 
+    def forward_pyramid(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map a video ``[B, 3, T, H, W]`` or an image ``[B, 3, H, W]`` to each stage's grid.
+
+        Returns:
+            A grid ``[B, t, h, w, C]`` for each stage, as its last block leaves it: before the
+            stage's downsampling and without a norm. Their strides are 4, 8, 16 and 32.
+        """
+        if x.ndim == 4:
+            x = x.unsqueeze(2)
+        x = self.patch_embed(x)
+        grids = []
+        for stage in self.stages:
+            for name, part in stage.named_children():
+                x = part(x)
+                if name == "blocks":
+                    grids.append(x)
+        return tuple(grids)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map a video ``[B, 3, T, H, W]`` or an image ``[B, 3, H, W]`` to logits ``[B, K]``."""
         return self.head(self.forward_features(x))
