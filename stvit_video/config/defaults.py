@@ -207,10 +207,12 @@ def default_config() -> CfgNode:
     c.STVIT = CfgNode()
     # Replace image tokens by semantic tokens in the middle of a stage.
     c.STVIT.ENABLE = False
-    # The stage (1 is the first) that LAYOUT describes; all later stages are semantic. DeiT is
-    # one stage.
+    # The stage (1 is the first) that LAYOUT describes; all later stages are semantic, or dense if
+    # LAYOUT recovers the image tokens. DeiT is one stage.
     c.STVIT.STAGE = 3
-    # Layers of that stage: base (image tokens), stgm (token generation), semantic.
+    # Layers of that stage: base (image tokens), stgm (token generation), semantic, and recovery
+    # (of the image tokens), such as "3 x (base 1, stgm 2, semantic 2, recovery 1)" of STViT-R.
+    # After a recovery, semantic layers without stgm go on with the same semantic tokens.
     c.STVIT.LAYOUT = "base 2, stgm 2, semantic 2"
     # Semantic tokens of each spatial window of each frame (DeiT: of the frame); a square number.
     c.STVIT.NUM_TOKENS = 9
@@ -227,8 +229,14 @@ def default_config() -> CfgNode:
     c.STVIT.SEMANTIC_KEYS = "all"
     # Frames over which semantic tokens attend; 1: inside each frame, as counted in the paper.
     c.STVIT.TEMPORAL_WINDOW = 1
-    # Initial value of the layer scale of semantic blocks; 0: no layer scale.
+    # Initial value of the layer scale of stgm, semantic and recovery layers; 0: no layer scale.
     c.STVIT.LAYER_SCALE_INIT = 0.0
+    # The first STGM layer adds the centres to what they gather; False replaces them by it.
+    c.STVIT.SHORTCUT = True
+    # Windows along each axis that learned global centres are laid out for, after which they
+    # repeat; 1: all windows share them (the paper), 2: all of a frame of 224 pixels (the released
+    # STViT-R with USE_GLOBAL).
+    c.STVIT.GLOBAL_WINDOWS = 1
 
     c.SOLVER = CfgNode()
     # Learning rate for the whole batch of one machine, at the end of warm-up.

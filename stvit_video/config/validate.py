@@ -275,7 +275,7 @@ RULES: tuple[Rule, ...] = (
     one_of("STVIT.INITIALIZATION", "spatial", "global", "spatial+global", "spatial+position"),
     one_of("STVIT.SEMANTIC_KEYS", "all", "later", "none"),
     one_of("STVIT.POOLING", "intra_inter", "average", "max"),
-    *at_least(1, "STVIT.NUM_TOKENS", "STVIT.TEMPORAL_WINDOW"),
+    *at_least(1, "STVIT.NUM_TOKENS", "STVIT.TEMPORAL_WINDOW", "STVIT.GLOBAL_WINDOWS"),
     *at_least(0, "STVIT.LAYER_SCALE_INIT"),
     *entries_at_least(0, "STVIT.KEY_WINDOWS"),
     *each("must be a square number", _is_square, "STVIT.NUM_TOKENS"),

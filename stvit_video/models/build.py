@@ -182,11 +182,17 @@ def _semantic_spec(
 ) -> SemanticSpec:
     initial, *more = cfg.STVIT.INITIALIZATION.split("+")
     units = parse_layout(cfg.STVIT.LAYOUT, depth=depth, depth_key=depth_key)
-    layers = sum(unit.depth for unit in units if unit.kind == "stgm")
+    depths = {unit.depth for unit in units if unit.kind == "stgm"}
+    if len(depths) > 1:
+        raise UserError(
+            f"The stgm units of STVIT.LAYOUT {cfg.STVIT.LAYOUT!r} have different numbers of "
+            "layers: STVIT.KEY_WINDOWS is the same for all, so give them the same number."
+        )
+    (layers,) = depths
     if layers != len(cfg.STVIT.KEY_WINDOWS):
         raise UserError(
-            f"STVIT.KEY_WINDOWS has one side for each stgm layer of STVIT.LAYOUT ({layers}), but "
-            f"is {cfg.STVIT.KEY_WINDOWS}: give it {layers} entries."
+            f"STVIT.KEY_WINDOWS has one side for each layer of a stgm unit of STVIT.LAYOUT "
+            f"({layers}), but is {cfg.STVIT.KEY_WINDOWS}: give it {layers} entries."
         )
     if "global" in more and layers < 2:
         raise UserError(
@@ -206,8 +212,10 @@ def _semantic_spec(
         key_windows=tuple(side or None for side in cfg.STVIT.KEY_WINDOWS),
         semantic_keys=_SEMANTIC_KEYS[cfg.STVIT.SEMANTIC_KEYS](layers),
         global_centers="global" in more,
+        global_windows=cfg.STVIT.GLOBAL_WINDOWS,
         temporal_window=cfg.STVIT.TEMPORAL_WINDOW,
         layer_scale=cfg.STVIT.LAYER_SCALE_INIT,
+        shortcut=cfg.STVIT.SHORTCUT,
     )
 
 

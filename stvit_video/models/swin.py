@@ -16,7 +16,8 @@ from .depths import depths_by_name
 from .layers.patch import ChannelDoubling, PatchMerging
 from .layers.window_block import BlockSpec, window_block
 from .layers.windows import Size
-from .semantic.stage import SemanticSpec, base_blocks, layout_blocks, semantic_blocks
+from .semantic.assembly import layout_blocks
+from .semantic.stage import SemanticSpec, base_blocks, semantic_blocks
 
 
 class Swin(nn.Module):
@@ -116,8 +117,8 @@ def swin_stages(
         )
         parts["blocks"] = sequence(blocks)
         if index + 1 < len(depths):
-            stays = semantic is not None and index >= semantic.stage
-            parts["downsample"] = (ChannelDoubling if stays else PatchMerging)(dim << index)
+            is_semantic = semantic is not None and semantic.ends_semantic(index)
+            parts["downsample"] = (ChannelDoubling if is_semantic else PatchMerging)(dim << index)
         stages.append(nn.Sequential(parts))
     return stages
 
@@ -130,9 +131,9 @@ def _stage_blocks(
     drop_paths: Sequence[float],
     semantic: SemanticSpec | None,
 ) -> "OrderedDict[str, nn.Module]":
-    if semantic is None or index < semantic.stage:
-        block = partial(window_block, spec=spec)
-        return base_blocks(block, window=window, drop_paths=drop_paths)
-    if index > semantic.stage:
+    if semantic is not None and index == semantic.stage:
+        return layout_blocks(semantic, spec=spec, window=window, drop_paths=drop_paths)
+    if semantic is not None and semantic.ends_semantic(index):
         return semantic_blocks(semantic, spec=spec, drop_paths=drop_paths)
-    return layout_blocks(semantic, spec=spec, window=window, drop_paths=drop_paths)
+    block = partial(window_block, spec=spec)
+    return base_blocks(block, window=window, drop_paths=drop_paths)

@@ -1,7 +1,7 @@
 """One loader for all checkpoint formats, with a report of what it did."""
 
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import isqrt
 from pathlib import Path
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from stvit_video.errors import UserError
 
+from .depths import dense_name
 from .formats import detect_format, to_our_names
 from .inflate import Size, inflate_bias_table, inflate_patch_embed, resize_bias_table
 from .layers.attention import WindowAttention
 from .layers.patch import PatchEmbed
 from .layers.position import PositionEmbedding, resize_positions
 from .load_report import LoadReport
-from .semantic.stgm import SemanticTokenGeneration
 
 # What training frameworks call the weights in their checkpoints.
 _STATE_KEYS = ("model_state", "state_dict", "model")
@@ -168,10 +168,9 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> d
     """Give the value of each weight of the model that the file has, and fill the report."""
     target = model.state_dict()
     fitters = _fitters(model, state)
-    dense_names = _dense_names(model, target)
     fitted, used = {}, set()
     for name, old in target.items():
-        source = name if name in state else dense_names.get(name, name)
+        source = name if name in state else dense_name(name) or name
         used.add(source)
         value: Tensor | None = state.get(source)
         if value is None:
@@ -187,25 +186,6 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> d
             fitted[name] = value
     report.unexpected = {name: value.numel() for name, value in state.items() if name not in used}
     return fitted
-
-
-def _dense_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """Give the names that weights of the generation layers have in a dense model.
-
-    The layers of a generation module stand in the places of as many dense blocks, from the one
-    by whose number the module is named.
-    """
-    dense: dict[str, str] = {}
-    for path, module in model.named_modules():
-        if not isinstance(module, SemanticTokenGeneration):
-            continue
-        stage, first, _ = path.rsplit(".", 2)
-        for index in range(len(module.layers)):
-            prefix = f"{path}.layers.{index}."
-            for name in names:
-                if name.startswith(prefix):
-                    dense[name] = f"{stage}.{int(first) + index}.{name.removeprefix(prefix)}"
-    return dense
 
 
 def _fitters(

@@ -35,6 +35,7 @@ class SemanticTokenLayer(nn.Module):
         drop_path: stochastic depth rate of both branches.
         layer_scale: initial layer scale of both branches; 0 for none.
         norm_layer: builds a norm of C channels.
+        shortcut: queries are added to what they gather; without, they are replaced by it.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SemanticTokenLayer(nn.Module):
         drop_path: float = 0.0,
         layer_scale: float = 0.0,
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        shortcut: bool = True,
     ) -> None:
         super().__init__()
         self.windows = windows
@@ -56,7 +58,11 @@ class SemanticTokenLayer(nn.Module):
         self.semantic_keys = semantic_keys
         self.norm1 = norm_layer(dim)
         self.attn = Attention(dim, num_heads=num_heads)
-        self.residual1 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
+        self.shortcut = shortcut
+        # What is dropped must leave something behind.
+        self.residual1 = Residual(
+            dim, drop_path=drop_path if shortcut else 0.0, layer_scale=layer_scale
+        )
         self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, ratio=mlp_ratio)
         self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
@@ -89,7 +95,8 @@ class SemanticTokenLayer(nn.Module):
         keys_values = _gather_keys(keys_values, sizes, rows, columns)
         q = _to_windows(self.attn.project_queries(normed), rows, columns)
         attended = _from_windows(self.attn.attend(q, keys_values), x.shape, rows, columns)
-        x = x + self.residual1(attended)
+        branch = self.residual1(attended)
+        x = x + branch if self.shortcut else branch
         return x + self.residual2(self.mlp(self.norm2(x)))
 
 
@@ -105,6 +112,7 @@ class SemanticTokenGeneration(nn.Module):
         layers: two or more, by the name of the dense layer whose place each takes.
         dim: channels C.
         global_centers: learn global cluster centres.
+        global_windows: windows along each axis over which these differ; 1: all share them.
     """
 
     global_centers: Tensor | None
@@ -116,13 +124,14 @@ class SemanticTokenGeneration(nn.Module):
         layers: Sequence[SemanticTokenLayer],
         dim: int,
         global_centers: bool = True,
+        global_windows: int = 1,
     ) -> None:
         super().__init__()
         self.pooling = pooling
         self.layers = nn.ModuleList(layers)
         self.register_parameter("global_centers", None)
         if global_centers:
-            self.global_centers = learned_centers(pooling.windows, dim)
+            self.global_centers = learned_centers(pooling.windows, dim, count=global_windows)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map image tokens ``[N, H, W, C]`` to semantic tokens ``[N, h, w, C]``."""

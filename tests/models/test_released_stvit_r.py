@@ -1,0 +1,69 @@
+"""The released STViT-R, by its keys and with weights made by a rule, gives the official outputs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from official import make_input, make_state
+from small import imagenet_model
+
+from stvit_video.models import load_weights
+
+REFERENCE = Path(__file__).parent / "reference"
+VARIANTS = {
+    tuple(case["config"].values()): case
+    for case in json.loads((REFERENCE / "official_stvit_r.json").read_text(encoding="utf-8"))
+}
+# (SHORTCUT, USE_GLOBAL) of the released code -> our keys.
+OVERRIDES = {
+    (False, False): (),
+    (True, True): (
+        *("STVIT.SHORTCUT", "True", "STVIT.INITIALIZATION", "spatial+global"),
+        *("STVIT.GLOBAL_WINDOWS", "2"),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=OVERRIDES, ids=["as released", "as in the paper"])
+def official(request, tmp_path_factory):
+    """What the official code gives, and what our model gives with the file's weights."""
+    case = VARIANTS[request.param]
+    path = tmp_path_factory.mktemp("weights") / "stvit_r_swin_s.pth"
+    torch.save({"model": make_state(case["keys"])}, path)
+    model = imagenet_model("stvit_r_swin_s", *OVERRIDES[request.param]).eval()
+    report = load_weights(model, path, min_share=1.0)
+    assert report.format == "released STViT-R"
+    assert not report.unexpected
+    outputs = {}
+    parts = {"patch_embed": model.patch_embed}
+    parts |= {f"layers.{index}": stage for index, stage in enumerate(model.stages)}
+    for name, part in parts.items():
+        part.register_forward_hook(
+            lambda module, inputs, output, name=name: outputs.update({name: output})
+        )
+    with torch.inference_mode():
+        logits = model(make_input(*case["input"]["shape"], seed=case["input"]["seed"]))
+    return case, logits, outputs
+
+
+def test_logits_are_the_official_codes(official):
+    case, logits, _ = official
+    expected = case["logits"]
+    assert list(logits.shape) == expected["shape"]
+    assert logits.argmax(1).tolist() == expected["argmax"]
+    torch.testing.assert_close(logits[:, :16], torch.tensor(expected["first16"]), atol=1e-4, rtol=0)
+    assert logits.mean().item() == pytest.approx(expected["mean"], abs=1e-4)
+    assert logits.std().item() == pytest.approx(expected["std"], abs=1e-4)
+
+
+def test_stages_are_the_official_codes(official):
+    case, _, outputs = official
+    assert outputs.keys() == case["stages"].keys()
+    for name, expected in case["stages"].items():
+        tokens = outputs[name].flatten(1, 3)
+        assert list(tokens.shape) == expected["shape"], name
+        first = torch.tensor(expected["first"])
+        torch.testing.assert_close(tokens.flatten()[:8], first, atol=1e-4, rtol=0)
+        assert tokens.mean().item() == pytest.approx(expected["mean"], abs=1e-4), name
+        assert tokens.std().item() == pytest.approx(expected["std"], abs=1e-4), name
