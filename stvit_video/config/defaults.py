@@ -188,6 +188,9 @@ def default_config() -> CfgNode:
     # Frames, rows and columns of a patch and of an attention window.
     c.SWIN.PATCH_SIZE = (2, 4, 4)
     c.SWIN.WINDOW_SIZE = (8, 7, 7)
+    # Cut windows to a grid that is smaller, as published; False pads the grid, and shifts windows
+    # even where one covers it, as the released Swin for detection.
+    c.SWIN.CUT_WINDOWS = True
     # Channels of the first stage (doubled at each later one); blocks and heads of each stage.
     c.SWIN.EMBED_DIM = 96
     c.SWIN.DEPTHS = (2, 2, 6, 2)
@@ -224,6 +227,13 @@ def default_config() -> CfgNode:
     c.STVIT.POOLING = "intra_inter"
     # Side of the key window of each STGM layer, in image tokens; 0 for the whole frame.
     c.STVIT.KEY_WINDOWS = (10, 14)
+    # Side of the window of semantic tokens that the recovery gives the image tokens of a window, in
+    # semantic tokens, centred and cut off at the border; 0 for the whole frame.
+    c.STVIT.RECOVERY_WINDOW = 0
+    # Key windows at the border of the frame: "move" (moved inwards, as in classification) or "cut"
+    # (centred and cut off, as in detection). For detectors' weights that were released with their
+    # padding: "released" (it is masked in the corner alone) or "released_unmasked" (nowhere).
+    c.STVIT.BORDER = "move"
     # Which STGM layers have semantic tokens as keys beside image tokens: "all" (the paper's Swin),
     # "later" (all but the first, its DeiT) or "none".
     c.STVIT.SEMANTIC_KEYS = "all"

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import NamedTuple
 
-# The stage, where there are several, and the number of a module in it.
-_MODULE = re.compile(r"(?:stages\.(\d+)\.)?blocks\.(\d+)\.")
+# The stage, where there are several, and the number of a module in it, perhaps in a larger model.
+_MODULE = re.compile(r"(?:.*?\.)??(?:stages\.(\d+)\.)?blocks\.(\d+)\.")
 # What stands between the two, and the number of the layer: counted from the module's own number
 # for generation layers, and in the stage for others.
 _GENERATION = re.compile(r"(?:(?:first\.)?generation\.)?module\.layers\.(\d+)\.")

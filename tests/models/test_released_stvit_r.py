@@ -23,6 +23,13 @@ OVERRIDES = {
         *("STVIT.GLOBAL_WINDOWS", "2"),
     ),
 }
+# The detectors' backbone, as released and with its pad_mask off.
+DETECTION = json.loads((REFERENCE / "official_stvit_r_detection.json").read_text(encoding="utf-8"))
+DETECTION_FORM = (
+    *("STVIT.SHORTCUT", "True", "STVIT.SEMANTIC_KEYS", "none"),
+    *("STVIT.KEY_WINDOWS", "(14, 21)", "STVIT.RECOVERY_WINDOW", "27"),
+    *("SWIN.CUT_WINDOWS", "False"),
+)
 
 
 @pytest.fixture(scope="module", params=OVERRIDES, ids=["as released", "as in the paper"])
@@ -67,3 +74,33 @@ def test_stages_are_the_official_codes(official):
         torch.testing.assert_close(tokens.flatten()[:8], first, atol=1e-4, rtol=0)
         assert tokens.mean().item() == pytest.approx(expected["mean"], abs=1e-4), name
         assert tokens.std().item() == pytest.approx(expected["std"], abs=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("case", "border"), zip(DETECTION, ["released", "released_unmasked"], strict=True)
+)
+def test_pyramids_are_the_official_detection_codes(case, border, tmp_path):
+    state = make_state(case["keys"])
+    torch.save({"state_dict": state}, tmp_path / "detector.pth")
+    model = imagenet_model("stvit_r_swin_s", *DETECTION_FORM, "STVIT.BORDER", border).eval()
+    report = load_weights(model, tmp_path / "detector.pth", min_share=0.98)
+    assert report.format == "released STViT-R"
+    assert report.missing.keys() == {"norm.weight", "norm.bias", "head.fc.weight", "head.fc.bias"}
+    # The norms are the detector's, not the classifier's.
+    assert all(name.startswith("norm") for name in report.unexpected)
+    with torch.inference_mode():
+        grids = model.forward_pyramid(
+            make_input(*case["input"]["shape"], seed=case["input"]["seed"])
+        )
+    for stage, (grid, expected) in enumerate(zip(grids, case["outputs"], strict=True)):
+        weight, bias = (state[f"backbone.norm{stage}.{part}"] for part in ("weight", "bias"))
+        normed = torch.nn.functional.layer_norm(grid[:, 0], grid.shape[-1:], weight, bias)
+        found = normed.permute(0, 3, 1, 2)
+        assert list(found.shape) == expected["shape"]
+        values = found.flatten()
+        ends = torch.stack([values[:16], values[-16:]])
+        torch.testing.assert_close(
+            ends, torch.tensor([expected["first"], expected["last"]]), atol=1e-4, rtol=0
+        )
+        assert found.mean().item() == pytest.approx(expected["mean"], abs=1e-4)
+        assert found.std().item() == pytest.approx(expected["std"], abs=1e-4)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..layers.attention import Attention
 from ..layers.block import TransformerLayer
+from .reach import Reach
 
 
 class Recovery(TransformerLayer):
@@ -20,19 +21,19 @@ class Recovery(TransformerLayer):
     Args:
         dim: channels C.
         num_heads: attention heads.
+        reach: which semantic tokens an image token sees.
         mlp_ratio: hidden channels of the MLP as a multiple of C.
         drop_path: stochastic depth rate of both branches.
         layer_scale: initial layer scale of both branches; 0 for none.
         norm_layer: builds a norm of C channels.
     """
 
-    attn: Attention
-
     def __init__(
         self,
         dim: int,
         *,
         num_heads: int,
+        reach: Reach,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         layer_scale: float = 0.0,
@@ -46,11 +47,9 @@ class Recovery(TransformerLayer):
             layer_scale=layer_scale,
             norm_layer=norm_layer,
         )
+        self.reach = reach
 
     def forward(self, image_tokens: Tensor, semantic_tokens: Tensor) -> Tensor:
         """Update image tokens ``[N, H, W, C]`` from semantic tokens ``[N, h, w, C]``."""
-        queries = self.attn.project_queries(self.norm1(image_tokens))
-        keys_values = self.attn.project_keys_values(self.norm1(semantic_tokens))
-        attended = self.attn.attend(queries.flatten(1, 2), keys_values.flatten(1, 2))
-        x = image_tokens + self.residual1(attended.view_as(image_tokens))
-        return self.feed_forward(x)
+        attended = self.reach(self.attn, self.norm1, image_tokens, semantic_tokens)
+        return self.feed_forward(image_tokens + self.residual1(attended))

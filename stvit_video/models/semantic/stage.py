@@ -5,7 +5,7 @@ Letters: B batch, T frames, H W grid of image tokens, h w of semantic tokens, C 
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import nn
@@ -15,6 +15,7 @@ from ..layers.window_block import BlockSpec, window_block
 from ..layers.windows import Size, WindowSize
 from .layout import Unit, restores_image_tokens
 from .pooling import SpatialPooling
+from .reach import Reach
 from .recovery import Recovery
 from .regions import Windows
 from .stgm import SemanticTokenGeneration, SemanticTokenLayer
@@ -23,6 +24,20 @@ from .stgm import SemanticTokenGeneration, SemanticTokenLayer
 BlockFactory = Callable[[WindowSize, Size, float], nn.Module]
 # Builds what gives the initial cluster centres of some channels: (windows, channels) -> pooling.
 PoolingFactory = Callable[[Windows, int], SpatialPooling]
+
+
+@dataclass(frozen=True)
+class Reaches:
+    """What queries see of another grid, where windows of keys stay centred on theirs.
+
+    Attributes:
+        generation: which image tokens each generation layer sees; empty where key windows are
+            moved inwards at the border.
+        recovery: which semantic tokens an image token sees.
+    """
+
+    generation: tuple[Reach, ...] = ()
+    recovery: Reach = field(default_factory=Reach)
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,7 @@ class SemanticSpec:
         pooling: builds what gives the initial cluster centres.
         key_windows: side of the key window of each generation layer, in image tokens; None for
             the whole grid.
+        reaches: of generation and recovery layers.
         semantic_keys: whether semantic tokens are keys beside image tokens, for each generation
             layer.
         global_centers: add learned global cluster centres in the second generation layer (of
@@ -53,6 +69,7 @@ class SemanticSpec:
     pooling: PoolingFactory
     key_windows: tuple[int | None, ...]
     semantic_keys: tuple[bool, ...]
+    reaches: Reaches = field(default_factory=Reaches)
     global_centers: bool = True
     global_windows: int = 1
     temporal_window: int = 1
@@ -120,6 +137,7 @@ def generation(
         drop_paths: stochastic depth rate of each layer.
         global_centers: this module has global centres.
     """
+    reaches = semantic.reaches.generation or (None,) * len(drop_paths)
     layers = [
         SemanticTokenLayer(
             spec.dim,
@@ -132,9 +150,10 @@ def generation(
             layer_scale=semantic.layer_scale,
             norm_layer=spec.norm_layer,
             shortcut=semantic.shortcut or index > 0,
+            reach=reach,
         )
-        for index, (key_window, semantic_keys, rate) in enumerate(
-            zip(semantic.key_windows, semantic.semantic_keys, drop_paths, strict=True)
+        for index, (key_window, semantic_keys, reach, rate) in enumerate(
+            zip(semantic.key_windows, semantic.semantic_keys, reaches, drop_paths, strict=True)
         )
     ]
     return SemanticTokenGeneration(
@@ -155,6 +174,7 @@ def recovery_layers(
         layer = Recovery(
             spec.dim,
             num_heads=spec.num_heads,
+            reach=semantic.reaches.recovery,
             mlp_ratio=spec.mlp_ratio,
             drop_path=rate,
             layer_scale=semantic.layer_scale,
