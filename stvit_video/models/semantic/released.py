@@ -65,7 +65,7 @@ class PaddedReach(CentredReach):
         rows, columns = (self.window.padded_spans(size) for size in queries.shape[1:3])
         full, before = (rows[-1][1].stop, columns[-1][1].stop), self.window.before
         inside = tuple(slice(before, before + size) for size in keys.shape[1:3])
-        zeros = attn.project_keys_values(norm(torch.zeros_like(keys[0, 0, 0])))
+        zeros = attn.project_keys_values(norm(torch.zeros_like(keys[:1, :1, :1])))
         keys_values = zeros.expand(len(keys), *full, -1).clone()
         keys_values[(slice(None), *inside)] = attn.project_keys_values(norm(keys))
         penalty = None
