@@ -1,6 +1,7 @@
 """The released STViT-R, by its keys and with weights made by a rule, gives the official outputs."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from official import make_input, make_state
 from small import imagenet_model
 
+from stvit_video.errors import UserError
 from stvit_video.models import load_weights
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -104,3 +106,65 @@ def test_pyramids_are_the_official_detection_codes(case, border, tmp_path):
         )
         assert found.mean().item() == pytest.approx(expected["mean"], abs=1e-4)
         assert found.std().item() == pytest.approx(expected["std"], abs=1e-4)
+
+
+SMALL = ("SWIN.EMBED_DIM", "12", "MODEL.NUM_CLASSES", "5")
+CENTERS = "layers.2.semantic_token2"
+DETECTOR_NORM = "norm0.weight"
+
+
+def released_names(model, *more):
+    """The state dict of one of our models, with the names and the projections of the released."""
+    state = {name: torch.zeros(3) for name in more}
+    for name, value in model.state_dict().items():
+        found = re.fullmatch(r"stages(.*blocks)\.1\.generation\.module\.layers\.0\.(.*)", name)
+        if found and ".qkv." in name:
+            released = f"layers{found[1]}.1.{found[2]}"
+            state[released.replace("qkv", "q")] = value[: len(value) // 3]
+            state[released.replace("qkv", "kv")] = value[len(value) // 3 :]
+    assert len(state) == 4 + len(more)
+    if CENTERS in state:
+        state[CENTERS] = torch.zeros(1, 36, 48)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("overrides", "more", "sentence"),
+    [
+        ((), (), None),
+        (("STVIT.SHORTCUT", "True"), (DETECTOR_NORM,), None),
+        (("STVIT.SHORTCUT", "True"), (), "classification were trained with SHORTCUT false"),
+        ((), (DETECTOR_NORM,), "The file is a detector's, which has SHORTCUT"),
+        (
+            (),
+            (CENTERS,),
+            "USE_GLOBAL true, .* STVIT.INITIALIZATION spatial.global and STVIT.GLOBAL",
+        ),
+        (
+            ("STVIT.INITIALIZATION", "spatial+global"),
+            (),
+            "USE_GLOBAL false, .* STVIT.INITIALIZATION spatial.$",
+        ),
+    ],
+)
+def test_other_switches_are_told(overrides, more, sentence, tmp_path):
+    model = imagenet_model("stvit_r_swin_s", *SMALL, *overrides)
+    torch.save(released_names(model, *more), tmp_path / "weights.pth")
+    report = load_weights(model, tmp_path / "weights.pth")
+    assert report.format == "released STViT-R"
+    if sentence is None:
+        assert not report.warnings
+        return
+    assert re.search(sentence, report.warnings[0])
+    assert f"  warning: {report.warnings[0]}" in str(report).splitlines()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"weights.pth does not fit the config: .*" + sentence):
+        load_weights(model, tmp_path / "weights.pth", min_share=1.0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_dense_model_has_no_switches(tmp_path):
+    torch.save(released_names(imagenet_model("stvit_r_swin_s", *SMALL)), tmp_path / "weights.pth")
+    report = load_weights(imagenet_model("swin_s", *SMALL), tmp_path / "weights.pth")
+    assert not report.warnings
+    assert "stages.2.blocks.1.attn.qkv.weight" in report.loaded

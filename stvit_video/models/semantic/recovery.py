@@ -28,6 +28,8 @@ class Recovery(TransformerLayer):
         norm_layer: builds a norm of C channels.
     """
 
+    attn: Attention
+
     def __init__(
         self,
         dim: int,

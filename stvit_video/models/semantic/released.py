@@ -64,10 +64,11 @@ class PaddedReach(CentredReach):
             keys = F.pad(keys, (0, 0, 0, beside, 0, below))
         rows, columns = (self.window.padded_spans(size) for size in queries.shape[1:3])
         full, before = (rows[-1][1].stop, columns[-1][1].stop), self.window.before
-        inside = tuple(slice(before, before + size) for size in keys.shape[1:3])
+        height, width = keys.shape[1:3]
+        inside = (slice(before, before + height), slice(before, before + width))
         zeros = attn.project_keys_values(norm(torch.zeros_like(keys[:1, :1, :1])))
         keys_values = zeros.expand(len(keys), *full, -1).clone()
-        keys_values[(slice(None), *inside)] = attn.project_keys_values(norm(keys))
+        keys_values[:, inside[0], inside[1]] = attn.project_keys_values(norm(keys))
         penalty = None
         if self.penalty:
             penalty = keys_values.new_full(full, _PENALTY)
