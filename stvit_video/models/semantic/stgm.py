@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..layers.attention import Attention
 from ..layers.block import Mlp, Residual
+from ..layers.in_place import add_branch
 from .centers import learned_centers, tile_centers
 from .pooling import SpatialPooling
 from .regions import KeyRanges, Windows, key_ranges
@@ -89,8 +90,8 @@ class SemanticTokenLayer(nn.Module):
         keys_values = _gather_keys(keys_values, sizes, rows, columns)
         q = _to_windows(self.attn.project_queries(normed), rows, columns)
         attended = _from_windows(self.attn.attend(q, keys_values), x.shape, rows, columns)
-        x = x + self.residual1(attended)
-        return x + self.residual2(self.mlp(self.norm2(x)))
+        x = add_branch(x, self.residual1(attended))
+        return add_branch(x, self.residual2(self.mlp(self.norm2(x))))
 
 
 class SemanticTokenGeneration(nn.Module):
