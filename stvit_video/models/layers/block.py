@@ -6,10 +6,10 @@ Letters: C channels; ``...`` are the axes of a grid, which a block never looks a
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from .in_place import add_branch, gelu
 from .pieces import by_pieces
 
 
@@ -29,7 +29,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., C]`` to ``[..., C]``."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
@@ -99,13 +99,13 @@ class TransformerLayer(nn.Module):
         self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """Add the second branch, the MLP, to ``[B, ..., C]``."""
+        """Add the second branch, the MLP, to ``[B, ..., C]``, which nothing else needs."""
         if self.training:  # stochastic depth is of whole samples
             return self._mlp_branch(x)
         return by_pieces(self._mlp_branch, x, numbers=self.mlp.fc1.out_features)
 
     def _mlp_branch(self, x: Tensor) -> Tensor:
-        return x + self.residual2(self.mlp(self.norm2(x)))
+        return add_branch(x, self.residual2(self.mlp(self.norm2(x))))
 
 
 class Block(TransformerLayer):
@@ -113,4 +113,4 @@ class Block(TransformerLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a grid ``[B, ..., C]`` to a grid of the same shape."""
-        return self.feed_forward(x + self.residual1(self.attn(self.norm1(x))))
+        return self.feed_forward(add_branch(x, self.residual1(self.attn(self.norm1(x)))))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..layers.attention import Attention
 from ..layers.block import TransformerLayer
+from ..layers.in_place import add_branch
 from .reach import Reach
 
 
@@ -54,4 +55,4 @@ class Recovery(TransformerLayer):
     def forward(self, image_tokens: Tensor, semantic_tokens: Tensor) -> Tensor:
         """Update image tokens ``[N, H, W, C]`` from semantic tokens ``[N, h, w, C]``."""
         attended = self.reach(self.attn, self.norm1, image_tokens, semantic_tokens)
-        return self.feed_forward(image_tokens + self.residual1(attended))
+        return self.feed_forward(add_branch(image_tokens, self.residual1(attended)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..layers.attention import Attention
 from ..layers.block import Mlp, Residual
+from ..layers.in_place import add_branch
 from .centers import learned_centers, tile_centers
 from .pooling import SpatialPooling
 from .reach import Reach
@@ -90,8 +91,8 @@ class SemanticTokenLayer(nn.Module):
         else:
             attended = self.reach(self.attn, self.norm1, x, image_tokens)
         branch = self.residual1(attended)
-        x = x + branch if self.shortcut else branch
-        return x + self.residual2(self.mlp(self.norm2(x)))
+        x = add_branch(x, branch) if self.shortcut else branch
+        return add_branch(x, self.residual2(self.mlp(self.norm2(x))))
 
     def _attend(self, x: Tensor, semantic_tokens: Tensor, image_tokens: Tensor) -> Tensor:
         """Let queries ``[N, h, w, C]`` gather from both; key windows are moved inwards."""
