@@ -26,7 +26,8 @@ _ELEMENTWISE_OPS = (
     *("aten::adaptive_avg_pool3d", "aten::adaptive_max_pool2d"),
     *("aten::ne", "aten::lt", "aten::any", "aten::argsort", "aten::index_select", "aten::fill_"),
     *("aten::meshgrid", "aten::pad", "aten::repeat", "aten::unflatten", "aten::tensor_split"),
-    *("aten::linspace", "aten::repeat_interleave"),
+    *("aten::linspace", "aten::repeat_interleave", "aten::view_as", "aten::clone"),
+    *("aten::empty_like", "aten::index_copy_"),
 )
 
 
