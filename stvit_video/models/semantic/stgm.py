@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..layers.attention import Attention
 from ..layers.block import Mlp, Residual
 from ..layers.in_place import add_branch
+from ..layers.pieces import rows_of_a_piece
 from .centers import learned_centers, tile_centers
 from .pooling import SpatialPooling
 from .reach import Reach
@@ -85,6 +86,20 @@ class SemanticTokenLayer(nn.Module):
         Returns:
             semantic tokens ``[N, h, w, C]``.
         """
+        # Keys and values have twice the channels, and a token is in about two key windows.
+        size = rows_of_a_piece(
+            len(image_tokens), device=image_tokens.device, numbers=4 * image_tokens[0].numel()
+        )
+        given = (semantic_tokens, image_tokens, *(() if queries is None else (queries,)))
+        pieces = [
+            self._update(*frames) for frames in zip(*(x.split(size) for x in given), strict=True)
+        ]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _update(
+        self, semantic_tokens: Tensor, image_tokens: Tensor, queries: Tensor | None = None
+    ) -> Tensor:
+        """Do what :meth:`forward` does, all frames at once."""
         x = semantic_tokens if queries is None else queries
         if self.reach is None:
             attended = self._attend(x, semantic_tokens, image_tokens)
