@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -44,21 +44,20 @@ def follow(
     shown = ""
     while True:
         facts = ask(record)
+        if facts.is_over:
+            # What was written before the job ended was there before SLURM said so.
+            screen.log_lines(log.new_lines())
+            screen.close()
         reason = f" ({facts.reason})" if facts.reason != "None" else ""
         if facts.state + reason != shown:
             shown = facts.state + reason
             screen.line(f"job {record.job_id}: {shown}")
-        deadline = time.monotonic() + ask_seconds
-        while True:
-            for line in log.new_lines():
-                screen.log_line(line)
-            # What was written before the job ended was there before SLURM said so.
-            if facts.is_over or time.monotonic() >= deadline:
-                break
-            time.sleep(min(_LOOK_SECONDS, ask_seconds))
         if facts.is_over:
-            screen.close()
             return facts.state == "COMPLETED"
+        deadline = time.monotonic() + ask_seconds
+        while time.monotonic() < deadline:
+            screen.log_lines(log.new_lines())
+            time.sleep(min(_LOOK_SECONDS, ask_seconds))
 
 
 class _GrowingFile:
@@ -93,12 +92,13 @@ class _Screen:
         with tqdm.external_write_mode(file=self._out):
             print(text, file=self._out, flush=True)
 
-    def log_line(self, text: str) -> None:
-        stats = read_stats(text) if self._out.isatty() else None
-        if stats and stats.get("_type") == "train_iter":
-            self._show(stats)
-        else:
-            self.line(text)
+    def log_lines(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            stats = read_stats(text) if self._out.isatty() else None
+            if stats and stats.get("_type") == "train_iter":
+                self._show(stats)
+            else:
+                self.line(text)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -111,11 +111,12 @@ class _Screen:
         if self._bar is not None and self._bar.desc != title:
             self.close()
         if self._bar is None:
+            # The first line may be of a step in the middle, after a requeue.
             self._bar = tqdm(
-                total=total, initial=done, file=self._out, leave=False, dynamic_ncols=True
+                initial=done, total=total, file=self._out, leave=False, dynamic_ncols=True
             )
-            self._bar.set_description_str(title, refresh=False)
+            self._bar.desc = title
+        self._bar.n = done
         self._bar.set_postfix(
-            loss=f"{stats['loss']:.3f}", lr=f"{stats['lr']:.2e}", eta=stats["eta"], refresh=False
+            loss=f"{stats['loss']:.3f}", lr=f"{stats['lr']:.2e}", eta=stats["eta"]
         )
-        self._bar.update(done - self._bar.n)

@@ -67,7 +67,7 @@ def new_record(
 def read_records(job_dir: Path) -> list[JobRecord]:
     """Return all jobs that were submitted with this --job-dir, the oldest first."""
     records = []
-    for path in job_dir.glob(f"*/{_FILE}"):
+    for path in job_dir.absolute().glob(f"*/{_FILE}"):
         plain = json.loads(path.read_text(encoding="utf-8"))
         # The folder may have been moved since.
         places = {"folder": path.parent, "output_dir": Path(plain["output_dir"])}

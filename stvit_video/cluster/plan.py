@@ -39,14 +39,10 @@ class Plan:
     def describe(self) -> str:
         """Return the plan, a line "what  figures" each."""
         request = self.request
-        unit = "GPUs" if request.gpus_per_node else "CPU ranks"
         limit = f"{format_minutes(request.minutes)} a start, at most {self.max_requeues} requeues"
         rows = [
             ("job", f"{self.name} ({self.source})"),
-            (
-                "ranks",
-                f"{request.nodes} nodes x {request.tasks_per_node} {unit} = {request.num_ranks}",
-            ),
+            ("ranks", _ranks(request)),
             *(_training(self.cfg, request) if self.cfg.TRAIN.ENABLE else []),
             *(_testing(self.cfg, request) if self.cfg.TEST.ENABLE else []),
             ("time limit", limit),
@@ -55,6 +51,12 @@ class Plan:
             *(("note", note) for note in self.notes),
         ]
         return "\n".join(f"{what:<14} {figures}" for what, figures in rows)
+
+
+def _ranks(request: Request) -> str:
+    unit = "GPUs" if request.gpus_per_node else "ranks on the CPU"
+    each = f"{request.tasks_per_node} ({unit} of each)"
+    return f"{request.nodes} (nodes) x {each} = {request.num_ranks}"
 
 
 def _training(cfg: CfgNode, request: Request) -> list[tuple[str, str]]:
