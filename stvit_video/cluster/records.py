@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,12 @@ MISTAKE = "mistake"
 FAILED = "failed"
 # The others did not answer: the rank itself is not to blame.
 LOST = "lost"
+# The others do not answer any more to a rank that was itself asleep: SLURM wakes up a stopped
+# process to end it.
+HUNG = "hung"
+
+# Signs of life that a rank must have left out to be called asleep.
+_ASLEEP_PERIODS = 3
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,8 @@ def recorded(
     """
     path = rank_record(job_dir, record.rank)
     _write(path, record)
-    ended = threading.Event()
-    thread = threading.Thread(target=_sign, args=(path, ended, period_s), daemon=True)
-    thread.start()
+    signs = _SignsOfLife(path, period_s=period_s)
+    signs.start()
     ending, reason = FINISHED, ""
     try:
         yield
@@ -81,8 +87,9 @@ def recorded(
         reason = f"{type(error).__name__}: {first_line}"
         raise
     finally:
-        ended.set()
-        thread.join()
+        signs.end()
+        if ending == LOST and signs.longest_silence_s > _ASLEEP_PERIODS * period_s:
+            ending, reason = HUNG, f"it gave no sign of life for {signs.longest_silence_s:.0f} s"
         _write(path, replace(record, ending=ending, reason=reason))
 
 
@@ -101,6 +108,28 @@ def _write(path: Path, record: RankRecord) -> None:
     replace_content(path, json.dumps(asdict(record)).encode())
 
 
-def _sign(path: Path, ended: threading.Event, period_s: float) -> None:
-    while not ended.wait(period_s):
-        os.utime(path)
+class _SignsOfLife(threading.Thread):
+    """Touches a file from time to time, and notes for how long it could not."""
+
+    def __init__(self, path: Path, *, period_s: float) -> None:
+        super().__init__(daemon=True)
+        self.longest_silence_s = 0.0
+        self._path = path
+        self._period_s = period_s
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Sign until the end."""
+        signed = time.monotonic()
+        is_over = False
+        while not is_over:
+            is_over = self._ended.wait(self._period_s)
+            now = time.monotonic()
+            self.longest_silence_s = max(self.longest_silence_s, now - signed)
+            os.utime(self._path)
+            signed = now
+
+    def end(self) -> None:
+        """Stop signing."""
+        self._ended.set()
+        self.join()

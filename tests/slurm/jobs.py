@@ -129,12 +129,18 @@ class Launcher:
         spec.loader.exec_module(self.program)
 
     def __call__(
-        self, name: str, *overrides: str, flags: tuple[str, ...] = (), nodes: int = 2
+        self,
+        name: str,
+        *overrides: str,
+        flags: tuple[str, ...] = (),
+        nodes: int = 2,
+        config: Path | None = None,
     ) -> Job:
+        """Submit a job; what is not said here is the same for all."""
         output_dir = self.folder / "runs" / name
         job_dir = self.folder / "jobs" / name
         arguments = [
-            *("--cfg", str(self.config), "--nodes", str(nodes), "--gpus-per-node", "0"),
+            *("--cfg", str(config or self.config), "--nodes", str(nodes), "--gpus-per-node", "0"),
             *("--cpus-per-task", "1", "--time", "10", "--job-dir", str(job_dir), "--name", name),
             *(
                 "--timeout-s",
