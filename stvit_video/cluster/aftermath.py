@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     records = read_records(parsed.job_dir, restarts=task.restarts)
     if records and all(record.ending == STOPPED for record in records):
         return  # rank 0 has said what there is to say
-    what, may_help = judge(records, status=parsed.status)
+    what, may_help = judge(records, status=parsed.status, num_ranks=int(os.environ["SLURM_NTASKS"]))
     # TERM is what srun ends the other ranks by, too, once they have begun.
     asking = ASKING if not records else (signal.SIGUSR1, signal.SIGUSR2)
     was_asked = parsed.status - 128 in asking
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
         _say(parsed.job_dir, task, f"It is not requeued after all: {error}; {_SUBMIT_AGAIN}")
 
 
-def judge(records: Sequence[RankRecord], *, status: int) -> tuple[str, bool]:
+def judge(records: Sequence[RankRecord], *, status: int, num_ranks: int) -> tuple[str, bool]:
     """Tell the cause of an ending from its consequences.
 
     A rank that raised an error is the cause, before one that left without a word, as others are
@@ -74,17 +74,28 @@ def judge(records: Sequence[RankRecord], *, status: int) -> tuple[str, bool]:
     Args:
         records: of the ranks, those with the oldest sign of life first.
         status: srun's exit status.
+        num_ranks: that there should be.
 
     Returns:
         A sentence about it, and whether starting again may help.
     """
+    if not records:
+        return _describe_start(status), True
+    missing = sorted(set(range(num_ranks)) - {record.rank for record in records})
     for ending in (MISTAKE, FAILED, HUNG, "", LOST):
+        if ending == "" and missing:
+            ranks = ", ".join(map(str, missing))
+            return f"Of {num_ranks} ranks some ended before they had begun: {ranks}.", True
         for record in records:
             if record.ending == ending:
                 return _describe(record, records), ending != MISTAKE
+    return f"All ranks came to their end, and then ended with status {status}.", True
+
+
+def _describe_start(status: int) -> str:
     if status - 128 in ASKING:
-        return f"{signal.Signals(status - 128).name} came before the ranks had begun.", True
-    return f"The ranks ended with status {status} before they had begun.", True
+        return f"{signal.Signals(status - 128).name} came before the ranks had begun."
+    return f"The ranks ended with status {status} before they had begun."
 
 
 def _describe(record: RankRecord, records: Sequence[RankRecord]) -> str:

@@ -20,8 +20,7 @@ MISTAKE = "mistake"
 FAILED = "failed"
 # The others did not answer: the rank itself is not to blame.
 LOST = "lost"
-# The others do not answer any more to a rank that was itself asleep: SLURM wakes up a stopped
-# process to end it.
+# The rank was asleep, as SLURM wakes up a stopped process to end it.
 HUNG = "hung"
 
 # Signs of life that a rank must have left out to be called asleep.
@@ -70,7 +69,7 @@ def recorded(
     """
     path = rank_record(job_dir, record.rank)
     _write(path, record)
-    signs = _SignsOfLife(path, period_s=period_s)
+    signs = _SignsOfLife(path, record, period_s=period_s)
     signs.start()
     ending, reason = FINISHED, ""
     try:
@@ -88,9 +87,10 @@ def recorded(
         raise
     finally:
         signs.end()
-        if ending == LOST and signs.longest_silence_s > _ASLEEP_PERIODS * period_s:
-            ending, reason = HUNG, f"it gave no sign of life for {signs.longest_silence_s:.0f} s"
-        _write(path, replace(record, ending=ending, reason=reason))
+        if ending == LOST and signs.was_asleep:
+            _write(path, signs.record)
+        else:
+            _write(path, replace(record, ending=ending, reason=reason))
 
 
 def read_records(job_dir: Path, *, restarts: int) -> list[RankRecord]:
@@ -109,14 +109,19 @@ def _write(path: Path, record: RankRecord) -> None:
 
 
 class _SignsOfLife(threading.Thread):
-    """Touches a file from time to time, and notes for how long it could not."""
+    """Touches the file of a record from time to time, and notes in it if it could not."""
 
-    def __init__(self, path: Path, *, period_s: float) -> None:
+    def __init__(self, path: Path, record: RankRecord, *, period_s: float) -> None:
         super().__init__(daemon=True)
-        self.longest_silence_s = 0.0
+        self.record = record
         self._path = path
         self._period_s = period_s
         self._ended = threading.Event()
+
+    @property
+    def was_asleep(self) -> bool:
+        """Whether there was a long time without a sign."""
+        return self.record.ending == HUNG
 
     def run(self) -> None:
         """Sign until the end."""
@@ -124,10 +129,14 @@ class _SignsOfLife(threading.Thread):
         is_over = False
         while not is_over:
             is_over = self._ended.wait(self._period_s)
-            now = time.monotonic()
-            self.longest_silence_s = max(self.longest_silence_s, now - signed)
+            silence = time.monotonic() - signed
+            if silence > _ASLEEP_PERIODS * self._period_s:
+                # At once, as the process may have few moments left.
+                reason = f"it gave no sign of life for {silence:.0f} s"
+                self.record = replace(self.record, ending=HUNG, reason=reason)
+                _write(self._path, self.record)
             os.utime(self._path)
-            signed = now
+            signed += silence
 
     def end(self) -> None:
         """Stop signing."""

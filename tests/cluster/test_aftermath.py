@@ -72,13 +72,23 @@ LOST_TO_A_DEATH = "RuntimeError: Connection closed by peer"
     ],
 )
 def test_the_cause_is_told_from_its_consequences(records, sentence, may_help):
-    assert aftermath.judge(records, status=1) == (sentence, may_help)
+    ranks = max(record.rank for record in records) + 1
+    assert aftermath.judge(records, status=1, num_ranks=ranks) == (sentence, may_help)
+
+
+def test_a_rank_that_never_began_is_named_by_its_number():
+    found = aftermath.judge([rank(0)], status=137, num_ranks=3)
+    assert found == ("Of 3 ranks some ended before they had begun: 1, 2.", True)
+    found = aftermath.judge([rank(0, FAILED, "KeyError: 'a'")], status=1, num_ranks=2)
+    assert found[0].startswith("Rank 0 on node n0 failed")
+    found = aftermath.judge([rank(0, "finished")], status=139, num_ranks=1)
+    assert found == ("All ranks came to their end, and then ended with status 139.", True)
 
 
 def end(tmp_path, monkeypatch, *arguments, records=(), status=1, running=True, requeue=None):
     """Run the end of a batch script; returns what it wrote, and which jobs it requeued."""
     requeued = []
-    for name, value in JOB_ENV.items():
+    for name, value in {**JOB_ENV, "SLURM_NTASKS": str(len(records))}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(aftermath, "is_running", lambda task: running)
     monkeypatch.setattr(
@@ -190,6 +200,8 @@ def test_a_rank_that_was_asleep_is_the_one_that_hung(tmp_path, monkeypatch):
     ending, reason = record_of(tmp_path, RuntimeError("gone"), lost=True)
     assert ending == HUNG
     assert reason.startswith("it gave no sign of life for ")
+    # As SLURM suspends a whole job, or a machine is.
+    assert record_of(tmp_path) == ("finished", "")
 
 
 def test_the_rank_that_gave_no_sign_of_life_comes_first(tmp_path):

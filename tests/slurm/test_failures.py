@@ -88,7 +88,7 @@ def test_a_slurmd_that_is_killed(cluster, launch, whole):
 
 def test_a_kill_while_a_checkpoint_is_written(launch, whole):
     job = launch("writing", flags=("--requeue-on-failure",))
-    job.wait_for_step(4)
+    job.wait_for_step(5)
     kill_in_writing(job)
     # Nothing that has its final name is unreadable at any moment.
     for path in find_checkpoints(job.output_dir).values():
