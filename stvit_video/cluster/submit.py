@@ -1,11 +1,13 @@
 """Submission: a job's folder, its batch script, and handing it to SLURM or to this machine."""
 
+import io
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 from submitit import AutoExecutor
@@ -47,10 +49,13 @@ def submit_plan(plan: Plan, *, after: Sequence[str] = (), is_local: bool = False
     _make_folder(plan)
     executor = build_executor(plan, after=after, is_local=is_local)
     job = _rank_job(plan)
+    where = _here(plan.folder / "code") if is_local else _outside_of_jobs()
     try:
-        with _here(plan.folder / "code") if is_local else _outside_of_jobs():
+        # submitit prints what sbatch says against the job, which is said below.
+        with where, redirect_stderr(io.StringIO()):
             submitted = executor.submit(job)
     except FailedJobError as error:
+        shutil.rmtree(plan.folder)
         raise UserError(f"SLURM refuses the job {plan.name}: {_refusal(error)}") from None
     record = new_record(
         job_id=submitted.job_id,

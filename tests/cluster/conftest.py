@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What scontrol of SLURM 22.05 prints, shortened.
 PARTITIONS = """\
 PartitionName=debug AllowGroups=ALL AllowAccounts=ALL Default=YES QoS=N/A DefaultTime=NONE \
-MaxNodes=UNLIMITED MaxTime=12:00:00 MinNodes=0 Nodes=n[1-4] State=UP TotalCPUs=8 TotalNodes=4 \
+MaxNodes=UNLIMITED MaxTime=2-00:00:00 MinNodes=0 Nodes=n[1-4] State=UP TotalCPUs=8 TotalNodes=4 \
 SelectTypeParameters=NONE
 PartitionName=long AllowGroups=ALL Default=NO MaxNodes=2 MaxTime=UNLIMITED State=UP TotalNodes=4
 PartitionName=old AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=DOWN \

@@ -24,7 +24,7 @@ def test_values_may_hold_spaces():
 def test_partitions(fake_slurm):
     debug, long, old = read_partitions()
     assert (debug.name, debug.is_default, debug.is_up) == ("debug", True, True)
-    assert (debug.max_minutes, debug.max_nodes) == (720, 4)
+    assert (debug.max_minutes, debug.max_nodes) == (2880, 4)
     assert (long.is_default, long.max_minutes, long.max_nodes) == (False, None, 2)
     assert not old.is_up
 
@@ -73,7 +73,7 @@ def test_a_request_that_fits(fake_slurm):
     ("change", "sentence"),
     [
         ({"partition": "gpu"}, "no partition gpu; this cluster has debug, long, old"),
-        ({"minutes": 721}, "--time must be at most 12:00:00.* debug, but it is 12:01:00"),
+        ({"minutes": 2881}, "--time must be at most 2-00:00:00.* debug, but it is 2-00:01:00"),
         ({"nodes": 5}, "--nodes must be at most 4.* but it is 5"),
         ({"partition": "long", "nodes": 3}, "--nodes must be at most 2"),
         ({"partition": "old"}, "partition old is not up"),
