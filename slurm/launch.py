@@ -123,8 +123,8 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--time",
-        default="1-00:00:00",
-        help="limit of a start of the job, which goes on after it (%(default)s)",
+        default="",
+        help="limit of a start of the job, which goes on after it (a day, or the partition's)",
     )
     group.add_argument("--mem", default="", help="memory of each node, such as 64G")
     for name, what in (

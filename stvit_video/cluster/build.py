@@ -14,6 +14,8 @@ from stvit_video.cluster.request import Request
 from stvit_video.cluster.time_limit import parse_minutes
 from stvit_video.errors import UserError
 
+_DEFAULT_TIME = "1-00:00:00"
+
 
 @dataclass(frozen=True)
 class LaunchOptions:
@@ -23,7 +25,7 @@ class LaunchOptions:
         cfg_files: of one job, or of several that start from each other (``is_chain``).
         overrides: of all of them.
         array: "KEY=VALUE,VALUE": a job for each value; empty: one.
-        time: limit of a start, as SLURM writes it.
+        time: limit of a start, as SLURM writes it; empty: a day, or the partition's limit.
         job_dir: where the folders of all jobs are.
 
     The others are as in `Request` and `Plan`.
@@ -57,7 +59,7 @@ def build_plans(options: LaunchOptions) -> list[Plan]:
     Raises:
         UserError: a config or an option is wrong.
     """
-    minutes = parse_minutes(options.time)
+    minutes = parse_minutes(options.time or _DEFAULT_TIME)
     if not minutes:
         raise UserError(f"--time must be above 0 and limited, but it is {options.time}")
     if "%" in str(options.job_dir):
@@ -128,6 +130,7 @@ def _request(options: LaunchOptions, cfg: CfgNode, *, minutes: int) -> Request:
         # The workers of the loader, and the rank itself.
         cpus_per_task=options.cpus_per_task or cfg.DATA_LOADER.NUM_WORKERS + 1,
         minutes=minutes,
+        is_time_given=bool(options.time),
         mem=options.mem,
         partition=options.partition,
         account=options.account,

@@ -41,8 +41,7 @@ def check_plans(
     else:
         check_slurm()
         partitions = read_partitions()
-        for plan in plans:
-            check_request(plan.request, partitions)
+        plans = [replace(plan, request=check_request(plan.request, partitions)) for plan in plans]
         for job_id in after:
             _check_waits_for(job_id)
     for plan in plans:

@@ -65,8 +65,15 @@ def test_a_machine_without_slurm(monkeypatch, tmp_path):
 
 
 def test_a_request_that_fits(fake_slurm):
-    check_request(REQUEST, read_partitions())
+    assert check_request(REQUEST, read_partitions()) == REQUEST
     check_request(dataclasses.replace(REQUEST, partition="debug"), read_partitions())
+
+
+def test_a_limit_that_nobody_asked_for_gives_way(fake_slurm):
+    request = dataclasses.replace(REQUEST, minutes=9999, is_time_given=False)
+    assert check_request(request, read_partitions()).minutes == 2880
+    request = dataclasses.replace(request, nodes=2, partition="long")
+    assert check_request(request, read_partitions()).minutes == 9999
 
 
 @pytest.mark.parametrize(
