@@ -51,8 +51,8 @@ class Request:
 def check_request(request: Request, partitions: Sequence[Partition]) -> Request:
     """Compare a request with the partition it goes to, and take its limit where none was given.
 
-    SLURM itself would queue a job whose time limit is over the partition's, or that asks for
-    more nodes than it has, and let it wait for ever.
+    SLURM itself, if it is set up to (EnforcePartLimits), would queue a job that asks for more than
+    the partition has, and let it wait for ever.
 
     Raises:
         UserError: the partition does not exist or can never start the job.
@@ -77,7 +77,23 @@ def check_request(request: Request, partitions: Sequence[Partition]) -> Request:
             f"--nodes must be at most {partition.max_nodes}, what a job may have in partition "
             f"{partition.name}, but it is {request.nodes}"
         )
+    _check_node(request, partition)
     return request
+
+
+def _check_node(request: Request, partition: Partition) -> None:
+    if request.gpus_per_node > partition.node_gpus:
+        raise UserError(
+            f"--gpus-per-node must be at most {partition.node_gpus}, what a node of partition "
+            f"{partition.name} has, but it is {request.gpus_per_node}"
+        )
+    cpus = request.tasks_per_node * request.cpus_per_task
+    if partition.node_cpus is not None and cpus > partition.node_cpus:
+        raise UserError(
+            f"a node of partition {partition.name} has {partition.node_cpus} cores, but "
+            f"{request.tasks_per_node} ranks of {request.cpus_per_task} need {cpus}: lower "
+            "--cpus-per-task, or DATA_LOADER.NUM_WORKERS, which it follows"
+        )
 
 
 def _chosen(name: str, partitions: Sequence[Partition]) -> Partition:

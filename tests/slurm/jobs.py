@@ -55,9 +55,7 @@ class Job:
         wait_for(has_come, f"step {until} of job {self.id}", seconds=180, told=self.told)
 
     def wait_for_requeue(self, restarts: int) -> None:
-        wait_for(
-            lambda: self.facts.restarts == restarts, f"requeue {restarts}", told=self.told
-        )
+        wait_for(lambda: self.facts.restarts == restarts, f"requeue {restarts}", told=self.told)
 
     def wait(self, state: str = "COMPLETED") -> None:
         """Wait for the end, which must be of this kind."""
