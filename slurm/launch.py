@@ -200,7 +200,8 @@ def _follow(records: "Sequence[JobRecord]") -> int:
     try:
         return 0 if all(follow(record) for record in records) else 1
     except KeyboardInterrupt:
-        print("\nThe job goes on; --status shows it, " + records[0].how_to_stop)
+        stops = " or ".join(f"`{record.how_to_stop}`" for record in records)
+        print(f"\nThe job goes on: --status shows it, and {stops} ends it")
         return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from stvit_video.cluster.chain import starting_from
+from stvit_video.cluster.job_config import with_settings
 from stvit_video.cluster.job_record import read_records
 from stvit_video.cluster.plan import Plan
 from stvit_video.cluster.request import check_request
@@ -48,19 +49,7 @@ def check_plans(
         check_writable(plan.folder, what="--job-dir")
         check_writable(Path(plan.cfg.OUTPUT_DIR), what="OUTPUT_DIR")
         _check_is_free(plan, after=after)
-    with tempfile.TemporaryDirectory() as folder:
-        before: CfgNode | None = None
-        checked = []
-        for plan in plans:
-            cfg = plan.cfg
-            if is_chain and before is not None:
-                stand_in = Path(folder) / "last checkpoint of the job before.pyth"
-                write_stand_in(before, stand_in)
-                cfg = starting_from(cfg, stand_in)
-            preflight(cfg)
-            checked.append(replace(plan, notes=(*plan.notes, *preflight_data(cfg))))
-            before = plan.cfg
-    return checked
+    return _check_runs(plans, is_chain=is_chain)
 
 
 def check_writable(folder: Path, *, what: str) -> None:
@@ -79,6 +68,25 @@ def check_writable(folder: Path, *, what: str) -> None:
             f"{what} must be a folder that can be written, but {folder} cannot "
             f"({there}: {error.strerror}); choose another one, on a disk that all nodes see"
         ) from error
+
+
+def _check_runs(plans: Sequence[Plan], *, is_chain: bool) -> list[Plan]:
+    """Read what the runs will read; returns the plans with notes."""
+    tried: dict[str, tuple[str, ...]] = {}
+    checked = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, plan in enumerate(plans):
+            cfg = plan.cfg
+            if is_chain and number:
+                stand_in = Path(folder) / "last checkpoint of the job before.pyth"
+                write_stand_in(plans[number - 1].cfg, stand_in)
+                cfg = starting_from(cfg, stand_in)
+            preflight(cfg)
+            data = _without_solver(cfg)
+            if data not in tried:
+                tried[data] = tuple(preflight_data(cfg))
+            checked.append(replace(plan, notes=tried[data]))
+    return checked
 
 
 def _check_waits_for(job_id: str) -> None:
@@ -100,6 +108,11 @@ def _check_is_free(plan: Plan, *, after: Sequence[str]) -> None:
                 f"{record.title} writes to OUTPUT_DIR {record.output_dir} and is not over: set "
                 f"another OUTPUT_DIR, end it ({record.how_to_stop}), or go on behind it (--after)"
             )
+
+
+def _without_solver(cfg: CfgNode) -> str:
+    """Return what is the same in the jobs of an array over learning rates: their data, too."""
+    return with_settings(cfg, SOLVER=CfgNode(), OUTPUT_DIR="").dump()
 
 
 def _check_local(plans: Sequence[Plan]) -> None:

@@ -31,8 +31,8 @@ from stvit_video.errors import UserError
 # checkpoint fit in; of a short limit they get a share. SLURM may be up to a minute early.
 _WARNING_SECONDS, _WARNING_SHARE = 180, 0.25
 _MAIL_TYPES = "BEGIN,END,FAIL,REQUEUE"
-# Kept of the surroundings although it is SLURM's: where its own config is.
-_KEPT = ("SLURM_CONF",)
+# Kept of the surroundings although they are SLURM's: where its config is, and a token for it.
+_KEPT = ("SLURM_CONF", "SLURM_JWT")
 
 
 def submit_plan(plan: Plan, *, after: Sequence[str] = (), is_local: bool = False) -> JobRecord:
@@ -49,7 +49,7 @@ def submit_plan(plan: Plan, *, after: Sequence[str] = (), is_local: bool = False
     _make_folder(plan)
     executor = build_executor(plan, after=after, is_local=is_local)
     job = _rank_job(plan)
-    where = _here(plan.folder / "code") if is_local else _outside_of_jobs()
+    where = _here(plan.folder) if is_local else _outside_of_jobs()
     try:
         # submitit prints what sbatch says against the job, which is said below.
         with where, redirect_stderr(io.StringIO()):
@@ -179,16 +179,28 @@ def _outside_of_jobs() -> Iterator[None]:
 
 
 @contextmanager
-def _here(code: Path) -> Iterator[None]:
-    """Start processes in ``code``, that import from there and live on after Ctrl-C."""
-    folder, path = Path.cwd(), os.environ.get("PYTHONPATH")
+def _here(folder: Path) -> Iterator[None]:
+    """Start processes that import a job's copy of the code, and live on after this program.
+
+    They ignore Ctrl-C, and hold neither its terminal nor a pipe behind it.
+    """
+    code = folder / "code"
+    before, path = Path.cwd(), os.environ.get("PYTHONPATH")
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout.flush()
+    streams = {number: os.dup(number) for number in (1, 2)}
     os.chdir(code)
     os.environ["PYTHONPATH"] = f"{code}{os.pathsep}{path}" if path else str(code)
     try:
+        with (folder / "controller.log").open("ab") as log:
+            for number in streams:
+                os.dup2(log.fileno(), number)
         yield
     finally:
-        os.chdir(folder)
+        for number, stream in streams.items():
+            os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(before)
         signal.signal(signal.SIGINT, handler)
         if path is None:
             del os.environ["PYTHONPATH"]
