@@ -60,19 +60,20 @@ def main(arguments: Sequence[str]) -> int:
     # Imported here so that --help, --status and a typing error need not wait for PyTorch.
     from stvit_video.cluster.build import LaunchOptions, build_plans
     from stvit_video.cluster.checks import check_plans
-    from stvit_video.cluster.submit import batch_script, submit_plans
+    from stvit_video.cluster.executor import batch_script
+    from stvit_video.cluster.submit import submit_plans
 
     names = [field.name for field in fields(LaunchOptions)]
     plans = build_plans(LaunchOptions(**{name: getattr(options, name) for name in names}))
-    how = {"is_chain": options.is_chain, "is_local": options.local}
-    plans = check_plans(plans, after=options.after, **how)
+    order = {"after": options.after, "is_chain": options.is_chain}
+    plans = check_plans(plans, **order)
     for plan in plans:
         print(f"{plan.describe()}\n", flush=True)
         if options.dry_run and not options.local:
             print(batch_script(plan, after=options.after))
     if options.dry_run:
         return 0
-    records = submit_plans(plans, after=options.after, **how)
+    records = submit_plans(plans, **order)
     for record in records:
         print(f"submitted {record.title}; log of rank 0: {record.log()}", flush=True)
     return _follow(records) if options.follow else 0

@@ -1,5 +1,6 @@
 """What is checked on the login node, so that nothing waits for hours in the queue to fail."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,11 +18,10 @@ from stvit_video.cluster.status import job_facts
 from stvit_video.engine.preflight import preflight, write_stand_in
 from stvit_video.engine.preflight_data import preflight_data
 from stvit_video.errors import UserError
+from stvit_video.runtime.distributed import resolve_device
 
 
-def check_plans(
-    plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool, is_local: bool
-) -> list[Plan]:
+def check_plans(plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool) -> list[Plan]:
     """Check all that can be checked before jobs are queued, what is quickest first.
 
     Args:
@@ -29,7 +29,6 @@ def check_plans(
         after: jobs that must have ended well before they start.
         is_chain: each plan but the first starts from a checkpoint that the one before it will
             write; a stand-in takes its place here.
-        is_local: they run on this machine, without SLURM.
 
     Returns:
         The plans, with notes of what was found.
@@ -37,8 +36,8 @@ def check_plans(
     Raises:
         UserError: the first mistake.
     """
-    if is_local:
-        _check_local(plans)
+    if plans[0].is_local:
+        _check_local(plans[0])
     else:
         check_slurm()
         partitions = read_partitions()
@@ -115,10 +114,15 @@ def _without_solver(cfg: CfgNode) -> str:
     return with_settings(cfg, SOLVER=CfgNode(), OUTPUT_DIR="").dump()
 
 
-def _check_local(plans: Sequence[Plan]) -> None:
-    for plan in plans:
-        if plan.request.nodes > 1:
-            raise UserError(
-                f"--local is this machine alone, but --nodes is {plan.request.nodes}: write "
-                "--nodes 1, or leave out --local"
-            )
+def _check_local(plan: Plan) -> None:
+    if plan.request.nodes > 1:
+        raise UserError(
+            f"--local is this machine alone, but --nodes is {plan.request.nodes}: write --nodes 1, "
+            "or leave out --local"
+        )
+    resolve_device(plan.cfg.DEVICE, plan.cfg.NUM_GPUS)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if plan.request.gpus_per_node and not visible.replace(",", "0").isdecimal() and visible:
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES must hold numbers of GPUs for --local, but it is {visible}"
+        )
