@@ -3,6 +3,7 @@
 import re
 import subprocess
 import time
+from collections.abc import Callable
 
 from stvit_video.cluster.task import SlurmTask
 
@@ -12,7 +13,7 @@ _PATIENCE_SECONDS = 60
 
 
 class RequeueError(RuntimeError):
-    """SLURM did not take the job back into its queue."""
+    """SLURM could not be asked, or did not take the job back into its queue."""
 
 
 def requeue(task: SlurmTask) -> bool:
@@ -27,21 +28,37 @@ def requeue(task: SlurmTask) -> bool:
     Raises:
         RequeueError: SLURM refuses, or does not answer.
     """
-    problem = ""
-    for pause in (*_PAUSES, 0.0):
-        try:
-            if not is_running(task):
-                return False
-            _scontrol("requeue", task.job_id)
-            return True
-        except (OSError, subprocess.SubprocessError) as error:
-            problem = (getattr(error, "stderr", "") or str(error)).strip()
-        time.sleep(pause)
-    raise RequeueError(f"job {task.job_id} could not be requeued ({problem})")
+
+    def requeue_if_running() -> bool:
+        if not _is_running(task):
+            return False
+        _scontrol("requeue", task.job_id)
+        return True
+
+    return _patiently(requeue_if_running)
 
 
 def is_running(task: SlurmTask) -> bool:
-    """Whether the job runs, and has not been started again since ``task`` was."""
+    """Whether the job runs, and has not been requeued since ``task`` began.
+
+    Raises:
+        RequeueError: SLURM does not answer.
+    """
+    return _patiently(lambda: _is_running(task))
+
+
+def _patiently(ask: Callable[[], bool]) -> bool:
+    problem = ""
+    for pause in (*_PAUSES, 0.0):
+        try:
+            return ask()
+        except (OSError, subprocess.SubprocessError) as error:
+            problem = (getattr(error, "stderr", "") or str(error)).strip()
+        time.sleep(pause)
+    raise RequeueError(f"SLURM does not do what it is asked ({problem})")
+
+
+def _is_running(task: SlurmTask) -> bool:
     answer = _scontrol("show", "job", task.job_id, "--oneliner")
     state = re.search(r" JobState=(\w+)", answer)
     restarts = re.search(r" Restarts=(\d+)", answer)

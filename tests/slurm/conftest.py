@@ -26,7 +26,9 @@ def cluster() -> Iterator[Cluster]:
     """The running SLURM; its programs are in PATH, and SLURM_CONF is set."""
     missing = missing_programs()
     if missing:
-        pytest.skip(f"no SLURM here ({missing[0]} is missing): make test-slurm says how to get it")
+        pytest.skip(
+            f"no SLURM here ({missing[0]} is missing): make test-slurm installs it where it may"
+        )
     # Not in pytest's folder, whose path is too long for a socket and closed to munge.
     with (
         tempfile.TemporaryDirectory(prefix="slurm-") as folder,

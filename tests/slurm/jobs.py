@@ -10,10 +10,12 @@ from cluster import Cluster, wait_for
 from comparing import same, without_times
 
 from stvit_video.cluster.job_record import read_records
-from stvit_video.cluster.rank_files import endings_log, rank_log
+from stvit_video.cluster.rank_files import endings_log, rank_log, rank_record
 from stvit_video.cluster.slurm import JobFacts, read_job
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 
+# The ranks' --timeout-s.
+TIMEOUT_SECONDS = 20
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -67,10 +69,18 @@ class Job:
         wait_for(is_over, f"the end of job {self.id}", seconds=240, told=self.told)
         assert self.facts.state == state, self.told()
 
+    def record(self, rank: int) -> dict:
+        """What is known about a rank."""
+        return json.loads(rank_record(self.folder, rank).read_text())
+
     def process(self, rank: int) -> int:
         """Process id of a rank."""
-        record = json.loads((self.folder / "ranks" / f"rank_{rank:05d}.json").read_text())
-        return record["process"]
+        return self.record(rank)["process"]
+
+    @property
+    def output(self) -> str:
+        """What the batch script and rank 0 print."""
+        return (self.folder / f"{self.id}_0_log.out").read_text()
 
     @property
     def endings(self) -> str:
@@ -119,14 +129,28 @@ class Launcher:
         spec.loader.exec_module(self.program)
 
     def __call__(
-        self, name: str, *overrides: str, flags: tuple[str, ...] = (), nodes: int = 2
+        self,
+        name: str,
+        *overrides: str,
+        flags: tuple[str, ...] = (),
+        nodes: int = 2,
+        config: Path | None = None,
     ) -> Job:
+        """Submit a job; what is not said here is the same for all."""
         output_dir = self.folder / "runs" / name
         job_dir = self.folder / "jobs" / name
         arguments = [
-            *("--cfg", str(self.config), "--nodes", str(nodes), "--gpus-per-node", "0"),
+            *("--cfg", str(config or self.config), "--nodes", str(nodes), "--gpus-per-node", "0"),
             *("--cpus-per-task", "1", "--time", "10", "--job-dir", str(job_dir), "--name", name),
-            *("--timeout-s", "20", *flags, "--opts", "OUTPUT_DIR", str(output_dir), *overrides),
+            *(
+                "--timeout-s",
+                str(TIMEOUT_SECONDS),
+                *flags,
+                "--opts",
+                "OUTPUT_DIR",
+                str(output_dir),
+                *overrides,
+            ),
         ]
         with redirect_stdout(StringIO()):
             status = self.program.main(arguments)

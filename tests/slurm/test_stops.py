@@ -2,7 +2,7 @@
 
 import os
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -51,14 +51,19 @@ def test_preemption_by_a_partition_of_higher_priority(cluster, launch, whole, si
 
 def test_a_time_limit_that_is_shorter_than_the_job(launch, whole):
     job = launch("time limit", flags=("--time", "1", "--timeout-s", "120"))
-    job.wait_for_step(4)
+    job.wait_for_step(1)
+    # SLURM's warning comes 15 to 45 s after the start, so to a fast machine in a very long step.
     with frozen([job.process(rank) for rank in (0, 1)]) as processes:
-        # As if a step were very long: SLURM's warning comes in the midst of it.
-        for process in processes:
-            wait_for(lambda process=process: is_pending(process, signal.SIGUSR2), "the warning")
+        wait_for(
+            lambda: (
+                "The job is requeued" in job.log()
+                or all(is_pending(process, signal.SIGUSR2) for process in processes)
+            ),
+            "the warning",
+        )
     job.wait()
-    assert job.facts.restarts == 1
-    assert "The job is requeued" in job.log()
+    assert job.facts.restarts == job.log().count("The job is requeued") >= 1
+    assert job.endings == ""
     assert_same_run(job, whole)
 
 
@@ -101,11 +106,15 @@ def frozen(processes):
         yield processes
     finally:
         for process in processes:
-            os.kill(process, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
 
 
 def is_pending(process, number):
     """Whether a signal waits for a process that is stopped."""
-    status = Path(f"/proc/{process}/status").read_text()
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
     pending = next(line for line in status.splitlines() if line.startswith("ShdPnd:"))
     return bool(int(pending.split()[1], 16) & 1 << (number - 1))
