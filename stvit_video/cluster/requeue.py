@@ -1,15 +1,14 @@
 """Putting the job of this process back into SLURM's queue, once."""
 
-import re
-import subprocess
 import time
 from collections.abc import Callable
 
+from stvit_video.cluster.slurm import read_job, requeue_job
 from stvit_video.cluster.task import SlurmTask
+from stvit_video.errors import UserError
 
 # A controller that is busy or restarting answers after a while.
 _PAUSES = (1.0, 4.0, 10.0)
-_PATIENCE_SECONDS = 60
 
 
 class RequeueError(RuntimeError):
@@ -32,7 +31,7 @@ def requeue(task: SlurmTask) -> bool:
     def requeue_if_running() -> bool:
         if not _is_running(task):
             return False
-        _scontrol("requeue", task.job_id)
+        requeue_job(task.job_id)
         return True
 
     return _patiently(requeue_if_running)
@@ -48,29 +47,17 @@ def is_running(task: SlurmTask) -> bool:
 
 
 def _patiently(ask: Callable[[], bool]) -> bool:
-    problem = ""
-    for pause in (*_PAUSES, 0.0):
+    for pause in _PAUSES:
         try:
             return ask()
-        except (OSError, subprocess.SubprocessError) as error:
-            problem = (getattr(error, "stderr", "") or str(error)).strip()
-        time.sleep(pause)
-    raise RequeueError(f"SLURM does not do what it is asked ({problem})")
+        except UserError:
+            time.sleep(pause)
+    try:
+        return ask()
+    except UserError as error:
+        raise RequeueError(str(error)) from error
 
 
 def _is_running(task: SlurmTask) -> bool:
-    answer = _scontrol("show", "job", task.job_id, "--oneliner")
-    state = re.search(r" JobState=(\w+)", answer)
-    restarts = re.search(r" Restarts=(\d+)", answer)
-    assert state and restarts, answer
-    return state[1] == "RUNNING" and int(restarts[1]) == task.restarts
-
-
-def _scontrol(*arguments: str) -> str:
-    return subprocess.run(
-        ["scontrol", *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=_PATIENCE_SECONDS,
-    ).stdout
+    facts = read_job(task.job_id)
+    return facts is not None and facts.state == "RUNNING" and facts.restarts == task.restarts

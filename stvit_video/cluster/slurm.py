@@ -133,12 +133,21 @@ def cancel(job_id: str) -> None:
     subprocess.run(["scancel", job_id], check=False, timeout=_PATIENCE_SECONDS)
 
 
+def requeue_job(job_id: str) -> None:
+    """Put a job back into the queue; SLURM ends its processes.
+
+    Raises:
+        UserError: SLURM refuses, or does not answer.
+    """
+    _ask("scontrol", "requeue", job_id)
+
+
 def fields(line: str) -> dict[str, str]:
     """Read a line of ``scontrol --oneliner``."""
     return dict(_FIELD.findall(line))
 
 
-class _UnknownJobError(Exception):
+class _UnknownJobError(UserError):
     pass
 
 
@@ -172,6 +181,6 @@ def _ask(*command: str) -> str:
     if answer.returncode:
         problem = answer.stderr.strip().partition("\n")[0]
         if "Invalid job id" in problem:
-            raise _UnknownJobError
+            raise _UnknownJobError(problem)
         raise UserError(f"SLURM does not answer ({told}): {problem}")
     return answer.stdout

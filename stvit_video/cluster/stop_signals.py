@@ -1,5 +1,6 @@
 """The signals that ask a rank to stop: they are noted, and the training asks for them."""
 
+import multiprocessing
 import signal
 from types import FrameType
 
@@ -17,6 +18,8 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.asked = False
+        # Whether the processes that this one has started are ranks, which are to stop too.
+        self.hands_down = False
 
     def install(self) -> None:
         """Take the signals over from whoever has them, submitit among them."""
@@ -29,3 +32,6 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        if self.hands_down:
+            for rank in multiprocessing.active_children():
+                rank.terminate()

@@ -35,7 +35,7 @@ def start(config_file, tmp_path):
     return run
 
 
-def wait_until(condition, *, seconds=90):
+def wait_until(condition, *, seconds=180):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -55,9 +55,10 @@ def test_two_ranks_run_the_copy_and_are_followed(start, tmp_path):
     assert list(find_checkpoints(tmp_path / "run")) == [(1, 0)]
 
 
-def test_it_outlives_the_program_and_ends_at_a_step_when_asked(start, tmp_path):
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_it_outlives_the_program_and_ends_at_a_step_when_asked(start, tmp_path, ranks):
     """Ctrl-C at --follow reaches the job too, which goes on; SIGTERM makes it stop."""
-    with start("--follow", "SOLVER.MAX_EPOCH", "1000") as program:
+    with start("--follow", "NUM_GPUS", ranks, "SOLVER.MAX_EPOCH", "1000") as program:
         wait_until(lambda: (tmp_path / "run" / "json_stats.log").exists())
         (record,) = read_records(tmp_path / "output" / "jobs")
         for process in (program.pid, int(record.job_id)):

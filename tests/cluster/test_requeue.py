@@ -16,9 +16,9 @@ def scontrol(monkeypatch):
 
     def answer_with(state, restarts, *, failures=0):
         def answer(command, **_):
-            asked.append(command[1:])
+            asked.append(list(command[1:]))
             if len(asked) <= failures:
-                raise subprocess.CalledProcessError(1, command, stderr="no contact\n")
+                return subprocess.CompletedProcess(command, 1, "", "no contact\n")
             line = f"JobId=5 JobState={state} Reason=None Requeue=1 Restarts={restarts} Nice=0"
             return subprocess.CompletedProcess(command, 0, stdout=line)
 
