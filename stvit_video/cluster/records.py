@@ -74,7 +74,7 @@ def recorded(
     ending, reason = FINISHED, ""
     try:
         yield
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt):
         ending = STOPPED
         raise
     except UserError as error:

@@ -1,5 +1,6 @@
 """Putting the job of this process back into SLURM's queue, once."""
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -34,7 +35,13 @@ def requeue(task: SlurmTask) -> bool:
         requeue_job(task.job_id)
         return True
 
-    return _patiently(requeue_if_running)
+    # What it asks SLURM for ends all processes of the job, scontrol among them, which must be able
+    # to say whether that was granted; it inherits what is blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        return _patiently(requeue_if_running)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def is_running(task: SlurmTask) -> bool:

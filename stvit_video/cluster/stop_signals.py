@@ -25,10 +25,9 @@ class StopSignals:
         """Take the signals over from whoever has them, submitit among them."""
         for number in ASKING:
             signal.signal(number, self._note)
-
-    def is_asked(self) -> bool:
-        """Whether a signal has come."""
-        return self.asked
+        # It comes before TERM. submitit's handler would log it, which must not happen in the midst
+        # of another line of the log.
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

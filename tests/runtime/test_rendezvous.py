@@ -139,6 +139,15 @@ def test_ranks_with_different_configs_stop(same):
         start()
 
 
+def test_errors_by_which_others_are_lost_are_told_from_own_ones():
+    gloo = RuntimeError("[/pytorch/third_party/gloo/pair.cc:547] Connection closed by peer")
+    not_met = UserError("rank 1 has not met the others")
+    not_met.__cause__ = MeetingError("none of the ports is free")
+    assert all(map(distributed.is_lost_contact, (gloo, not_met, dist.DistBackendError("nccl"))))
+    for own in (RuntimeError("shapes differ"), UserError("no label"), KeyError("a")):
+        assert not distributed.is_lost_contact(own)
+
+
 ENV = {
     "SLURM_JOB_ID": "12007",
     "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1",

@@ -2,8 +2,8 @@
 
 import os
 import signal
-from contextlib import contextmanager, suppress
-from pathlib import Path
+import time
+from contextlib import suppress
 
 import pytest
 from cluster import wait_for
@@ -52,15 +52,9 @@ def test_preemption_by_a_partition_of_higher_priority(cluster, launch, whole, si
 def test_a_time_limit_that_is_shorter_than_the_job(launch, whole):
     job = launch("time limit", flags=("--time", "1", "--timeout-s", "120"))
     job.wait_for_step(1)
-    # SLURM's warning comes 15 to 45 s after the start, so to a fast machine in a very long step.
-    with frozen([job.process(rank) for rank in (0, 1)]) as processes:
-        wait_for(
-            lambda: (
-                "The job is requeued" in job.log()
-                or all(is_pending(process, signal.SIGUSR2) for process in processes)
-            ),
-            "the warning",
-        )
+    # SLURM's warning comes 15 to 45 s after the start, so the machine must be a slow one.
+    while job.facts.restarts == 0:
+        slow_down([job.process(rank) for rank in (0, 1)])
     job.wait()
     assert job.facts.restarts == job.log().count("The job is requeued") >= 1
     assert job.endings == ""
@@ -98,23 +92,10 @@ def test_a_job_that_is_cancelled_stays_so(cluster, launch):
     assert job.facts.restarts == 0
 
 
-@contextmanager
-def frozen(processes):
-    for process in processes:
-        os.kill(process, signal.SIGSTOP)
-    try:
-        yield processes
-    finally:
+def slow_down(processes):
+    """Let processes run for a fifth of the next 0.2 s."""
+    for number, seconds in ((signal.SIGSTOP, 0.16), (signal.SIGCONT, 0.04)):
         for process in processes:
             with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGCONT)
-
-
-def is_pending(process, number):
-    """Whether a signal waits for a process that is stopped."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except FileNotFoundError:
-        return False
-    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd:"))
-    return bool(int(pending.split()[1], 16) & 1 << (number - 1))
+                os.kill(process, number)
+        time.sleep(seconds)
