@@ -67,10 +67,12 @@ def main(arguments: Sequence[str]) -> int:
     plans = build_plans(LaunchOptions(**{name: getattr(options, name) for name in names}))
     order = {"after": options.after, "is_chain": options.is_chain}
     plans = check_plans(plans, **order)
-    for plan in plans:
+    for number, plan in enumerate(plans):
         print(f"{plan.describe()}\n", flush=True)
         if options.dry_run and not options.local:
-            print(batch_script(plan, after=options.after))
+            # The number of the job before it is not known yet.
+            waits = [f"<{plans[number - 1].name}>"] if options.is_chain and number else None
+            print(batch_script(plan, after=waits or options.after))
     if options.dry_run:
         return 0
     records = submit_plans(plans, **order)

@@ -205,6 +205,12 @@ def test_a_chain_waits_and_starts_from_what_is_not_there_yet(
     assert not checkpoint.exists()
 
 
+def test_a_dry_run_of_a_chain_shows_which_job_waits(launch, config_file, second_config):
+    _, shown, _ = launch("--dry-run", cfg=("--chain", str(config_file), str(second_config)))
+    assert shown.count("#!/bin/bash") == 2
+    assert shown.count("--dependency='afterok:<small>'\n") == 1
+
+
 def test_whether_the_weights_of_a_chain_will_fit_is_known_at_once(
     launch, fake_slurm, config_file, second_config
 ):
