@@ -15,8 +15,9 @@ from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 def test_a_signal_requeues_once_however_many_arrive(cluster, launch, whole):
     job = launch("usr2")
     job.wait_for_step(4)
-    for _ in range(5):
-        cluster.run("scancel", "--signal=USR2", job.id)
+    # To the ranks, to the shell that waits for them, and to both.
+    for whom in ([], ["--batch"], ["--full"], []):
+        cluster.run("scancel", "--signal=USR2", *whom, job.id)
     job.wait()
     assert job.facts.restarts == 1
     assert job.endings == ""
