@@ -1,13 +1,15 @@
 # make venv   a virtual environment in .venv with all that is needed, and nothing else
 # make demo   trains and tests a Video Swin with semantic tokens on generated videos (minutes)
-# make test   the tests
+# make test   the tests, but for those that need SLURM
+# make test-slurm   the tests on a SLURM of four nodes, which they start on this machine; installs
+#             Debian's packages where it may, and skips the tests where there is no SLURM
 # make lint   ruff and mypy
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_OUTPUT := output/demo/stvit_swin_motion
 
-.PHONY: venv demo test lint
+.PHONY: venv demo test test-slurm lint
 
 venv: .venv/.installed
 
@@ -24,7 +26,15 @@ demo: venv
 	@echo "Results and pictures: $(DEMO_OUTPUT)/results"
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/slurm
+
+test-slurm: venv
+	@if ! command -v slurmctld > /dev/null && command -v apt-get > /dev/null && [ $$(id -u) = 0 ]; \
+	then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qq --yes --no-install-recommends slurm-wlm munge || true; \
+	fi
+	$(BIN)/python -m pytest -rs --durations 10 tests/slurm
 
 lint: venv
 	$(BIN)/ruff check .

@@ -1,0 +1,144 @@
+"""What is known about each rank, for whoever is left when one of them dies."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from stvit_video.cluster.rank_files import rank_record
+from stvit_video.engine.durable import replace_content
+from stvit_video.errors import UserError
+
+FINISHED = "finished"
+STOPPED = "stopped"
+# A mistake of the user's, which would be made again after a requeue.
+MISTAKE = "mistake"
+FAILED = "failed"
+# The others did not answer: the rank itself is not to blame.
+LOST = "lost"
+# The rank was asleep, as SLURM wakes up a stopped process to end it.
+HUNG = "hung"
+
+# Signs of life that a rank must have left out to be called asleep.
+_ASLEEP_PERIODS = 3
+
+
+@dataclass(frozen=True)
+class RankRecord:
+    """One rank since the last start of its job.
+
+    Attributes:
+        rank: index among all ranks.
+        node: name of its machine.
+        process: its process id there.
+        restarts: how often the job was requeued before this start.
+        log: its log.
+        ending: one of the words above; empty while it runs, and for ever if it was killed.
+        reason: a sentence about a bad ending.
+    """
+
+    rank: int
+    node: str
+    process: int
+    restarts: int
+    log: str
+    ending: str = ""
+    reason: str = ""
+
+
+@contextmanager
+def recorded(
+    record: RankRecord,
+    job_dir: Path,
+    *,
+    period_s: float,
+    is_lost: Callable[[Exception], bool],
+) -> Iterator[None]:
+    """Keep the record of this rank while the block runs, and at last how it ended.
+
+    Args:
+        record: as it begins.
+        job_dir: the job's folder.
+        period_s: time between two signs of life, which the file's time of change is: so all
+            are told by one clock, that of the file server.
+        is_lost: whether an error says that other ranks did not answer.
+    """
+    path = rank_record(job_dir, record.rank)
+    _write(path, record)
+    signs = _SignsOfLife(path, record, period_s=period_s)
+    signs.start()
+    ending, reason = FINISHED, ""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        ending = STOPPED
+        raise
+    except UserError as error:
+        ending, reason = LOST if is_lost(error) else MISTAKE, str(error)
+        raise
+    except Exception as error:
+        ending = LOST if is_lost(error) else FAILED
+        first_line = str(error).strip().partition("\n")[0]
+        reason = f"{type(error).__name__}: {first_line}"
+        raise
+    finally:
+        signs.end()
+        if ending == LOST and signs.was_asleep:
+            _write(path, signs.record)
+        else:
+            _write(path, replace(record, ending=ending, reason=reason))
+
+
+def read_records(job_dir: Path, *, restarts: int) -> list[RankRecord]:
+    """Return the records of a start of the job, those with the oldest sign of life first."""
+    found = []
+    for path in rank_record(job_dir, 0).parent.glob("rank_*.json"):
+        record = RankRecord(**json.loads(path.read_text(encoding="utf-8")))
+        if record.restarts == restarts:
+            found.append((path.stat().st_mtime, record.rank, record))
+    return [record for *_, record in sorted(found)]
+
+
+def _write(path: Path, record: RankRecord) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_content(path, json.dumps(asdict(record)).encode())
+
+
+class _SignsOfLife(threading.Thread):
+    """Touches the file of a record from time to time, and notes in it if it could not."""
+
+    def __init__(self, path: Path, record: RankRecord, *, period_s: float) -> None:
+        super().__init__(daemon=True)
+        self.record = record
+        self._path = path
+        self._period_s = period_s
+        self._ended = threading.Event()
+
+    @property
+    def was_asleep(self) -> bool:
+        """Whether there was a long time without a sign."""
+        return self.record.ending == HUNG
+
+    def run(self) -> None:
+        """Sign until the end."""
+        signed = time.monotonic()
+        is_over = False
+        while not is_over:
+            is_over = self._ended.wait(self._period_s)
+            silence = time.monotonic() - signed
+            if silence > _ASLEEP_PERIODS * self._period_s:
+                # At once, as the process may have few moments left.
+                reason = f"it gave no sign of life for {silence:.0f} s"
+                self.record = replace(self.record, ending=HUNG, reason=reason)
+                _write(self._path, self.record)
+            os.utime(self._path)
+            signed += silence
+
+    def end(self) -> None:
+        """Stop signing."""
+        self._ended.set()
+        self.join()

@@ -1,0 +1,92 @@
+"""Submission: a job's folder, and handing the job to SLURM or to this machine."""
+
+import io
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
+from pathlib import Path
+
+from submitit.core.utils import FailedJobError
+
+from stvit_video.cluster.executor import build_executor, build_rank_job
+from stvit_video.cluster.job_record import JobRecord, new_record
+from stvit_video.cluster.plan import Plan
+from stvit_video.cluster.slurm import cancel
+from stvit_video.cluster.snapshot import copy_code, write_versions
+from stvit_video.cluster.surroundings import in_background, outside_of_jobs
+from stvit_video.config import dump_config
+from stvit_video.errors import UserError
+
+
+def submit_plans(
+    plans: Sequence[Plan], *, after: Sequence[str] = (), is_chain: bool
+) -> list[JobRecord]:
+    """Submit several jobs, all or none.
+
+    Args:
+        plans: the jobs.
+        after: jobs that must end well before these start.
+        is_chain: each job waits for the one before it, too.
+
+    Raises:
+        UserError: SLURM refuses one of them.
+    """
+    records: list[JobRecord] = []
+    try:
+        for plan in plans:
+            records.append(_submit(plan, after=after))
+            if is_chain:
+                after = [records[-1].job_id]
+    except UserError:
+        for record in records:
+            cancel(record.job_id)
+        raise
+    return records
+
+
+def _submit(plan: Plan, *, after: Sequence[str]) -> JobRecord:
+    _make_folder(plan)
+    executor = build_executor(plan, after=after)
+    start = in_background(plan.folder) if plan.is_local else nullcontext()
+    try:
+        # submitit prints what sbatch says against the job, which is said below.
+        with outside_of_jobs(), start, redirect_stderr(io.StringIO()):
+            submitted = executor.submit(build_rank_job(plan))
+    except FailedJobError as error:
+        shutil.rmtree(plan.folder)
+        raise UserError(f"SLURM refuses the job {plan.name}: {_refusal(error)}") from None
+    record = new_record(
+        job_id=submitted.job_id,
+        name=plan.name,
+        folder=plan.folder,
+        output_dir=plan.cfg.OUTPUT_DIR,
+        is_local=plan.is_local,
+    )
+    record.write()
+    return record
+
+
+def _make_folder(plan: Plan) -> None:
+    plan.folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Of its user alone: what the ranks unpickle lies there.
+        plan.folder.mkdir(mode=0o700)
+    except FileExistsError:
+        raise UserError(
+            f"a job's folder must be new, but {plan.folder} was made by another launch in the same "
+            "second: start this one again"
+        ) from None
+    copy_code(plan.folder / "code")
+    write_versions(plan.folder)
+    dump_config(plan.cfg, plan.folder / "config.yaml")
+    command = shlex.join([sys.executable, *sys.argv])
+    (plan.folder / "command.txt").write_text(f"cd {Path.cwd()}\n{command}\n", encoding="utf-8")
+
+
+def _refusal(error: Exception) -> str:
+    """Return what sbatch says, in one line."""
+    mark = "sbatch: error: "
+    lines = [line for line in str(error).splitlines() if line.startswith(mark)]
+    return "; ".join(line.removeprefix(mark) for line in lines) or str(error)
