@@ -1,5 +1,6 @@
 # make venv   a virtual environment in .venv with all that is needed, and nothing else
 # make demo   trains and tests a Video Swin with semantic tokens on generated videos (minutes)
+# make demo-images   trains and tests DeiT, dense and with semantic tokens, on generated pictures
 # make test   the tests
 # make lint   ruff and mypy
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_OUTPUT := output/demo/stvit_swin_motion
 
-.PHONY: venv demo test lint
+.PHONY: venv demo demo-images test lint
 
 venv: .venv/.installed
 
@@ -22,6 +23,12 @@ demo: venv
 	$(BIN)/python tools/plot_attention.py --cfg configs/demo/stvit_swin_motion.yaml \
 	    --output $(DEMO_OUTPUT)/results/attention.png
 	@echo "Results and pictures: $(DEMO_OUTPUT)/results"
+
+demo-images: venv
+	$(BIN)/python tools/make_digit_images.py data/digits
+	$(BIN)/python tools/run_net.py --cfg configs/demo/deit_digits.yaml \
+	    configs/demo/stvit_deit_digits.yaml
+	@echo "Results: output/demo/deit_digits/results and output/demo/stvit_deit_digits/results"
 
 test: venv
 	$(BIN)/python -m pytest
