@@ -97,7 +97,7 @@ def small(tmp_path_factory):
 def run(small, tmp_path):
     """Return a function that runs variants, and gives the rows and what was said."""
 
-    def start(chosen=PAIR, *, seeds=(0, 1), overrides=()):
+    def start(chosen=PAIR, *, seeds=(0,), overrides=()):
         said = []
         rows = run_ablations(
             chosen,
@@ -119,22 +119,23 @@ def trained(said):
 def test_runs_are_trained_once_and_the_command_goes_on(run, tmp_path, monkeypatch, capsys):
     real, calls = ablations.test, []
 
-    def stopped_in_the_third(cfg):
+    def stopped_in_the_second(cfg):
         calls.append(cfg.OUTPUT_DIR)
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise KeyboardInterrupt
         real(cfg)
 
-    monkeypatch.setattr(ablations, "test", stopped_in_the_third)
+    monkeypatch.setattr(ablations, "test", stopped_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         run()
     written = json.loads((tmp_path / "out" / "ablations.json").read_text())["rows"]
-    assert [list(row["top1"]) for row in written] == [["0"], ["0"]]
+    assert [list(row["top1"]) for row in written] == [["0"], []]
     rows, said = run()
-    assert trained(said) == ["pooling, average, seed 1", "tokens, 4 tokens, seed 1"]
-    assert sum("measured before" in line for line in said) == 2
-    assert [list(row.top1) for row in rows] == [[0, 1], [0, 1]]
-    assert [row.top1[0] for row in rows] == [row["top1"]["0"] for row in written]
+    assert trained(said) == ["tokens, 4 tokens, seed 0"]
+    assert sum("measured before" in line for line in said) == 1
+    # The run that was stopped had been trained, and was tested alone.
+    assert "Nothing is left to train" in (Path(calls[1]) / "stdout.log").read_text()
+    assert rows[0].top1[0] == written[0]["top1"]["0"]
     assert "| pooling | average |" in (tmp_path / "out" / "ablations.md").read_text()
     assert capsys.readouterr().out == ""  # which is for the table
 
@@ -163,7 +164,7 @@ def untrained(monkeypatch):
 
 def test_equal_variants_of_two_studies_are_one_run(run, tmp_path, untrained):
     chosen = [VARIANTS[name] for name in ("tokens, 16 tokens", "pooling, intra_inter")]
-    rows, said = run([*chosen, VARIANTS["layers, 2 layers"]], seeds=(0,))
+    rows, said = run([*chosen, VARIANTS["layers, 2 layers"]])
     assert trained(said) == ["tokens, 16 tokens, seed 0"]
     assert [row.top1 for row in rows] == [{0: 50.0}] * 3
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 1
@@ -177,11 +178,11 @@ def test_another_config_or_other_images_are_another_run(run, tmp_path, untrained
         ("SOLVER.BASE_LR", "1e-3"),
         ("DATA.PATH_TO_DATA_DIR", str(other)),
     ):
-        assert trained(run(PAIR, seeds=(0,), overrides=overrides)[1]) == [
+        assert trained(run(PAIR, overrides=overrides)[1]) == [
             "pooling, average, seed 0",
             "tokens, 4 tokens, seed 0",
         ]
-        assert not trained(run(PAIR, seeds=(0,), overrides=overrides)[1])
+        assert not trained(run(PAIR, overrides=overrides)[1])
 
 
 def test_missing_images_are_a_sentence_before_anything_starts(run, tmp_path):
