@@ -11,7 +11,7 @@ _INITIALIZATIONS = ("spatial", "global", "spatial+global", "spatial+position")
 _POOLINGS = ("average", "max", "intra_inter")
 _TOKENS = (4, 16, 36, 64)
 # The studies compare many models, so each is trained for less long than the demo.
-_BRIEFLY = ("SOLVER.MAX_EPOCH", "2")
+_BRIEFLY = ("SOLVER.MAX_EPOCH", "4")
 # Layers of the generation and of what follows it; all variants have as many layers.
 _LAYOUTS = {
     2: "base 1, stgm 2, semantic 2",
