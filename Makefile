@@ -1,5 +1,6 @@
 # make venv   a virtual environment in .venv with all that is needed, and nothing else
 # make demo   trains and tests a Video Swin with semantic tokens on generated videos (minutes)
+# make demo-images   trains and tests DeiT, dense and with semantic tokens, on generated pictures
 # make test   the tests, but for those that need SLURM
 # make test-slurm   the tests on a SLURM of four nodes, which they start on this machine; installs
 #             Debian's packages where it may, and skips the tests where there is no SLURM
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_OUTPUT := output/demo/stvit_swin_motion
 
-.PHONY: venv demo test test-slurm lint
+.PHONY: venv demo demo-images test test-slurm lint
 
 venv: .venv/.installed
 
@@ -24,6 +25,12 @@ demo: venv
 	$(BIN)/python tools/plot_attention.py --cfg configs/demo/stvit_swin_motion.yaml \
 	    --output $(DEMO_OUTPUT)/results/attention.png
 	@echo "Results and pictures: $(DEMO_OUTPUT)/results"
+
+demo-images: venv
+	$(BIN)/python tools/make_digit_images.py data/digits
+	$(BIN)/python tools/run_net.py --cfg configs/demo/deit_digits.yaml \
+	    configs/demo/stvit_deit_digits.yaml
+	@echo "Results: output/demo/deit_digits/results and output/demo/stvit_deit_digits/results"
 
 test: venv
 	$(BIN)/python -m pytest --ignore tests/slurm
