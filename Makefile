@@ -13,7 +13,7 @@ venv: .venv/.installed
 
 .venv/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[coco,dev]'
 	touch $@
 
 demo: venv

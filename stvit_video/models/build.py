@@ -12,6 +12,7 @@ from stvit_video.errors import UserError
 from stvit_video.runtime.registry import Registry
 
 from .deit import Deit, deit_blocks
+from .detection.build import build_cascade
 from .heads import ClassificationHead, ClassTokenHead
 from .layers.checkpointed import CheckpointedSequential
 from .layers.patch import ConvStem, PatchEmbed
@@ -98,6 +99,20 @@ def build_swin(cfg: CfgNode) -> nn.Module:
         norm=nn.LayerNorm(final_dim),
         head=_head(cfg, final_dim, ClassificationHead),
     )
+
+
+@MODELS.register("cascade_mask_rcnn")
+def build_cascade_mask_rcnn(cfg: CfgNode) -> nn.Module:
+    """Build a Cascade Mask R-CNN on a Swin; it takes images with their sizes, not videos.
+
+    Raises:
+        UserError: the keys of its semantic tokens do not fit together.
+    """
+    body = build_swin(cfg)
+    # Nothing would train them.
+    body.norm, body.head = nn.Identity(), nn.Identity()
+    channels = [cfg.SWIN.EMBED_DIM << stage for stage in range(len(cfg.SWIN.DEPTHS))]
+    return build_cascade(cfg, body, channels=channels)
 
 
 @MODELS.register("deit")

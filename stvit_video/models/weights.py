@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from stvit_video.errors import UserError
 
+from .detection.detector import CascadeMaskRCNN
+from .detection.weights import to_detector_names
 from .formats import detect_format, to_our_names
 from .inflate import Size, inflate_bias_table, inflate_patch_embed, resize_bias_table
 from .layers.attention import WindowAttention
@@ -25,6 +27,8 @@ from .semantic.stgm import SemanticTokenGeneration
 # What training frameworks call the weights in their checkpoints.
 _STATE_KEYS = ("model_state", "state_dict", "model")
 _AVERAGED_KEY = "ema_state"
+# Of a classifier, and of a detector's backbone.
+_PATCH_NAMES = ("patch_embed.proj.weight", "backbone.body.patch_embed.proj.weight")
 
 
 def load_weights(
@@ -41,7 +45,8 @@ def load_weights(
     torchvision's ``swin3d_*``, timm's Swin and DeiT, and PyTorchVideo's model zoo;
     ``.safetensors`` or a pickle, which is read with ``weights_only=True``. Weights of image
     models are inflated. A dense file loads into a model with semantic tokens: layers that take
-    the place of dense ones take their weights.
+    the place of dense ones take their weights. A classifier's file, or an official detector's,
+    loads into a detector's backbone.
 
     Args:
         model: what is filled, in place; untouched if the file is refused.
@@ -63,7 +68,10 @@ def load_weights(
             "load a checkpoint of stvit_video, Video Swin, Swin, DeiT, torchvision swin3d, timm or "
             "PyTorchVideo."
         )
-    state = to_our_names(state, format_)
+    if isinstance(model, CascadeMaskRCNN):
+        state = to_detector_names(state, format_)
+    else:
+        state = to_our_names(state, format_)
     report = LoadReport(path=str(path), format=format_.name, averaged=averaged)
     fitted = _fit(model, state, report)
     for name, value in fitted.items():
@@ -212,7 +220,7 @@ def _fitters(
     model: nn.Module, state: Mapping[str, Tensor]
 ) -> dict[str, Callable[[Tensor], tuple[str, Tensor | None]]]:
     """Give, for weights that can be fitted, a function to (part of the report, fitted value)."""
-    patch = state.get("patch_embed.proj.weight")
+    patch = next((state[name] for name in _PATCH_NAMES if name in state), None)
     from_image = patch is not None and patch.ndim == 4
 
     def fit_patch(value: Tensor, *, frames: int) -> tuple[str, Tensor | None]:
