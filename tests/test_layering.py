@@ -1,7 +1,8 @@
 """The rules of the architecture, checked by reading the source.
 
-1. Imports go one way: tools, slurm -> engine -> data, models -> runtime; errors serve all.
-2. ``cfg`` is read only in build.py files, in engine/, config/, tools/ and slurm/.
+1. Imports go one way: tools, slurm -> cluster -> engine -> data, models -> runtime; errors serve
+   all.
+2. ``cfg`` is read only in build.py files, in engine/, config/, cluster/, tools/ and slurm/.
 3. Every default key is read somewhere, and every key that is read has a default.
 """
 
@@ -26,10 +27,11 @@ MAY_IMPORT = {
     "stvit_video.models.layers": ["errors"],
     "stvit_video.models.semantic": ["errors", "models.layers"],
     "stvit_video.engine": ["errors", "config", "runtime", "data", "models"],
-    "tools": ["errors", "config", "runtime", "data", "models", "engine"],
-    "slurm": ["errors", "config", "runtime", "data", "models", "engine"],
+    "stvit_video.cluster": ["errors", "config", "runtime", "engine"],
+    "tools": ["errors", "config", "runtime", "data", "models", "engine", "cluster"],
+    "slurm": ["errors", "config", "runtime", "data", "models", "engine", "cluster"],
 }
-MAY_READ_CFG = ("engine", "config", "tools", "slurm")
+MAY_READ_CFG = ("engine", "config", "cluster", "tools", "slurm")
 
 
 def sources() -> dict[str, ast.Module]:
@@ -168,6 +170,8 @@ def test_every_default_is_read() -> None:
         ("stvit_video/engine/train.py", "import stvit_video", False),
         ("stvit_video/new.py", "from stvit_video.models import build_model", True),
         ("tools/run_net.py", "from stvit_video.engine.train import train", False),
+        ("stvit_video/engine/train.py", "from stvit_video.cluster.job import RankJob", True),
+        ("slurm/launch.py", "from stvit_video.cluster.job import RankJob", False),
     ],
 )
 def test_the_check_of_imports_sees(path: str, code: str, forbidden: bool) -> None:

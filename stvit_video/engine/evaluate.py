@@ -22,6 +22,7 @@ from stvit_video.engine.precision import Normalise, Precision, build_normalise, 
 from stvit_video.engine.predict import ViewPredictor, predict_all
 from stvit_video.engine.predictions import Predictions, measure, merge
 from stvit_video.engine.results import format_table, write_results
+from stvit_video.engine.stopping import ShouldStop, agreed, never, until
 from stvit_video.errors import UserError
 from stvit_video.models import LoadReport, build_model, load_weights
 from stvit_video.runtime import distributed
@@ -41,7 +42,8 @@ def validate(
     normalise: Normalise,
     precision: Precision,
     loss_function: nn.Module,
-) -> dict[str, float]:
+    should_stop: ShouldStop = never,
+) -> dict[str, float] | None:
     """Measure the mean loss and the errors in percent; every rank must call this.
 
     Ranks may have different numbers of batches, and batches of different sizes, because only
@@ -55,10 +57,11 @@ def validate(
         normalise: uint8 video -> float video on the device.
         precision: of the forward passes.
         loss_function: (logits, labels) -> mean loss.
+        should_stop: asked after every batch.
 
     Returns:
         ``loss``, ``top1_err`` and ``top5_err`` over the clips of all ranks, and their number,
-        ``num_videos``.
+        ``num_videos``; or None on all ranks, if any of them was asked to stop.
 
     Raises:
         UserError: too many videos cannot be read, or none can.
@@ -74,7 +77,8 @@ def validate(
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=normalise.device)
     clips = 0
-    for batch in progress(loader, total=len(loader), description="validation"):
+    batches = until(loader, should_stop)
+    for batch in progress(batches, total=len(loader), description="validation"):
         video = normalise(batch["video"])
         labels = batch["label"].to(video.device, non_blocking=True)
         with precision.autocast():
@@ -84,6 +88,8 @@ def validate(
         clips += len(labels)
     model.train(was_training)
     loader.quarantine.share()
+    if agreed(should_stop)():
+        return None
     all_clips, all_loss, top1, top5 = distributed.all_reduce_sum([clips, *sums.tolist()])
     _say_what_was_read("Validation", read=int(all_clips), expected=len(loader.dataset))
     return {
@@ -112,8 +118,13 @@ def _say_what_was_read(what: str, *, read: int, expected: int) -> None:
         )
 
 
-def test(cfg: CfgNode) -> None:
+def test(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
     """Test the model of a config on all views of every video; called inside ``run_ranks``.
+
+    Args:
+        cfg: the config.
+        should_stop: asked after every batch; once it says so on any rank, all of them return
+            without results, and the test is done again when it is started again.
 
     Raises:
         UserError: there are no weights to test, they do not fit, their scores are not finite, or
@@ -137,8 +148,17 @@ def test(cfg: CfgNode) -> None:
         activation=cfg.MODEL.HEAD_ACT,
         ensemble=cfg.DATA.ENSEMBLE_METHOD,
     )
-    own = predict_all(predictor, loader, log_period=cfg.LOG_PERIOD, output_dir=cfg.OUTPUT_DIR)
+    own = predict_all(
+        predictor,
+        loader,
+        log_period=cfg.LOG_PERIOD,
+        output_dir=cfg.OUTPUT_DIR,
+        should_stop=should_stop,
+    )
     loader.quarantine.share()
+    if agreed(should_stop)():
+        _log.info("The test was stopped as asked; start again to do it anew")
+        return
     parts = [part for rank_parts in distributed.gather_objects(own) for part in rank_parts]
     read = sum(len(part.labels) for part in parts)
     _say_what_was_read("The test", read=read, expected=len(loader.dataset))

@@ -49,16 +49,19 @@ class CheckpointKeeper:
             write_checkpoint(path, contents)
             self._remove_older(state)
 
+    def save_unless_written(self, state: TrainingState) -> None:
+        """Write the checkpoint of where ``state`` stands if there is none; all ranks call this."""
+        path = checkpoint_path(self.output_dir, state.finished_epochs, state.finished_steps)
+        if not distributed.broadcast_object(path.is_file()):
+            self.save(state)
+
     def validated(self, state: TrainingState) -> None:
         """Keep the epoch that has just been validated, if it is one of the best; all ranks call.
 
         Its checkpoint is written now if none was due; best.json says which is the best of all.
         """
-        best = best_epochs(state.validations, count=self.keep_best)
-        path = checkpoint_path(self.output_dir, state.finished_epochs)
-        is_written = distributed.broadcast_object(path.is_file())
-        if state.finished_epochs in best and not is_written:
-            self.save(state)
+        if state.finished_epochs in best_epochs(state.validations, count=self.keep_best):
+            self.save_unless_written(state)
         if distributed.is_main():
             _write_best(self.output_dir, state)
             self._remove_older(state)

@@ -13,6 +13,7 @@ from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.meters import duration, memory
 from stvit_video.engine.precision import Normalise, Precision
 from stvit_video.engine.predictions import Predictions
+from stvit_video.engine.stopping import ShouldStop, never, until
 from stvit_video.engine.views import ENSEMBLES, HEAD_ACTIVATIONS, ensemble_by_clips
 from stvit_video.errors import UserError
 from stvit_video.runtime.logging import log_json_stats, progress
@@ -77,13 +78,18 @@ class ViewPredictor:
 
 
 def predict_all(
-    predictor: ViewPredictor, loader: VideoLoader, *, log_period: int, output_dir: str | Path
+    predictor: ViewPredictor,
+    loader: VideoLoader,
+    *,
+    log_period: int,
+    output_dir: str | Path,
+    should_stop: ShouldStop = never,
 ) -> list[Predictions]:
     """Score this rank's share of the test videos, with a line of the log every ``log_period``.
 
     Returns:
         The predictions of every batch; none for a rank that has no videos, and none of videos
-        that cannot be read.
+        that cannot be read. Once ``should_stop`` says so they are too few.
 
     Raises:
         UserError: the scores of a video are not finite, or too many videos cannot be read.
@@ -91,7 +97,7 @@ def predict_all(
     parts = []
     began = time.perf_counter()
     data_seconds = 0.0
-    batches = iter(loader)
+    batches = until(loader, should_stop)
     for index in progress(range(len(loader)), total=len(loader), description="test"):
         waiting = time.perf_counter()
         batch = next(batches, None)

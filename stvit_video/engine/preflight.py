@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -36,6 +37,15 @@ def preflight(cfg: CfgNode) -> None:
         _check_start(cfg, model)
     if cfg.TEST.ENABLE:
         _check_test(cfg, model)
+
+
+def write_stand_in(cfg: CfgNode, path: Path) -> None:
+    """Write a checkpoint like those that the run of ``cfg`` will leave, with untrained weights.
+
+    So a run that is to start from them can be tried before they exist.
+    """
+    state = build_model(cfg).state_dict()
+    torch.save({"model_state": state, **({"ema_state": state} if cfg.EMA.ENABLE else {})}, path)
 
 
 def _check_start(cfg: CfgNode, model: nn.Module) -> None:

@@ -54,11 +54,16 @@ class Schedule:
         return self.warmup_start_lr + (end - self.warmup_start_lr) * epoch / self.warmup_epochs
 
 
+def scaled_base_lr(cfg: CfgNode) -> float:
+    """Return SOLVER.BASE_LR, times NUM_SHARDS if SOLVER.BASE_LR_SCALE_NUM_SHARDS says so."""
+    return cfg.SOLVER.BASE_LR * _scale(cfg)
+
+
 def build_schedule(cfg: CfgNode) -> Schedule:
     """Build the schedule of the ``SOLVER`` keys."""
     solver = cfg.SOLVER
-    scale = cfg.NUM_SHARDS if solver.BASE_LR_SCALE_NUM_SHARDS else 1
-    base_lr = solver.BASE_LR * scale
+    scale = _scale(cfg)
+    base_lr = scaled_base_lr(cfg)
     policy: Policy
     if solver.LR_POLICY == "cosine":
         offset = solver.WARMUP_EPOCHS if solver.COSINE_AFTER_WARMUP else 0.0
@@ -67,3 +72,7 @@ def build_schedule(cfg: CfgNode) -> Schedule:
         assert solver.LR_POLICY == "steps_with_relative_lrs", solver.LR_POLICY
         policy = Steps(base_lr, tuple(solver.STEPS), tuple(solver.LRS))
     return Schedule(policy, solver.WARMUP_EPOCHS, solver.WARMUP_START_LR * scale)
+
+
+def _scale(cfg: CfgNode) -> int:
+    return cfg.NUM_SHARDS if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS else 1

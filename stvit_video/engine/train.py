@@ -27,6 +27,7 @@ from stvit_video.engine.random_state import seed_generators
 from stvit_video.engine.recorder import Recorder
 from stvit_video.engine.start import start_from_files
 from stvit_video.engine.state import TrainingState
+from stvit_video.engine.stopping import ShouldStop, agreed, never
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.logging import get_logger, setup_logging
@@ -34,14 +35,15 @@ from stvit_video.runtime.logging import get_logger, setup_logging
 _log = get_logger(__name__)
 
 
-def train(cfg: CfgNode, *, should_stop: Callable[[], bool] | None = None) -> None:
+def train(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
     """Train the model of a config as one rank of the run; called inside ``run_ranks``.
 
     Args:
         cfg: the config.
-        should_stop: asked after every step; once it says so on any rank, all of them write a
-            checkpoint at that step, from which the run goes on when it is started again, and
-            return.
+        should_stop: asked after every step and every batch of a validation; once it says so on
+            any rank (where it must then go on saying so), all of them write a checkpoint at that
+            step, from which the run goes on when it is started again, and return. A validation
+            is then done again.
 
     Raises:
         UserError: something that the config names is missing or does not fit, or the loss is not
@@ -70,15 +72,9 @@ def train(cfg: CfgNode, *, should_stop: Callable[[], bool] | None = None) -> Non
             cfg,
             state,
             run_epoch=build_epoch_runner(cfg, state, train_loader, recorder),
-            run_validation=partial(_validate, cfg, state, val_loader, recorder),
-            should_stop=_agreed(should_stop),
+            run_validation=partial(_validate, cfg, state, val_loader, recorder, should_stop),
+            should_stop=agreed(should_stop),
         )
-
-
-def _agreed(should_stop: Callable[[], bool] | None) -> Callable[[], bool]:
-    if should_stop is None:
-        return lambda: False
-    return lambda: distributed.any_rank(should_stop())
 
 
 def _is_finished(cfg: CfgNode, state: TrainingState) -> bool:
@@ -93,8 +89,8 @@ def _run_epochs(
     state: TrainingState,
     *,
     run_epoch: EpochRunner,
-    run_validation: Callable[[], None],
-    should_stop: Callable[[], bool],
+    run_validation: Callable[[], bool],
+    should_stop: ShouldStop,
 ) -> None:
     keeper = build_keeper(cfg)
 
@@ -109,32 +105,46 @@ def _run_epochs(
             keeper.save(state)
         return False
 
-    def validate_if_due() -> None:
-        if is_due(cfg.TRAIN.EVAL_PERIOD):
-            run_validation()
-            keeper.validated(state)
+    def validate_if_due() -> bool:
+        if not is_due(cfg.TRAIN.EVAL_PERIOD):
+            return True
+        if not run_validation():
+            keeper.save_unless_written(state)
+            return False
+        keeper.validated(state)
+        return True
 
+    goes_on = True
     if state.finished_epochs and not state.finished_steps:
         # The checkpoint was written before its validation, which may have been cut off.
-        validate_if_due()
-    while state.finished_epochs < cfg.SOLVER.MAX_EPOCH:
-        stops = not run_epoch(after_step=after_step) or should_stop()
-        if stops or is_due(cfg.TRAIN.CHECKPOINT_PERIOD):
+        goes_on = validate_if_due()
+    while goes_on and state.finished_epochs < cfg.SOLVER.MAX_EPOCH:
+        goes_on = run_epoch(after_step=after_step) and not should_stop()
+        if not goes_on or is_due(cfg.TRAIN.CHECKPOINT_PERIOD):
             keeper.save(state)
-        if stops:
-            _log.info("Stopped as asked; start again to go on")
-            return
-        validate_if_due()
+        goes_on = goes_on and validate_if_due()
+    if not goes_on:
+        _log.info("Stopped as asked; start again to go on")
 
 
-def _validate(cfg: CfgNode, state: TrainingState, loader: VideoLoader, recorder: Recorder) -> None:
+def _validate(
+    cfg: CfgNode,
+    state: TrainingState,
+    loader: VideoLoader,
+    recorder: Recorder,
+    should_stop: ShouldStop,
+) -> bool:
+    """Validate and write the result, or return False if it was cut short."""
     measured = validate(
         state.average.model if state.average is not None and cfg.EMA.EVAL else state.model,
         loader,
         normalise=build_normalise(cfg, state.device),
         precision=build_precision(cfg, state.device),
         loss_function=build_loss(cfg),
+        should_stop=should_stop,
     )
+    if measured is None:
+        return False
     state.validations[state.finished_epochs] = measured
     lowest = {
         f"min_{name}": min(each[name] for each in state.validations.values())
@@ -148,6 +158,7 @@ def _validate(cfg: CfgNode, state: TrainingState, loader: VideoLoader, recorder:
         **memory(state.device),
     }
     recorder.validation(line, step=state.total_steps)
+    return True
 
 
 def _steps_per_epoch(loader: VideoLoader, *, passes: int) -> int:

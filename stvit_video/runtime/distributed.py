@@ -21,6 +21,7 @@ from stvit_video.runtime.group import (
     get_local_rank,
     get_rank,
     get_world_size,
+    is_lost_contact,
     is_main,
     membership,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "get_local_rank",
     "get_rank",
     "get_world_size",
+    "is_lost_contact",
     "is_main",
     "resolve_device",
     "run_ranks",
@@ -66,6 +68,7 @@ def run_ranks(
     device: str = "cpu",
     backend: str = "auto",
     timeout: timedelta = _TIMEOUT,
+    identity: str = "",
 ) -> None:
     """Run ``fn(arg)`` on every rank of this machine and wait until all are done.
 
@@ -83,9 +86,11 @@ def run_ranks(
         device: "cuda" or "cpu", as ``resolve_device`` gives it.
         backend: "nccl", "gloo" or "auto", DIST_BACKEND.
         timeout: how long a rank waits for the others, at the start and in each collective.
+        identity: what must be the same on all ranks, such as a hash of the config.
 
     Raises:
-        UserError: a rank raised one, or the ranks cannot be started as asked.
+        UserError: a rank raised one, or the ranks cannot be started as asked or do not fit
+            together.
         RankError: a spawned rank failed in another way.
     """
     first = Launch(
@@ -99,7 +104,7 @@ def run_ranks(
     )
     started = first.placed_by(os.environ)
     if started or first.world_size == 1:
-        _run_rank(started or first, fn=fn, arg=arg, timeout=timeout)
+        _run_rank(started or first, fn=fn, arg=arg, timeout=timeout, identity=identity)
         return
     if num_shards > 1 and not init_method:
         raise UserError(
@@ -110,16 +115,16 @@ def run_ranks(
         # Kept here, the store needs no port that another program could take in between.
         store = dist.TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False)
         first = replace(first, store_port=store.port)
-    run = partial(_run_local_rank, first=first, fn=fn, arg=arg, timeout=timeout)
+    run = partial(_run_local_rank, first=first, fn=fn, arg=arg, timeout=timeout, identity=identity)
     spawn_ranks(run, num_processes=num_local_ranks)
 
 
 def _run_local_rank(
-    local_rank: int, *, first: Launch, fn: Callable[[A], Any], arg: A, timeout: timedelta
+    local_rank: int, *, first: Launch, fn: Callable[[A], Any], arg: A, **membership_of: Any
 ) -> None:
-    _run_rank(first.of_local_rank(local_rank), fn=fn, arg=arg, timeout=timeout)
+    _run_rank(first.of_local_rank(local_rank), fn=fn, arg=arg, **membership_of)
 
 
-def _run_rank(launch: Launch, *, fn: Callable[[A], Any], arg: A, timeout: timedelta) -> None:
-    with membership(launch, timeout=timeout):
+def _run_rank(launch: Launch, *, fn: Callable[[A], Any], arg: A, **membership_of: Any) -> None:
+    with membership(launch, **membership_of):
         fn(arg)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from stvit_video.errors import UserError
 from stvit_video.runtime.allocator import keep_freed_memory
 from stvit_video.runtime.launch import LOOPBACK, Launch, cpu_threads
+from stvit_video.runtime.rendezvous import MeetingError
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ _launch: Launch | None = None
 
 
 @contextmanager
-def membership(launch: Launch, *, timeout: timedelta) -> Iterator[None]:
+def membership(launch: Launch, *, timeout: timedelta, identity: str = "") -> Iterator[None]:
     """Be the rank that ``launch`` says: join the others at the start, part from them at the end.
 
     A rank that fails keeps its process group: taking it down could wait for the others, and the
@@ -34,6 +35,10 @@ def membership(launch: Launch, *, timeout: timedelta) -> Iterator[None]:
     Args:
         launch: the place of this process among the ranks.
         timeout: how long to wait for the others, at the start and in each collective.
+        identity: what must be the same on all ranks.
+
+    Raises:
+        UserError: the ranks do not meet, or are not of one job with one identity.
     """
     global _launch
     if launch.device_type == "cuda":
@@ -46,6 +51,7 @@ def membership(launch: Launch, *, timeout: timedelta) -> Iterator[None]:
     try:
         if launch.world_size > 1:
             _join(launch, timeout=timeout)
+            _check_identities(launch, identity)
         yield
     finally:
         _launch = None
@@ -86,6 +92,14 @@ def barrier() -> None:
     """Wait until every rank is here."""
     if get_world_size() > 1:
         dist.barrier()
+
+
+def is_lost_contact(error: Exception) -> bool:
+    """Whether an error says that other ranks did not answer, or not in time."""
+    if isinstance(error.__cause__, MeetingError | dist.DistError):
+        return True
+    # What gloo raises is a RuntimeError, and autograd may wrap it in another one.
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def all_reduce_sum(values: Sequence[float]) -> list[float]:
@@ -134,6 +148,8 @@ def _join(launch: Launch, *, timeout: timedelta) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
     try:
         _open_process_group(launch, timeout=timeout)
+    except MeetingError as error:
+        raise UserError(f"rank {launch.rank} has not met the others: {error}") from error
     except (dist.DistStoreError, dist.DistNetworkError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
@@ -143,9 +159,23 @@ def _join(launch: Launch, *, timeout: timedelta) -> None:
         ) from error
 
 
+def _check_identities(launch: Launch, identity: str) -> None:
+    own = (launch.rendezvous.owner if launch.rendezvous else "", identity)
+    identities = gather_objects(own)
+    for rank, other in enumerate(identities):
+        if other != identities[0]:
+            raise UserError(
+                "all ranks must be of one job and have the same config, but those of rank 0 are "
+                f"{identities[0]} and those of rank {rank} are {other}: start each run by itself, "
+                "with the same files on all machines"
+            )
+
+
 def _open_process_group(launch: Launch, *, timeout: timedelta) -> None:
-    store = None
-    if launch.store_port:
+    store: dist.Store | None = None
+    if launch.rendezvous:
+        store = launch.rendezvous.open_store(is_first=launch.rank == 0, timeout=timeout)
+    elif launch.store_port:
         store = dist.TCPStore(LOOPBACK, launch.store_port, is_master=False, timeout=timeout)
     dist.init_process_group(
         launch.backend,

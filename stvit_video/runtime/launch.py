@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from stvit_video.errors import UserError
+from stvit_video.runtime.rendezvous import Rendezvous
 
 LOOPBACK = "127.0.0.1"
 
 _HOW_TO_USE_THE_CPU = "add DEVICE cpu to run on the CPU"
-# SLURM jobs may share a node, so each takes a port that follows from its number, below those
-# that Linux gives to outgoing connections.
-_FIRST_PORT, _NUM_PORTS = 20000, 12000
 
 
 @dataclass(frozen=True)
@@ -25,12 +23,13 @@ class Launch:
         local_rank: index among the processes of this machine, which is also the GPU's.
         world_size: number of all processes.
         local_world_size: number of the processes of this machine.
-        init_method: where the ranks meet, an address for torch.distributed; empty with one rank
-            or with ``store_port``.
+        init_method: where the ranks meet, an address for torch.distributed; empty with one rank,
+            with ``store_port`` or with ``rendezvous``.
         backend: "nccl" or "gloo".
         device_type: "cuda" or "cpu".
         store_port: port on ``LOOPBACK`` of the store that the parent process keeps for its
             ranks; 0: there is none.
+        rendezvous: where the tasks of a SLURM job meet, if ``init_method`` does not say it.
     """
 
     rank: int
@@ -41,6 +40,7 @@ class Launch:
     backend: str
     device_type: str
     store_port: int = 0
+    rendezvous: Rendezvous | None = None
 
     @property
     def is_on_one_machine(self) -> bool:
@@ -56,9 +56,9 @@ class Launch:
         """Return the place that torchrun or srun gave to this process in ``env``.
 
         RANK and WORLD_SIZE tell torchrun, and several tasks in the step tell srun. Where srun
-        started the ranks and nothing says where to meet, it is the machine on which srun was
-        called, which is the first one in a batch script. Where there is an ``init_method`` and
-        srun started one task a machine, each task is left to start the ranks of its machine.
+        started the ranks and nothing says where to meet, they find each other by the number of
+        their job. Where there is an ``init_method`` and srun started one task a machine, each
+        task is left to start the ranks of its machine.
 
         Returns:
             The place, or None where neither of them started this process as a rank.
@@ -73,7 +73,7 @@ class Launch:
             rank = int(env["RANK"])
             local_rank = int(env.get("LOCAL_RANK", rank % self.local_world_size))
         elif tasks > 1 and not (self.init_method and one_a_machine):
-            starter, meet, world_size = "srun", self.init_method or _slurm_address(env), tasks
+            starter, meet, world_size = "srun", self.init_method, tasks
             rank, local_rank = int(env["SLURM_PROCID"]), int(env["SLURM_LOCALID"])
         else:
             return None
@@ -83,7 +83,13 @@ class Launch:
                 f"{world_size} where the config asks for {self.world_size}: set NUM_GPUS to the "
                 "processes of each machine and NUM_SHARDS to the number of machines"
             )
-        return replace(self, rank=rank, local_rank=local_rank, init_method=meet)
+        return replace(
+            self,
+            rank=rank,
+            local_rank=local_rank,
+            init_method=meet,
+            rendezvous=None if meet else Rendezvous.of_slurm(env),
+        )
 
 
 def resolve_device(device: str, num_gpus: int) -> str:
@@ -120,8 +126,3 @@ def cpu_threads(*, local_world_size: int) -> int:
     # macOS has no affinity.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // local_world_size)
-
-
-def _slurm_address(env: Mapping[str, str]) -> str:
-    port = _FIRST_PORT + int(env["SLURM_JOB_ID"]) % _NUM_PORTS
-    return f"tcp://{env['SLURM_LAUNCH_NODE_IPADDR']}:{port}"

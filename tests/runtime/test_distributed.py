@@ -19,6 +19,7 @@ from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.group import membership
 from stvit_video.runtime.launch import Launch, cpu_threads, resolve_backend
+from stvit_video.runtime.rendezvous import Rendezvous
 from stvit_video.runtime.spawn import spawn_ranks
 
 STARTED_BY_OTHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_NUM_TASKS")
@@ -188,7 +189,7 @@ def test_torchrun_and_srun_place_this_process() -> None:
         "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1",
     }
     assert place().placed_by(srun) == place(
-        rank=3, local_rank=1, init_method="tcp://10.0.0.1:20007"
+        rank=3, local_rank=1, rendezvous=Rendezvous.of_slurm(srun)
     )
     met = place(init_method="tcp://10.0.0.9:9999").placed_by(srun)
     assert met == place(rank=3, local_rank=1, init_method="tcp://10.0.0.9:9999")

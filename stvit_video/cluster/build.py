@@ -1,0 +1,138 @@
+"""From the options of a launch to the plans of its jobs."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from stvit_video.cluster.chain import chain_configs
+from stvit_video.cluster.job_config import array_overrides, file_name, load_job_config, split_array
+from stvit_video.cluster.plan import Plan
+from stvit_video.cluster.request import Request
+from stvit_video.cluster.time_limit import parse_minutes
+from stvit_video.errors import UserError
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """What the command line says of the jobs; what is None or empty follows from the config.
+
+    Attributes:
+        cfg_files: of one job, or of several that start from each other (``is_chain``).
+        overrides: of all of them.
+        array: "KEY=VALUE,VALUE": a job for each value; empty: one.
+        time: limit of a start, as SLURM writes it.
+        job_dir: where the folders of all jobs are.
+
+    The others are as in `Request` and `Plan`.
+    """
+
+    cfg_files: Sequence[str]
+    overrides: Sequence[str]
+    is_chain: bool
+    array: str
+    nodes: int | None
+    gpus_per_node: int | None
+    cpus_per_task: int | None
+    time: str
+    mem: str
+    partition: str
+    account: str
+    qos: str
+    constraint: str
+    exclude: str
+    mail: str
+    name: str
+    job_dir: Path
+    max_requeues: int
+    requeue_on_failure: bool
+    timeout_s: float
+
+
+def build_plans(options: LaunchOptions) -> list[Plan]:
+    """Read the configs, and work out what each job is to do and to ask for.
+
+    Raises:
+        UserError: a config or an option is wrong.
+    """
+    minutes = parse_minutes(options.time)
+    if not minutes:
+        raise UserError(f"--time must be above 0 and limited, but it is {options.time}")
+    if "%" in str(options.job_dir):
+        raise UserError(
+            f"--job-dir must hold no %, which SLURM replaces, but it is {options.job_dir}"
+        )
+    sources, names, configs = _configs(options)
+    folders = _folders(options.job_dir, names)
+    return [
+        Plan(
+            name=name,
+            source=source,
+            cfg=cfg,
+            request=_request(options, cfg, minutes=minutes),
+            folder=folder,
+            max_requeues=options.max_requeues,
+            requeue_on_failure=options.requeue_on_failure,
+            timeout_s=options.timeout_s,
+        )
+        for source, name, cfg, folder in zip(sources, names, configs, folders, strict=True)
+    ]
+
+
+def _configs(options: LaunchOptions) -> tuple[list[str], list[str], list[CfgNode]]:
+    """Return the config files, the names of the jobs, and their configs."""
+    sources = list(options.cfg_files)
+
+    def load(source: str, *more: str) -> CfgNode:
+        return load_job_config(
+            source,
+            [*options.overrides, *more],
+            nodes=options.nodes,
+            gpus_per_node=options.gpus_per_node,
+        )
+
+    configs = [load(source) for source in sources]
+    names = [options.name or Path(source).stem for source in sources]
+    if options.array:
+        key, values = split_array(options.array)
+        folder = configs[0].OUTPUT_DIR
+        configs = [load(sources[0], *array_overrides(key, v, output_dir=folder)) for v in values]
+        names = [file_name(f"{names[0]}-{key}={value}") for value in values]
+        sources *= len(values)
+    elif options.is_chain:
+        configs = chain_configs(configs)
+    return sources, names, configs
+
+
+def _folders(job_dir: Path, names: Sequence[str]) -> list[Path]:
+    """Return new folders, the same for no two jobs."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folders: list[Path] = []
+    for name in names:
+        wanted = job_dir.absolute() / f"{stamp}-{file_name(name)}"
+        folder, number = wanted, 1
+        while folder in folders or folder.exists():
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")
+        folders.append(folder)
+    return folders
+
+
+def _request(options: LaunchOptions, cfg: CfgNode, *, minutes: int) -> Request:
+    return Request(
+        nodes=cfg.NUM_SHARDS,
+        gpus_per_node=0 if cfg.DEVICE == "cpu" else cfg.NUM_GPUS,
+        tasks_per_node=cfg.NUM_GPUS,
+        # The workers of the loader, and the rank itself.
+        cpus_per_task=options.cpus_per_task or cfg.DATA_LOADER.NUM_WORKERS + 1,
+        minutes=minutes,
+        mem=options.mem,
+        partition=options.partition,
+        account=options.account,
+        qos=options.qos,
+        constraint=options.constraint,
+        exclude=options.exclude,
+        mail=options.mail,
+    )

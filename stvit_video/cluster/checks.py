@@ -1,0 +1,112 @@
+"""What is checked on the login node, so that nothing waits for hours in the queue to fail."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from stvit_video.cluster.chain import starting_from
+from stvit_video.cluster.job_record import read_records
+from stvit_video.cluster.plan import Plan
+from stvit_video.cluster.request import check_request
+from stvit_video.cluster.slurm import check_slurm, read_job, read_partitions
+from stvit_video.cluster.status import job_facts
+from stvit_video.engine.preflight import preflight, write_stand_in
+from stvit_video.engine.preflight_data import preflight_data
+from stvit_video.errors import UserError
+
+
+def check_plans(
+    plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool, is_local: bool
+) -> list[Plan]:
+    """Check all that can be checked before jobs are queued, what is quickest first.
+
+    Args:
+        plans: jobs that are submitted together.
+        after: jobs that must have ended well before they start.
+        is_chain: each plan but the first starts from a checkpoint that the one before it will
+            write; a stand-in takes its place here.
+        is_local: they run on this machine, without SLURM.
+
+    Returns:
+        The plans, with notes of what was found.
+
+    Raises:
+        UserError: the first mistake.
+    """
+    if is_local:
+        _check_local(plans)
+    else:
+        check_slurm()
+        partitions = read_partitions()
+        for plan in plans:
+            check_request(plan.request, partitions)
+        for job_id in after:
+            _check_waits_for(job_id)
+    for plan in plans:
+        check_writable(plan.folder, what="--job-dir")
+        check_writable(Path(plan.cfg.OUTPUT_DIR), what="OUTPUT_DIR")
+        _check_is_free(plan, after=after)
+    with tempfile.TemporaryDirectory() as folder:
+        before: CfgNode | None = None
+        checked = []
+        for plan in plans:
+            cfg = plan.cfg
+            if is_chain and before is not None:
+                stand_in = Path(folder) / "last checkpoint of the job before.pyth"
+                write_stand_in(before, stand_in)
+                cfg = starting_from(cfg, stand_in)
+            preflight(cfg)
+            checked.append(replace(plan, notes=(*plan.notes, *preflight_data(cfg))))
+            before = plan.cfg
+    return checked
+
+
+def check_writable(folder: Path, *, what: str) -> None:
+    """Try to write where ``folder`` is or will be made, and leave nothing there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    there = folder
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{what} must be a folder that can be written, but {folder} cannot "
+            f"({there}: {error.strerror}); choose another one, on a disk that all nodes see"
+        ) from error
+
+
+def _check_waits_for(job_id: str) -> None:
+    facts = read_job(job_id)
+    if facts is None:
+        raise UserError(f"--after must name a job that SLURM knows (squeue), but it is {job_id}")
+    if facts.is_over and facts.state != "COMPLETED":
+        raise UserError(
+            f"--after {job_id} waits for a job that ends well, but that one is {facts.state}"
+        )
+
+
+def _check_is_free(plan: Plan, *, after: Sequence[str]) -> None:
+    """Refuse to train in a folder in which another job of this --job-dir trains."""
+    for record in read_records(plan.folder.parent):
+        shares = record.output_dir == Path(plan.cfg.OUTPUT_DIR) and record.job_id not in after
+        if shares and not job_facts(record).is_over:
+            raise UserError(
+                f"{record.title} writes to OUTPUT_DIR {record.output_dir} and is not over: set "
+                f"another OUTPUT_DIR, end it ({record.how_to_stop}), or go on behind it (--after)"
+            )
+
+
+def _check_local(plans: Sequence[Plan]) -> None:
+    for plan in plans:
+        if plan.request.nodes > 1:
+            raise UserError(
+                f"--local is this machine alone, but --nodes is {plan.request.nodes}: write "
+                "--nodes 1, or leave out --local"
+            )

@@ -1,0 +1,124 @@
+"""The config of a job: the user's, with what follows from the nodes that it asks for."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from stvit_video.config import load_config
+from stvit_video.config.keys import leaves
+from stvit_video.config.sources import read_overrides
+from stvit_video.errors import UserError
+
+# Paths that a config may give from the folder in which the user stands. The job stands elsewhere.
+PATH_KEYS = (
+    "OUTPUT_DIR",
+    "DATA.PATH_TO_DATA_DIR",
+    "DATA.PATH_PREFIX",
+    "TRAIN.CHECKPOINT_FILE_PATH",
+    "TEST.CHECKPOINT_FILE_PATH",
+    "TENSORBOARD.CLASS_NAMES_PATH",
+)
+# Words that stand where a path may.
+_NO_PATHS = ("", "best")
+# What --nodes and --gpus-per-node say.
+_OURS = {"NUM_SHARDS": "--nodes", "SHARD_ID": "--nodes", "NUM_GPUS": "--gpus-per-node"}
+
+
+def load_job_config(
+    path: str | Path,
+    overrides: Sequence[str],
+    *,
+    nodes: int | None = None,
+    gpus_per_node: int | None = None,
+) -> CfgNode:
+    """Load a config for a job on some nodes; relative paths in it become absolute.
+
+    Args:
+        path: the YAML file.
+        overrides: as ``load_config`` takes them.
+        nodes: NUM_SHARDS; None: the config says it.
+        gpus_per_node: NUM_GPUS; 0: DEVICE cpu, with the config's NUM_GPUS ranks a node; None: the
+            config says it.
+
+    Raises:
+        UserError: as ``load_config``, or an override says what the flags say too.
+    """
+    given = {setting.key for setting in read_overrides(overrides)}
+    own = []
+    if nodes is not None:
+        own += _own("NUM_SHARDS", str(nodes), given)
+    if gpus_per_node:
+        own += _own("NUM_GPUS", str(gpus_per_node), given)
+    elif gpus_per_node == 0:
+        own += ["DEVICE", "cpu"]
+    cfg = load_config(path, [*overrides, *own])
+    if gpus_per_node and cfg.DEVICE == "cpu":
+        raise UserError(
+            f"--gpus-per-node is {gpus_per_node}, but DEVICE is cpu, which uses none: write "
+            "--gpus-per-node 0, or DEVICE cuda"
+        )
+    if cfg.DEVICE == "auto":
+        # A GPU that cannot be used would go unnoticed, and the job train on the CPU for days.
+        own += ["DEVICE", "cuda"]
+    return load_config(path, [*overrides, *own, *_absolute_paths(cfg)])
+
+
+def with_settings(cfg: CfgNode, **settings: object) -> CfgNode:
+    """Copy a config with other values; of TRAIN.ENABLE the name is TRAIN__ENABLE."""
+    other = cfg.clone()
+    other.defrost()
+    for name, value in settings.items():
+        *parents, last = name.split("__")
+        node = other
+        for parent in parents:
+            node = node[parent]
+        assert last in node, name
+        node[last] = value
+    other.freeze()
+    return other
+
+
+def split_array(text: str) -> tuple[str, list[str]]:
+    """Split "SOLVER.BASE_LR=1e-3,5e-4" into the key and its values; brackets hold together.
+
+    Raises:
+        UserError: there is no key, or fewer than two different values.
+    """
+    key, _, listed = text.partition("=")
+    values = [value.strip() for value in re.split(r",(?![^(\[]*[)\]])", listed)]
+    if not key or not all(values) or len(set(values)) < 2 or len(set(values)) < len(values):
+        raise UserError(
+            f'--array takes a key and two or more different values, but it is "{text}": write '
+            "KEY=VALUE,VALUE, such as SOLVER.BASE_LR=1e-3,5e-4"
+        )
+    return key, values
+
+
+def array_overrides(key: str, value: str, *, output_dir: str) -> list[str]:
+    """Return the overrides of one job of an array, which has an OUTPUT_DIR of its own."""
+    if key == "OUTPUT_DIR":
+        return [key, value]
+    return [key, value, "OUTPUT_DIR", f"{output_dir}/{file_name(f'{key}={value}')}"]
+
+
+def file_name(text: str) -> str:
+    """Return ``text`` with an underscore for all that is not usual in names of files."""
+    return re.sub(r"[^\w.=,+-]+", "_", text)
+
+
+def _own(key: str, value: str, given: set[str]) -> list[str]:
+    if key in given:
+        raise UserError(f"{key} is what {_OURS[key]} says: give one of the two")
+    return [key, value]
+
+
+def _absolute_paths(cfg: CfgNode) -> list[str]:
+    values = leaves(cfg)
+    return [
+        word
+        for key in PATH_KEYS
+        if values[key] not in _NO_PATHS
+        for word in (key, str(Path(str(values[key])).absolute()))
+    ]

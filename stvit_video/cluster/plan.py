@@ -1,0 +1,105 @@
+"""What a job will do, in figures that a user can check before it is queued."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+
+from stvit_video.cluster.request import Request
+from stvit_video.cluster.time_limit import format_minutes
+from stvit_video.engine.schedule import scaled_base_lr
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One job before it is submitted.
+
+    Attributes:
+        name: of the job.
+        source: the config file that it comes from.
+        cfg: the merged config.
+        request: its nodes.
+        folder: where its code, config and logs go.
+        max_requeues: how often it may be requeued.
+        requeue_on_failure: requeue it after a rank died or hung, too.
+        timeout_s: how long a rank waits for the others before the job ends.
+        notes: what the checks found worth a line.
+    """
+
+    name: str
+    source: str
+    cfg: CfgNode
+    request: Request
+    folder: Path
+    max_requeues: int
+    requeue_on_failure: bool
+    timeout_s: float
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return the plan, a line "what  figures" each."""
+        request = self.request
+        limit = f"{format_minutes(request.minutes)} a start, at most {self.max_requeues} requeues"
+        rows = [
+            ("job", f"{self.name} ({self.source})"),
+            ("ranks", _ranks(request)),
+            *(_training(self.cfg, request) if self.cfg.TRAIN.ENABLE else []),
+            *(_testing(self.cfg, request) if self.cfg.TEST.ENABLE else []),
+            ("time limit", limit),
+            ("output", self.cfg.OUTPUT_DIR),
+            ("job folder", str(self.folder)),
+            *(("note", note) for note in self.notes),
+        ]
+        return "\n".join(f"{what:<14} {figures}" for what, figures in rows)
+
+
+def _ranks(request: Request) -> str:
+    unit = "GPUs" if request.gpus_per_node else "ranks on the CPU"
+    each = f"{request.tasks_per_node} ({unit} of each)"
+    return f"{request.nodes} (nodes) x {each} = {request.num_ranks}"
+
+
+def _training(cfg: CfgNode, request: Request) -> list[tuple[str, str]]:
+    per_node = cfg.TRAIN.BATCH_SIZE
+    factors = [
+        (request.nodes, "nodes"),
+        (cfg.TRAIN.ACCUMULATE_STEPS, "passes (TRAIN.ACCUMULATE_STEPS)"),
+        (cfg.AUG.NUM_SAMPLE, "samples of a clip (AUG.NUM_SAMPLE)"),
+    ]
+    total = per_node
+    product = f"{per_node} a node (TRAIN.BATCH_SIZE)"
+    for factor, what in factors:
+        total *= factor
+        if factor > 1:
+            product += f" x {factor} {what}"
+    return [
+        ("batch a rank", f"{per_node // request.tasks_per_node} clips a pass"),
+        ("total batch", f"{product} = {total} clips a step"),
+        ("learning rate", _learning_rate(cfg, request)),
+        ("epochs", str(cfg.SOLVER.MAX_EPOCH)),
+        *([("weights", _weights(cfg))] if cfg.TRAIN.CHECKPOINT_FILE_PATH else []),
+    ]
+
+
+def _learning_rate(cfg: CfgNode, request: Request) -> str:
+    base = f"{cfg.SOLVER.BASE_LR:g} (SOLVER.BASE_LR)"
+    if request.nodes == 1:
+        return base
+    if cfg.SOLVER.BASE_LR_SCALE_NUM_SHARDS:
+        return f"{base} x {request.nodes} nodes = {scaled_base_lr(cfg):g}"
+    return (
+        f"{base}, not scaled, although the batch is that of {request.nodes} nodes "
+        "(SOLVER.BASE_LR_SCALE_NUM_SHARDS True multiplies it by them)"
+    )
+
+
+def _weights(cfg: CfgNode) -> str:
+    reset = ", weights alone" if cfg.TRAIN.CHECKPOINT_EPOCH_RESET else ""
+    return f"{cfg.TRAIN.CHECKPOINT_FILE_PATH}{reset}"
+
+
+def _testing(cfg: CfgNode, request: Request) -> list[tuple[str, str]]:
+    views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
+    batch = cfg.TEST.BATCH_SIZE // request.tasks_per_node
+    weights = cfg.TEST.CHECKPOINT_FILE_PATH or "the last checkpoint"
+    return [("test", f"{views}, {batch} at once on a rank, of {weights}")]

@@ -1,0 +1,159 @@
+"""One rank of a job: from its place among the others to the end of the run, or to a stop."""
+
+import faulthandler
+import logging
+import os
+import socket
+import sys
+from datetime import timedelta
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from submitit.core.job_environment import JobEnvironment
+
+from stvit_video.cluster.job import RankJob
+from stvit_video.cluster.rank_files import rank_log
+from stvit_video.cluster.records import RankRecord, recorded
+from stvit_video.cluster.requeue import requeue
+from stvit_video.cluster.stop_signals import StopSignals
+from stvit_video.cluster.task import SlurmTask
+from stvit_video.config import load_config
+from stvit_video.engine.evaluate import test
+from stvit_video.engine.train import train
+from stvit_video.errors import UserError
+from stvit_video.runtime import distributed
+from stvit_video.runtime.distributed import is_lost_contact, resolve_device, run_ranks
+from stvit_video.runtime.logging import get_logger
+
+# Exit status of a run that was stopped and does not go on by itself (sysexits: try again later).
+_STOPPED_FOR_GOOD = 75
+# Share of the time-out after which a rank that waits for something writes down where it is: so it
+# has, when the others give it up.
+_STUCK = 0.8
+_LOG_HANDLER = "stvit_video cluster log"
+
+_log = get_logger(__name__)
+
+
+def run_rank(job: RankJob, signals: StopSignals) -> None:
+    """Be the rank of this process' task; without SLURM, start the ranks of the config here.
+
+    Raises:
+        UserError: as training and testing raise it, or the ranks cannot meet.
+        SystemExit: the run was stopped.
+    """
+    task = SlurmTask.of(os.environ)
+    rank = task.rank if task else 0
+    _log_to(job.job_dir, rank)
+    record = RankRecord(
+        rank=rank,
+        node=_node(),
+        process=os.getpid(),
+        restarts=task.restarts if task else 0,
+        log=str(rank_log(job.job_dir, rank)),
+    )
+    with recorded(
+        record, job.job_dir, period_s=max(1.0, job.timeout_s / 10), is_lost=is_lost_contact
+    ):
+        try:
+            _join_and_run(job, signals, task)
+        except UserError as error:
+            _log.error("%s", error)
+            raise
+        except Exception:
+            _log.exception("This rank failed")
+            raise
+
+
+def _join_and_run(job: RankJob, signals: StopSignals, task: SlurmTask | None) -> None:
+    if task:
+        _log.info("Job %s, restart %d, process %d", task.job_id, task.restarts, os.getpid())
+        _remove_old_result()
+    cfg = load_config(job.config)
+    run_ranks(
+        partial(_train_and_test, signals=signals, task=task),
+        job,
+        num_local_ranks=cfg.NUM_GPUS,
+        num_shards=cfg.NUM_SHARDS,
+        device=resolve_device(cfg.DEVICE, cfg.NUM_GPUS),
+        backend=cfg.DIST_BACKEND,
+        timeout=timedelta(seconds=job.timeout_s),
+        identity=f"config {sha256(job.config.read_bytes()).hexdigest()[:16]}",
+    )
+
+
+def _train_and_test(job: RankJob, *, signals: StopSignals, task: SlurmTask | None) -> None:
+    # Ranks that were spawned here have neither yet.
+    signals.install()
+    stacks = _log_to(job.job_dir, distributed.get_rank())
+    cfg = load_config(job.config)
+
+    def should_stop() -> bool:
+        faulthandler.dump_traceback_later(_STUCK * job.timeout_s, file=stacks)
+        return signals.asked
+
+    try:
+        for function, is_enabled in ((train, cfg.TRAIN.ENABLE), (test, cfg.TEST.ENABLE)):
+            if is_enabled:
+                function(cfg, should_stop=should_stop)
+                if distributed.any_rank(signals.asked):
+                    _leave(job, task)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _leave(job: RankJob, task: SlurmTask | None) -> NoReturn:
+    """End this rank; rank 0 requeues the job first, when all have come to their end."""
+    distributed.barrier()
+    if task is None:
+        _log.warning("Stopped as asked; start again to go on")
+        sys.exit(_STOPPED_FOR_GOOD)
+    if task.restarts >= job.max_requeues:
+        if distributed.is_main():
+            _log.warning(
+                "The job is not requeued, as it has been %d times already (--max-requeues); submit "
+                "it again to go on",
+                task.restarts,
+            )
+        sys.exit(_STOPPED_FOR_GOOD)
+    if distributed.is_main():
+        _log.warning(
+            "The job is requeued" if requeue(task) else "SLURM has requeued or cancelled the job"
+        )
+    sys.exit(0)
+
+
+def _node() -> str:
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def _log_to(job_dir: Path, rank: int) -> TextIO:
+    """Send the log of this process to the log of ``rank``, too; returns that file."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if handler.name == _LOG_HANDLER]:
+        root.removeHandler(handler)
+        handler.close()
+    path = rank_log(job_dir, rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.name = _LOG_HANDLER
+    handler.setFormatter(
+        logging.Formatter(f"%(asctime)s %(levelname)s [rank {rank} on {_node()}] %(message)s")
+    )
+    root.addHandler(handler)
+    logging.getLogger("stvit_video").setLevel(logging.INFO)
+    assert handler.stream is not None, "it is opened with the handler"
+    return handler.stream
+
+
+def _remove_old_result() -> None:
+    """Remove what this task left in submitit's folder before it was requeued.
+
+    An old result tells that the job is over, and of one that was half written submitit makes an
+    error at the end of the job.
+    """
+    result = JobEnvironment().paths.result_pickle
+    for path in (result, result.with_suffix(result.suffix + ".save_tmp")):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,107 @@
+"""A small run to launch, and programs that stand in for SLURM's."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from small_run import SMALL_CONFIG, write_data_set
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What scontrol of SLURM 22.05 prints, shortened.
+PARTITIONS = """\
+PartitionName=debug AllowGroups=ALL AllowAccounts=ALL Default=YES QoS=N/A DefaultTime=NONE \
+MaxNodes=UNLIMITED MaxTime=12:00:00 MinNodes=0 Nodes=n[1-4] State=UP TotalCPUs=8 TotalNodes=4 \
+SelectTypeParameters=NONE
+PartitionName=long AllowGroups=ALL Default=NO MaxNodes=2 MaxTime=UNLIMITED State=UP TotalNodes=4
+PartitionName=old AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=DOWN \
+TotalNodes=4
+"""
+
+# Jobs lie in files jobs/ID; sbatch keeps each script as scripts/ID.
+SCONTROL = """\
+here=$(dirname "$0")
+case "$*" in
+"show partition --oneliner") cat "$here/partitions" ;;
+"show job "*)
+    if [ -f "$here/jobs/$3" ]; then cat "$here/jobs/$3"
+    else echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; fi ;;
+*) echo "scontrol: no such thing: $*" >&2; exit 1 ;;
+esac
+"""
+SBATCH = """\
+here=$(dirname "$0")
+if [ -f "$here/refusal" ] && grep -q "$(cat "$here/refusal")" "$1"; then
+    echo "sbatch: error: Batch job submission failed: Invalid qos specification" >&2; exit 1
+fi
+number=$(($(ls "$here/scripts" | wc -l) + 1))
+cp "$1" "$here/scripts/$number"
+env > "$here/env"
+echo "Submitted batch job $number"
+"""
+SCANCEL = 'echo "$*" >> "$(dirname "$0")/cancelled"\n'
+
+
+class FakeSlurm:
+    """Programs in a folder of PATH that answer as SLURM's do; nothing ever runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("jobs", "scripts"):
+            (folder / name).mkdir(parents=True)
+        (folder / "partitions").write_text(PARTITIONS)
+        programs = {"sbatch": SBATCH, "scontrol": SCONTROL, "scancel": SCANCEL, "srun": "exit 1\n"}
+        for name, text in programs.items():
+            program = folder / name
+            program.write_text(f"#!/bin/sh\n{text}")
+            program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+    @property
+    def scripts(self) -> list[str]:
+        """Texts of the scripts that were submitted, the first first."""
+        files = sorted((self.folder / "scripts").iterdir(), key=lambda file: int(file.name))
+        return [file.read_text() for file in files]
+
+    @property
+    def cancelled(self) -> list[str]:
+        file = self.folder / "cancelled"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def refuse(self, pattern: str) -> None:
+        """Refuse scripts in which a line matches ``pattern``."""
+        (self.folder / "refusal").write_text(pattern)
+
+    def set_job(self, job_id: str, state: str, *, output: str = "", restarts: int = 0) -> None:
+        line = (
+            f"JobId={job_id} JobName=a b UserId=me(1) JobState={state} Reason=Resources "
+            f"Dependency=(null) Requeue=1 Restarts={restarts} BatchFlag=1 Command=/x y/z.sh "
+            f"StdOut={output} Power=\n"
+        )
+        (self.folder / "jobs" / job_id).write_text(line)
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch) -> FakeSlurm:
+    slurm = FakeSlurm(tmp_path / "slurm programs")
+    monkeypatch.setenv("PATH", f"{slurm.folder}{os.pathsep}{os.environ['PATH']}")
+    return slurm
+
+
+@pytest.fixture(scope="session")
+def video_folder(tmp_path_factory) -> Path:
+    """The data set of ``small_run``."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_data_set(folder)
+    return folder
+
+
+@pytest.fixture
+def config_file(tmp_path, video_folder) -> Path:
+    """The config of ``small_run`` over its data set, with folders from where the user stands."""
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        SMALL_CONFIG.replace("DATA:", f"DATA:\n  PATH_TO_DATA_DIR: {video_folder}")
+        + "OUTPUT_DIR: run\n"
+    )
+    return path

@@ -1,0 +1,86 @@
+import io
+import json
+import sys
+
+import pytest
+
+from stvit_video.cluster.follow import follow
+from stvit_video.cluster.job_record import new_record
+from stvit_video.cluster.slurm import JobFacts
+
+
+def stats(**values):
+    line = {"_type": "train_iter", "epoch": "1/2", "loss": 1.25, "lr": 0.1, "eta": "0:00:09"}
+    return f"INFO json_stats: {json.dumps({**line, **values})}\n"
+
+
+@pytest.fixture
+def record(tmp_path):
+    return new_record(
+        job_id="7", name="small", folder=tmp_path, output_dir=str(tmp_path), is_local=False
+    )
+
+
+def script(record, *moments):
+    """An ``ask`` at whose calls, one after the other, the log grows and the state changes."""
+    remaining = iter(moments)
+
+    def ask(_):
+        text, state, reason = next(remaining)
+        if text:
+            with record.log().open("a") as log:
+                log.write(text)
+        return JobFacts(state, reason, restarts=0, output="")
+
+    return ask
+
+
+def test_the_log_is_shown_as_it_grows_until_the_job_ends(record, capsys):
+    ask = script(
+        record,
+        ("", "PENDING", "Resources"),
+        ("first line\nsecond", "RUNNING", "None"),
+        (" line\n", "RUNNING", "None"),
+        ("", "PENDING", "BeginTime"),
+        ("after the requeue\n", "RUNNING", "None"),
+        ("last line\n", "COMPLETED", "None"),
+    )
+    assert follow(record, ask=ask, ask_seconds=0.01)
+    assert capsys.readouterr().out.splitlines() == [
+        "job 7: PENDING (Resources)",
+        "job 7: RUNNING",
+        "first line",
+        "second line",
+        "job 7: PENDING (BeginTime)",
+        "job 7: RUNNING",
+        "after the requeue",
+        "last line",
+        "job 7: COMPLETED",
+    ]
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELLED", "TIMEOUT", "ENDED"])
+def test_another_end_than_completion_is_no_success(record, state):
+    assert not follow(record, ask=script(record, ("", state, "None")), ask_seconds=0.01)
+
+
+def test_statistics_are_lines_where_there_is_no_terminal(record, capsys):
+    line = stats(iter="3/10")
+    assert follow(record, ask=script(record, (line, "COMPLETED", "None")))
+    assert line.strip() in capsys.readouterr().out
+
+
+def test_a_terminal_shows_a_bar_instead_of_statistics(record, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    log = stats(iter="3/10") + "a line\n" + stats(iter="6/10") + stats(epoch="2/2", iter="1/10")
+    assert follow(record, ask=script(record, (log, "COMPLETED", "None")))
+    shown = terminal.getvalue()
+    assert "json_stats" not in shown
+    assert "a line\n" in shown
+    for part in ("epoch 1/2", "60%", "6/10", "loss=1.250", "eta=0:00:09", "epoch 2/2"):
+        assert part in shown, part

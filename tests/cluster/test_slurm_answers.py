@@ -1,0 +1,89 @@
+"""What SLURM's programs print, and what is refused by it."""
+
+import dataclasses
+
+import pytest
+
+from stvit_video.cluster.request import Request, check_request
+from stvit_video.cluster.slurm import check_slurm, fields, read_job, read_partitions
+from stvit_video.errors import UserError
+
+REQUEST = Request(nodes=4, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1, minutes=720)
+
+
+def test_values_may_hold_spaces():
+    assert fields("JobName=a b MinMemory=0 Nodes=n[1-4] Licenses=(null) Power=") == {
+        "JobName": "a b",
+        "MinMemory": "0",
+        "Nodes": "n[1-4]",
+        "Licenses": "(null)",
+        "Power": "",
+    }
+
+
+def test_partitions(fake_slurm):
+    debug, long, old = read_partitions()
+    assert (debug.name, debug.is_default, debug.is_up) == ("debug", True, True)
+    assert (debug.max_minutes, debug.max_nodes) == (720, 4)
+    assert (long.is_default, long.max_minutes, long.max_nodes) == (False, None, 2)
+    assert not old.is_up
+
+
+@pytest.mark.parametrize(
+    ("state", "is_over"),
+    [
+        *((state, False) for state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED")),
+        *((state, True) for state in ("COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL")),
+    ],
+)
+def test_jobs(fake_slurm, state, is_over):
+    fake_slurm.set_job("7", state, output="/a b/7_0_log.out", restarts=3)
+    job = read_job("7")
+    assert (job.state, job.reason, job.restarts) == (state, "Resources", 3)
+    assert job.output == "/a b/7_0_log.out"
+    assert job.is_over == is_over
+
+
+def test_a_job_that_slurm_does_not_know(fake_slurm):
+    assert read_job("8") is None
+
+
+def test_no_answer_is_a_sentence(fake_slurm):
+    (fake_slurm.folder / "scontrol").write_text(
+        "#!/bin/sh\necho 'slurm_load_partitions: Unable to contact slurm controller' >&2\nexit 1\n"
+    )
+    with pytest.raises(UserError, match="Unable to contact"):
+        read_partitions()
+    with pytest.raises(UserError, match="Unable to contact"):
+        read_job("7")
+
+
+def test_a_machine_without_slurm(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"no sbatch in PATH.*--local"):
+        check_slurm()
+
+
+def test_a_request_that_fits(fake_slurm):
+    check_request(REQUEST, read_partitions())
+    check_request(dataclasses.replace(REQUEST, partition="debug"), read_partitions())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"partition": "gpu"}, "no partition gpu; this cluster has debug, long, old"),
+        ({"minutes": 721}, "--time must be at most 12:00:00.* debug, but it is 12:01:00"),
+        ({"nodes": 5}, "--nodes must be at most 4.* but it is 5"),
+        ({"partition": "long", "nodes": 3}, "--nodes must be at most 2"),
+        ({"partition": "old"}, "partition old is not up"),
+    ],
+)
+def test_a_request_that_cannot_be_met(fake_slurm, change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        check_request(dataclasses.replace(REQUEST, **change), read_partitions())
+
+
+def test_a_cluster_without_a_default_partition_wants_one_named(fake_slurm):
+    with pytest.raises(UserError, match="name one of long, old with --partition"):
+        check_request(REQUEST, read_partitions()[1:])

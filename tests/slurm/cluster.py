@@ -1,0 +1,171 @@
+"""A SLURM of four nodes on this machine: its own daemons, in a folder, on loopback.
+
+Nothing is installed, and no process is touched that was not started here.
+"""
+
+import getpass
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
+NODES = ("n1", "n2", "n3", "n4")
+# Where Debian keeps daemons, which are not in every user's PATH.
+DAEMON_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
+
+CONFIG = """
+ClusterName=four
+SlurmctldHost=localhost(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+SlurmctldPort={ports[0]}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmdLogFile={folder}/slurmd.%n.log
+SlurmdSpoolDir={folder}/spool.%n
+StateSaveLocation={folder}/state
+SlurmdParameters=config_overrides
+SlurmctldParameters={controller}
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=sched_interval=1,bf_interval=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+ReturnToService=2
+KillWait=20
+SlurmdTimeout=10
+NodeName=n[1-4] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[4]}] CPUs=4
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=60 MaxTime=60
+PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60
+"""
+
+
+class Cluster:
+    """The daemons, and what tests ask them.
+
+    Args:
+        folder: for all that they write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ports = _free_ports(1 + len(NODES))
+        self.env = {
+            **os.environ,
+            "PATH": DAEMON_PATH,
+            "SLURM_CONF": str(folder / "slurm.conf"),
+        }
+        self.daemons: dict[str, subprocess.Popen] = {}
+
+    def start(self) -> None:
+        self.folder.chmod(0o711)  # so munge wants it, where its socket is
+        (self.folder / "state").mkdir()
+        self.configure()
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o600)
+        munge = {"socket": "munge.socket", "key-file": key.name, "log-file": "munge.log"}
+        files = {**munge, "pid-file": "munge.pid", "seed-file": "munge.seed"}
+        options = [f"--{option}={self.folder / file}" for option, file in files.items()]
+        self._run_daemon("munged", "--foreground", *options)
+        _wait(lambda: (self.folder / "munge.socket").exists(), "munged")
+        self._run_daemon("slurmctld", "-D")
+        for node in NODES:
+            self.start_node(node)
+        _wait(self.is_idle, "four idle nodes", log=self.folder / "slurmctld.log")
+
+    def start_node(self, node: str) -> None:
+        (self.folder / f"spool.{node}").mkdir(exist_ok=True)
+        self._run_daemon("slurmd", "-D", "-N", node, name=node)
+
+    def kill_node(self, node: str) -> None:
+        """Kill a node's slurmd, as a crash of it does: the tasks that it started live on."""
+        self.daemons[node].kill()
+        self.daemons.pop(node).wait()
+
+    def stop(self) -> None:
+        self.run("scancel", "--state=PENDING", f"--user={getpass.getuser()}", check=False)
+        self.run("scancel", "--signal=KILL", f"--user={getpass.getuser()}", check=False)
+        self.run("scancel", f"--user={getpass.getuser()}", check=False)
+        _wait(lambda: not self.run("squeue", "--noheader"), "the end of all jobs")
+        for daemon in reversed(self.daemons.values()):
+            daemon.terminate()
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+
+    def configure(self, *, controller: str = "enable_configless") -> None:
+        """Write slurm.conf, with other parameters of slurmctld."""
+        text = CONFIG.format(
+            user=getpass.getuser(), folder=self.folder, ports=self.ports, controller=controller
+        )
+        (self.folder / "slurm.conf").write_text(text)
+        if self.daemons:
+            self.run("scontrol", "reconfigure")
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run one of SLURM's programs; returns what it prints."""
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60)
+        assert not check or done.returncode == 0, f"{command}: {done.stderr}{done.stdout}"
+        return done.stdout.strip()
+
+    def is_idle(self) -> bool:
+        states = self.run("sinfo", "-hN", "-p", "low", "-o", "%T", check=False).split()
+        return states == ["idle"] * len(NODES)
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """What scontrol says of a job."""
+        line = self.run("scontrol", "show", "job", job_id, "--oneliner")
+        return dict(re.findall(r"(\S+?)=(\S*)", line))
+
+    def _run_daemon(self, program: str, *options: str, name: str = "") -> None:
+        log = (self.folder / f"{name or program}.out").open("ab")
+        path = shutil.which(program, path=DAEMON_PATH)
+        assert path, program
+        self.daemons[name or program] = subprocess.Popen(
+            [path, *options], env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
+        log.close()
+
+
+def missing_programs() -> list[str]:
+    return [program for program in PROGRAMS if not shutil.which(program, path=DAEMON_PATH)]
+
+
+def _free_ports(number: int) -> list[int]:
+    """Ports in a row, which slurm.conf can write as a range."""
+    for first in range(35000 + os.getpid() % 10000, 60000, number):
+        ports = list(range(first, first + number))
+        if all(map(_is_free, ports)):
+            return ports
+    raise AssertionError("no free ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as candidate:
+        try:
+            candidate.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _wait(condition, what: str, *, seconds: float = 60, log: Path | None = None) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            told = log.read_text()[-2000:] if log and log.exists() else ""
+            raise AssertionError(f"waited {seconds:g} s for {what}\n{told}")
+        time.sleep(0.2)
