@@ -36,7 +36,8 @@ def default_config() -> CfgNode:
     c.TRAIN.CHECKPOINT_PERIOD = 1
     # Steps between two checkpoints inside an epoch; 0: none there.
     c.TRAIN.CHECKPOINT_STEPS = 0
-    # Finished epochs whose checkpoints stay: the newest (0: all), and those of lowest top1_err.
+    # Finished epochs whose checkpoints stay: the newest (0: all), and those of lowest top1_err
+    # (in detection, of highest box AP).
     c.TRAIN.KEEP_LAST = 0
     c.TRAIN.KEEP_BEST = 1
     # Go on from the newest readable checkpoint in OUTPUT_DIR.
@@ -63,7 +64,8 @@ def default_config() -> CfgNode:
     c.TEST = CfgNode()
     c.TEST.ENABLE = True
     c.TEST.DATASET = "kinetics"
-    # Clips forwarded at once on this machine, divided evenly among its processes.
+    # Clips forwarded at once on this machine, divided evenly among its processes. (In detection
+    # each forwards one image at a time.)
     c.TEST.BATCH_SIZE = 64
     # Weights to test; empty: the last checkpoint of this OUTPUT_DIR; "best": the one of the
     # lowest validation error.
@@ -72,7 +74,8 @@ def default_config() -> CfgNode:
     c.TEST.NUM_ENSEMBLE_VIEWS = 4
     c.TEST.NUM_SPATIAL_CROPS = 3
     # Predictions of every video as a CSV file, a path from OUTPUT_DIR; empty:
-    # results/predictions.csv.
+    # results/predictions.csv. (In detection a JSON file in COCO's format; empty:
+    # results/predictions.json.)
     c.TEST.SAVE_RESULTS_PATH = ""
 
     c.DATA = CfgNode()

@@ -41,6 +41,11 @@ DETECTION_RULES: tuple[Rule, ...] = (
         'must be of 1 frame with MODEL.ARCH "cascade_mask_rcnn", which detects in images',
         lambda patch, arch: patch[0] == 1 or arch != _ARCH,
     ),
+    Rule(
+        ("SWIN.PATCH_SIZE", "MODEL.ARCH"),
+        'must have as many rows as columns, 1, 2 or 4, with MODEL.ARCH "cascade_mask_rcnn"',
+        lambda patch, arch: arch != _ARCH or (patch[1] == patch[2] and patch[1] in (1, 2, 4)),
+    ),
     *length(3, "DETECTION.SPLITS"),
     *length(2, "DETECTION.NUM_PROPOSALS"),
     *each("must not be empty", bool, "DETECTION.TRAIN_SHORT_SIDES", "DETECTION.IOU_THRESHOLDS"),

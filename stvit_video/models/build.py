@@ -111,8 +111,13 @@ def build_cascade_mask_rcnn(cfg: CfgNode) -> nn.Module:
     body = build_swin(cfg)
     # Nothing would train them.
     body.norm, body.head = nn.Identity(), nn.Identity()
-    channels = [cfg.SWIN.EMBED_DIM << stage for stage in range(len(cfg.SWIN.DEPTHS))]
-    return build_cascade(cfg, body, channels=channels)
+    stages = range(len(cfg.SWIN.DEPTHS))
+    return build_cascade(
+        cfg,
+        body,
+        channels=[cfg.SWIN.EMBED_DIM << stage for stage in stages],
+        strides=[cfg.SWIN.PATCH_SIZE[1] << stage for stage in stages],
+    )
 
 
 @MODELS.register("deit")

@@ -17,6 +17,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou
 
 from stvit_video.engine.profile import count_flops
 from stvit_video.models.detection.box_loss import giou_loss
+from stvit_video.models.detection.pooling import PyramidRoIAlign
 
 ONE_STAGE = (
     *("DETECTION.IOU_THRESHOLDS", "(0.5,)", "DETECTION.STAGE_WEIGHTS", "(1.0,)"),
@@ -156,6 +157,18 @@ def test_the_giou_loss_is_that_of_the_decoded_boxes():
     found = giou_loss(coder, offsets=offsets, boxes=boxes, true_boxes=boxes)
     # IoU 1/3, and the union fills its hull; IoU 1/2, the hull is the larger box.
     assert found.item() == pytest.approx(10 * (2 / 3 + 1 / 2), rel=1e-5)
+
+
+def test_pooling_does_not_depend_on_what_came_first():
+    """torchvision's own takes the strides from its first batch, here 2 instead of 4."""
+    generator = torch.Generator().manual_seed(0)
+    maps = {str(i): torch.randn(1, 3, 64 >> i, 64 >> i, generator=generator) for i in range(4)}
+    small = {name: map_[:, :, : 16 >> int(name), : 16 >> int(name)] for name, map_ in maps.items()}
+    boxes = [torch.tensor([[20.0, 30.0, 80.0, 70.0], [0.0, 0.0, 200.0, 250.0]])]
+    expected = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)(maps, boxes, [(256, 256)])
+    pooling = PyramidRoIAlign((4, 8, 16, 32), side=7)
+    pooling(small, [torch.tensor([[0.0, 0, 9, 9]])], [(40, 40)])  # padded to 64
+    torch.testing.assert_close(pooling(maps, boxes, [(256, 256)]), expected)
 
 
 def test_detections_lie_in_their_images():

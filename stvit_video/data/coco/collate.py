@@ -19,8 +19,15 @@ def collate_images(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
     images = batch["image"]
     batch["size"] = [tuple(image.shape[1:]) for image in images]
-    sides = [-(-max(side) // _MULTIPLE) * _MULTIPLE for side in zip(*batch["size"], strict=True)]
-    batch["image"] = torch.zeros(len(images), 3, *sides, dtype=torch.uint8)
+    tallest, widest = (max(side) for side in zip(*batch["size"], strict=True))
+    height, width = padded_size((tallest, widest))
+    batch["image"] = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
     for padded, image in zip(batch["image"], images, strict=True):
         padded[:, : image.shape[1], : image.shape[2]] = image
     return batch
+
+
+def padded_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the sides of a batch whose images have sides up to ``size``."""
+    rows, columns = (-(-side // _MULTIPLE) * _MULTIPLE for side in size)
+    return rows, columns

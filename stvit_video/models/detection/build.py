@@ -10,13 +10,14 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from .backbone import PyramidBackbone
 from .box_loss import BoxLoss, giou_loss, smooth_l1_loss
 from .cascade import CascadeHeads
 from .detector import CascadeMaskRCNN, FloatRPNHead
+from .pooling import PyramidRoIAlign
 from .sync_norm import SyncBatchNorm
 
 BOX_LOSSES: dict[str, BoxLoss] = {"giou": giou_loss, "smooth_l1": smooth_l1_loss}
@@ -27,18 +28,20 @@ _BOX_SIDE, _MASK_SIDE = 7, 14
 _OFFSET_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
-def build_cascade(cfg: CfgNode, body: nn.Module, *, channels: Sequence[int]) -> CascadeMaskRCNN:
+def build_cascade(
+    cfg: CfgNode, body: nn.Module, *, channels: Sequence[int], strides: Sequence[int]
+) -> CascadeMaskRCNN:
     """Build a Cascade Mask R-CNN.
 
     Args:
         cfg: the config.
         body: see :class:`PyramidBackbone`.
         channels: of each stage of the body.
+        strides: of each stage's map, in pixels.
     """
     detection = cfg.DETECTION
     # Regions are pooled from the stages' maps; the smallest map, after them, is for proposals.
-    names = [str(stage) for stage in range(len(channels))]
-    stages = [_stage(cfg, number, names) for number in range(len(detection.IOU_THRESHOLDS))]
+    stages = [_stage(cfg, number, strides) for number in range(len(detection.IOU_THRESHOLDS))]
     return CascadeMaskRCNN(
         backbone=PyramidBackbone(body, channels=channels),
         fpn=FeaturePyramidNetwork(
@@ -74,7 +77,7 @@ def _rpn(cfg: CfgNode) -> RegionProposalNetwork:
     )
 
 
-def _stage(cfg: CfgNode, number: int, names: list[str]) -> RoIHeads:
+def _stage(cfg: CfgNode, number: int, strides: Sequence[int]) -> RoIHeads:
     detection = cfg.DETECTION
     width = detection.FPN_CHANNELS
     # The background is a class to the heads.
@@ -82,7 +85,7 @@ def _stage(cfg: CfgNode, number: int, names: list[str]) -> RoIHeads:
     threshold = detection.IOU_THRESHOLDS[number]
     weights = tuple((number + 1) * weight for weight in _OFFSET_WEIGHTS)
     return RoIHeads(
-        box_roi_pool=MultiScaleRoIAlign(names, _BOX_SIDE, sampling_ratio=2),
+        box_roi_pool=PyramidRoIAlign(strides, side=_BOX_SIDE),
         box_head=FastRCNNConvFCHead(
             (width, _BOX_SIDE, _BOX_SIDE),
             [width] * detection.BOX_CONVS,
@@ -98,7 +101,7 @@ def _stage(cfg: CfgNode, number: int, names: list[str]) -> RoIHeads:
         score_thresh=detection.SCORE_THRESH,
         nms_thresh=detection.NMS_THRESH,
         detections_per_img=detection.MAX_DETECTIONS,
-        mask_roi_pool=MultiScaleRoIAlign(names, _MASK_SIDE, sampling_ratio=2),
+        mask_roi_pool=PyramidRoIAlign(strides, side=_MASK_SIDE),
         mask_head=MaskRCNNHeads(width, [width] * detection.MASK_CONVS, 1),
         mask_predictor=MaskRCNNPredictor(width, width, classes),
     )
