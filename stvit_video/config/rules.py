@@ -75,5 +75,10 @@ def is_range(values: tuple[float, ...]) -> bool:
     return not values or (len(values) == 2 and 0 < values[0] <= values[1])
 
 
+def is_swin(arch: str) -> bool:
+    """Say whether MODEL.ARCH is a Swin, or has one as its backbone."""
+    return arch in ("swin", "cascade_mask_rcnn")
+
+
 def _show(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)

@@ -14,6 +14,7 @@ from stvit_video.config.rules import (
     each,
     entries_at_least,
     is_range,
+    is_swin,
     length,
     one_of,
 )
@@ -286,13 +287,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("STVIT.STAGE", "SWIN.DEPTHS", "MODEL.ARCH"),
         "must be a stage of SWIN.DEPTHS, counted from 1",
-        lambda stage, depths, arch: arch != "swin" or 1 <= stage <= len(depths),
+        lambda stage, depths, arch: not is_swin(arch) or 1 <= stage <= len(depths),
         when="STVIT.ENABLE",
     ),
     Rule(
         ("STVIT.NUM_TOKENS", "SWIN.WINDOW_SIZE", "MODEL.ARCH"),
         "must be at most the image tokens of a window, rows times columns",
-        lambda tokens, window, arch: arch != "swin" or tokens <= window[1] * window[2],
+        lambda tokens, window, arch: not is_swin(arch) or tokens <= window[1] * window[2],
         when="STVIT.ENABLE",
     ),
     Rule(
@@ -312,7 +313,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("SWIN.STEM", "SWIN.PATCH_SIZE", "MODEL.ARCH"),
         'must be "patch", unless SWIN.PATCH_SIZE is (1, 4, 4), which is what "conv" makes',
-        lambda stem, patch, arch: arch != "swin" or stem == "patch" or patch == (1, 4, 4),
+        lambda stem, patch, arch: not is_swin(arch) or stem == "patch" or patch == (1, 4, 4),
     ),
     *DETECTION_RULES,
     # The optimizer and its schedule.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stvit_video.errors import UserError
 
 from .detection.detector import CascadeMaskRCNN
-from .detection.weights import to_detector_names
+from .detection.weights import BODY, to_detector_names
 from .formats import detect_format, to_our_names
 from .inflate import Size, inflate_bias_table, inflate_patch_embed, resize_bias_table
 from .layers.attention import WindowAttention
@@ -28,7 +28,7 @@ from .semantic.stgm import SemanticTokenGeneration
 _STATE_KEYS = ("model_state", "state_dict", "model")
 _AVERAGED_KEY = "ema_state"
 # Of a classifier, and of a detector's backbone.
-_PATCH_NAMES = ("patch_embed.proj.weight", "backbone.body.patch_embed.proj.weight")
+_PATCH_NAMES = ("patch_embed.proj.weight", f"{BODY}patch_embed.proj.weight")
 
 
 def load_weights(

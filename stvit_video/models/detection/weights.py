@@ -7,8 +7,9 @@ from torch import Tensor
 
 from ..formats import Format, to_our_names
 
-_BODY = "backbone.body."
-_IS_DETECTOR = re.compile(r"backbone\.(body\.|norm0\.)")
+# In front of the names of a detector's backbone.
+BODY = "backbone.body."
+
 # The official feature pyramid. Its heads are not taken: they were trained on regions that were
 # pooled half a pixel away from torchvision's.
 _OFFICIAL = (
@@ -16,6 +17,7 @@ _OFFICIAL = (
     (re.compile(r"neck\.lateral_convs\.(\d)\.conv\."), r"fpn.inner_blocks.\1.0."),
     (re.compile(r"neck\.fpn_convs\.(\d)\.conv\."), r"fpn.layer_blocks.\1.0."),
 )
+_OFFICIAL_NORM = "backbone.norm0.weight"
 
 
 def to_detector_names(state: Mapping[str, Tensor], format_: Format) -> dict[str, Tensor]:
@@ -26,18 +28,17 @@ def to_detector_names(state: Mapping[str, Tensor], format_: Format) -> dict[str,
             official detector, of which backbone, its norms and the feature pyramid get our names.
         format_: of the file, for the names inside the backbone.
     """
-    if any(key.startswith(_BODY) for key in state):
+    if any(key.startswith(BODY) for key in state):
         return dict(state)
-    if not any(_IS_DETECTOR.match(key) for key in state):
-        return {_BODY + name: value for name, value in to_our_names(state, format_).items()}
-    renamed = {}
+    around, body = {}, {}
     for key, value in state.items():
-        for pattern, name in _OFFICIAL:
-            if pattern.match(key):
-                renamed[pattern.sub(name, key)] = value
-                break
+        found = [(pattern, name) for pattern, name in _OFFICIAL if pattern.match(key)]
+        if found:
+            ((pattern, name),) = found
+            around[pattern.sub(name, key)] = value
+        elif _OFFICIAL_NORM in state and not key.startswith("backbone."):
+            around[key] = value  # of a head
         else:
-            in_body = key.startswith("backbone.")
-            for name in to_our_names({key: value}, format_):
-                renamed[_BODY + name if in_body else key] = value
-    return renamed
+            body[key] = value
+    renamed = to_our_names(body, format_)
+    return {**around, **{BODY + name: value for name, value in renamed.items()}}
