@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import Sampler
+from torchvision.transforms import v2
 
 from stvit_video.data.coco.annotations import CocoAnnotations, read_annotations
 from stvit_video.data.coco.collate import collate_images
@@ -45,12 +46,9 @@ def build_coco(cfg: CfgNode, split: str) -> CocoImages:
     )
     check_budget(annotations.bad, max_bad=cfg.DETECTION.MAX_BAD_ANNOTATIONS)
     videos = image_files(annotations, Path(cfg.DATA.PATH_TO_DATA_DIR) / _name(cfg, split))
-    detection = cfg.DETECTION
     if split != "train":
-        transform = eval_transform(
-            short_side=detection.TEST_SHORT_SIDE, max_size=detection.MAX_SIZE
-        )
-        return EvaluationImages(annotations, videos=videos, transform=transform)
+        return EvaluationImages(annotations, videos=videos, transform=build_eval_transform(cfg))
+    detection = cfg.DETECTION
     transform = train_transform(
         short_sides=detection.TRAIN_SHORT_SIDES,
         max_size=detection.MAX_SIZE,
@@ -59,6 +57,11 @@ def build_coco(cfg: CfgNode, split: str) -> CocoImages:
         flip=cfg.DATA.RANDOM_FLIP,
     )
     return TrainingImages(annotations, videos=videos, transform=transform, seed=cfg.RNG_SEED)
+
+
+def build_eval_transform(cfg: CfgNode) -> v2.Transform:
+    """Build what is done to images before a detector looks for objects in them."""
+    return eval_transform(short_side=cfg.DETECTION.TEST_SHORT_SIDE, max_size=cfg.DETECTION.MAX_SIZE)
 
 
 def annotation_file(cfg: CfgNode, split: str) -> Path:
