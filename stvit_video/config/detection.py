@@ -46,6 +46,11 @@ DETECTION_RULES: tuple[Rule, ...] = (
         'must have as many rows as columns, 1, 2 or 4, with MODEL.ARCH "cascade_mask_rcnn"',
         lambda patch, arch: arch != _ARCH or (patch[1] == patch[2] and patch[1] in (1, 2, 4)),
     ),
+    Rule(
+        ("SOLVER.LAYER_DECAY", "MODEL.ARCH"),
+        'must be 1 with MODEL.ARCH "cascade_mask_rcnn", whose layers are not numbered',
+        lambda decay, arch: decay == 1 or arch != _ARCH,
+    ),
     *length(3, "DETECTION.SPLITS"),
     *length(2, "DETECTION.NUM_PROPOSALS"),
     *each("must not be empty", bool, "DETECTION.TRAIN_SHORT_SIDES", "DETECTION.IOU_THRESHOLDS"),

@@ -272,6 +272,10 @@ BROKEN = [
         f"{DETECTOR} SWIN.PATCH_SIZE=[1,3,3]",
         "SWIN.PATCH_SIZE must have as many rows as columns, 1, 2 or 4, with MODEL.ARCH",
     ),
+    (
+        f"{DETECTOR} SOLVER.LAYER_DECAY=0.9",
+        'SOLVER.LAYER_DECAY must be 1 with MODEL.ARCH "cascade_mask_rcnn"',
+    ),
     ("DETECTION.SPLITS=[train,val]", "DETECTION.SPLITS must have 3 entries"),
     ("DETECTION.NUM_PROPOSALS=[1]", "DETECTION.NUM_PROPOSALS must have 2 entries"),
     ("DETECTION.TRAIN_SHORT_SIDES=[]", "DETECTION.TRAIN_SHORT_SIDES must not be empty"),
