@@ -191,6 +191,9 @@ def default_config() -> CfgNode:
     # Frames, rows and columns of a patch and of an attention window.
     c.SWIN.PATCH_SIZE = (2, 4, 4)
     c.SWIN.WINDOW_SIZE = (8, 7, 7)
+    # Cut windows to a grid that is smaller, as published; False pads the grid, and shifts windows
+    # even where one covers it, as the released Swin for detection.
+    c.SWIN.CUT_WINDOWS = True
     # Channels of the first stage (doubled at each later one); blocks and heads of each stage.
     c.SWIN.EMBED_DIM = 96
     c.SWIN.DEPTHS = (2, 2, 6, 2)
@@ -210,10 +213,12 @@ def default_config() -> CfgNode:
     c.STVIT = CfgNode()
     # Replace image tokens by semantic tokens in the middle of a stage.
     c.STVIT.ENABLE = False
-    # The stage (1 is the first) that LAYOUT describes; all later stages are semantic. DeiT is
-    # one stage.
+    # The stage (1 is the first) that LAYOUT describes; all later stages are semantic, or dense if
+    # LAYOUT recovers the image tokens. DeiT is one stage.
     c.STVIT.STAGE = 3
-    # Layers of that stage: base (image tokens), stgm (token generation), semantic.
+    # Layers of that stage: base (image tokens), stgm (token generation), semantic, and recovery
+    # (of the image tokens), such as "3 x (base 1, stgm 2, semantic 2, recovery 1)" of STViT-R.
+    # After a recovery, semantic layers without stgm go on with the same semantic tokens.
     c.STVIT.LAYOUT = "base 2, stgm 2, semantic 2"
     # Semantic tokens of each spatial window of each frame (DeiT: of the frame); a square number.
     c.STVIT.NUM_TOKENS = 9
@@ -225,13 +230,26 @@ def default_config() -> CfgNode:
     c.STVIT.POOLING = "intra_inter"
     # Side of the key window of each STGM layer, in image tokens; 0 for the whole frame.
     c.STVIT.KEY_WINDOWS = (10, 14)
+    # Side of the window of semantic tokens that the recovery gives the image tokens of a window, in
+    # semantic tokens, centred and cut off at the border; 0 for the whole frame.
+    c.STVIT.RECOVERY_WINDOW = 0
+    # Key windows at the border of the frame: "move" (moved inwards, as in classification) or "cut"
+    # (centred and cut off, as in detection). For detectors' weights that were released with their
+    # padding: "released" (it is masked in the corner alone) or "released_unmasked" (nowhere).
+    c.STVIT.BORDER = "move"
     # Which STGM layers have semantic tokens as keys beside image tokens: "all" (the paper's Swin),
     # "later" (all but the first, its DeiT) or "none".
     c.STVIT.SEMANTIC_KEYS = "all"
     # Frames over which semantic tokens attend; 1: inside each frame, as counted in the paper.
     c.STVIT.TEMPORAL_WINDOW = 1
-    # Initial value of the layer scale of semantic blocks; 0: no layer scale.
+    # Initial value of the layer scale of stgm, semantic and recovery layers; 0: no layer scale.
     c.STVIT.LAYER_SCALE_INIT = 0.0
+    # The first STGM layer adds the centres to what they gather; False replaces them by it.
+    c.STVIT.SHORTCUT = True
+    # Windows along each axis that learned global centres are laid out for, after which they
+    # repeat; 1: all windows share them (the paper), 2: all of a frame of 224 pixels (the released
+    # STViT-R with USE_GLOBAL).
+    c.STVIT.GLOBAL_WINDOWS = 1
 
     # Of MODEL.ARCH "cascade_mask_rcnn", whose backbone the SWIN and STVIT keys describe;
     # MODEL.NUM_CLASSES does not count the background.

@@ -7,7 +7,7 @@ from pathlib import Path
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.errors import UserError
 
-_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
 
 
 def class_folders(folder: str | Path) -> list[str]:
@@ -61,7 +61,7 @@ def read_image_folders(
         if not images:
             raise UserError(
                 f"the class folder {folder / name} holds no images "
-                f"({', '.join(_SUFFIXES)}): remove it, or fill it"
+                f"({', '.join(IMAGE_SUFFIXES)}): remove it, or fill it"
             )
         entries += [
             Entry(len(entries) + number, f"{name}/{image}", label)
@@ -73,4 +73,4 @@ def read_image_folders(
 def _images(folder: Path) -> Iterator[str]:
     # Without a look at each file: there are a million of them, perhaps on a network disk.
     names = sorted(entry.name for entry in os.scandir(folder))
-    return (name for name in names if name.lower().endswith(_SUFFIXES))
+    return (name for name in names if name.lower().endswith(IMAGE_SUFFIXES))

@@ -15,7 +15,7 @@ from stvit_video.engine.paper_rows import PaperRow
 from stvit_video.engine.profile import count_flops, count_parameters
 from stvit_video.models import build_model
 
-_IMAGE, _VIDEO = (3, 224, 224), (3, 32, 224, 224)
+_IMAGE, _VIDEO, _DETECTION = (3, 224, 224), (3, 32, 224, 224), (3, 800, 1344)
 
 
 @dataclass
@@ -126,7 +126,7 @@ _HEADER = (
     "difference",
     "speed-up, paper",
     "here",
-    "top-1, paper",
+    "top-1 or AP, paper",
     "config",
 )
 
@@ -186,4 +186,5 @@ def _as_pairs(overrides: Sequence[str]) -> list[str]:
 
 
 def _input_of(row: PaperRow, *, batch: int) -> torch.Tensor:
-    return torch.zeros(batch, *(_VIDEO if row.is_video else _IMAGE))
+    shape = _VIDEO if row.is_video else _DETECTION if row.is_detector else _IMAGE
+    return torch.zeros(batch, *shape)

@@ -28,8 +28,10 @@ from .semantic.pooling import (
     IntraInterPooling,
     SpatialPooling,
 )
+from .semantic.reach import CentredReach, CentredWindow, Reach
 from .semantic.regions import Windows
-from .semantic.stage import PoolingFactory, SemanticSpec
+from .semantic.released import PaddedPooling, PaddedReach
+from .semantic.stage import PoolingFactory, Reaches, SemanticSpec
 from .swin import Swin, swin_stages
 
 # Of the published DeiT; Swin has torch's 1e-5.
@@ -75,6 +77,7 @@ def build_swin(cfg: CfgNode) -> nn.Module:
     """
     swin = cfg.SWIN
     final_dim = swin.EMBED_DIM << (len(swin.DEPTHS) - 1)
+    semantic = _swin_semantic(cfg) if cfg.STVIT.ENABLE else None
     stages = swin_stages(
         dim=swin.EMBED_DIM,
         depths=swin.DEPTHS,
@@ -82,7 +85,8 @@ def build_swin(cfg: CfgNode) -> nn.Module:
         window=swin.WINDOW_SIZE,
         mlp_ratio=swin.MLP_RATIO,
         drop_path=cfg.MODEL.DROPCONNECT_RATE,
-        semantic=_swin_semantic(cfg) if cfg.STVIT.ENABLE else None,
+        cut_windows=swin.CUT_WINDOWS,
+        semantic=semantic,
         sequence=_sequence(cfg),
     )
     for module in stages:
@@ -98,6 +102,7 @@ def build_swin(cfg: CfgNode) -> nn.Module:
         stages=stages,
         norm=nn.LayerNorm(final_dim),
         head=_head(cfg, final_dim, ClassificationHead),
+        is_pyramid=semantic is None or not semantic.ends_semantic(semantic.stage),
     )
 
 
@@ -202,32 +207,67 @@ def _semantic_spec(
 ) -> SemanticSpec:
     initial, *more = cfg.STVIT.INITIALIZATION.split("+")
     units = parse_layout(cfg.STVIT.LAYOUT, depth=depth, depth_key=depth_key)
-    layers = sum(unit.depth for unit in units if unit.kind == "stgm")
+    depths = {unit.depth for unit in units if unit.kind == "stgm"}
+    if len(depths) > 1:
+        raise UserError(
+            f"The stgm units of STVIT.LAYOUT {cfg.STVIT.LAYOUT!r} have different numbers of "
+            "layers: STVIT.KEY_WINDOWS is the same for all, so give them the same number."
+        )
+    (layers,) = depths
     if layers != len(cfg.STVIT.KEY_WINDOWS):
         raise UserError(
-            f"STVIT.KEY_WINDOWS has one side for each stgm layer of STVIT.LAYOUT ({layers}), but "
-            f"is {cfg.STVIT.KEY_WINDOWS}: give it {layers} entries."
+            f"STVIT.KEY_WINDOWS has one side for each layer of a stgm unit of STVIT.LAYOUT "
+            f"({layers}), but is {cfg.STVIT.KEY_WINDOWS}: give it {layers} entries."
         )
     if "global" in more and layers < 2:
         raise UserError(
             "Global centres are added in the second stgm layer, but STVIT.LAYOUT has one: set "
             "STVIT.INITIALIZATION spatial or write stgm 2."
         )
+    windows = Windows(window=window, tokens=isqrt(cfg.STVIT.NUM_TOKENS))
     pooling = POOLINGS.get(cfg.STVIT.POOLING)
     if initial == "global":
         pooling = _learned
     elif "position" in more:
         pooling = partial(_positioned, pooling=pooling)
+    if cfg.STVIT.BORDER.startswith("released"):
+        pooling = partial(_padded, pooling=pooling)
     return SemanticSpec(
         stage=stage,
         units=units,
-        windows=Windows(window=window, tokens=isqrt(cfg.STVIT.NUM_TOKENS)),
+        windows=windows,
         pooling=pooling,
         key_windows=tuple(side or None for side in cfg.STVIT.KEY_WINDOWS),
         semantic_keys=_SEMANTIC_KEYS[cfg.STVIT.SEMANTIC_KEYS](layers),
+        reaches=_reaches(cfg, windows),
         global_centers="global" in more,
+        global_windows=cfg.STVIT.GLOBAL_WINDOWS,
         temporal_window=cfg.STVIT.TEMPORAL_WINDOW,
         layer_scale=cfg.STVIT.LAYER_SCALE_INIT,
+        shortcut=cfg.STVIT.SHORTCUT,
+    )
+
+
+def _reaches(cfg: CfgNode, windows: Windows) -> Reaches:
+    border = cfg.STVIT.BORDER
+
+    def reach(side: int, *, recovers: bool) -> Reach:
+        if not side:
+            return Reach()
+        assert windows.window is not None, "the rules ask for windows here"
+        image, tokens = windows.window, windows.tokens
+        queries, keys = (image, tokens) if recovers else (tokens, image)
+        window = CentredWindow(side=side, queries=queries, keys=keys)
+        if not border.startswith("released"):
+            return CentredReach(window)
+        return PaddedReach(
+            window, image_window=image, recovers=recovers, penalty=border == "released"
+        )
+
+    sides = () if border == "move" else cfg.STVIT.KEY_WINDOWS
+    return Reaches(
+        generation=tuple(reach(side, recovers=False) for side in sides),
+        recovery=reach(cfg.STVIT.RECOVERY_WINDOW, recovers=True),
     )
 
 
@@ -237,6 +277,10 @@ def _learned(windows: Windows, dim: int) -> SpatialPooling:
 
 def _positioned(windows: Windows, dim: int, *, pooling: PoolingFactory) -> SpatialPooling:
     return PositionedPooling(pooling(windows, dim), dim=dim)
+
+
+def _padded(windows: Windows, dim: int, *, pooling: PoolingFactory) -> SpatialPooling:
+    return PaddedPooling(pooling(windows, dim))
 
 
 def _init_linear(module: nn.Module) -> None:

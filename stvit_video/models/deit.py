@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from .depths import depths_by_name
 from .layers.window_block import BlockSpec, window_block
 from .layers.windows import WindowSize
-from .semantic.stage import SemanticSpec, base_blocks, layout_blocks
+from .semantic.assembly import layout_blocks
+from .semantic.stage import SemanticSpec, base_blocks
 
 _FRAME: WindowSize = (1, None, None)
 

@@ -3,9 +3,14 @@
 import re
 from collections.abc import Iterable
 from itertools import accumulate
+from typing import NamedTuple
 
-# Stage (where there are several) and number of a block, and the layer in a generation module.
-_BLOCK = re.compile(r"(?:stages\.(\d+)\.)?blocks\.(\d+)\.(?:module\.layers\.(\d+)\.)?")
+# The stage, where there are several, and the number of a module in it, perhaps in a larger model.
+_MODULE = re.compile(r"(?:.*?\.)??(?:stages\.(\d+)\.)?blocks\.(\d+)\.")
+# What stands between the two, and the number of the layer: counted from the module's own number
+# for generation layers, and in the stage for others.
+_GENERATION = re.compile(r"(?:(?:first\.)?generation\.)?module\.layers\.(\d+)\.")
+_LAYER = re.compile(r"(?:first\.|others\.\d+\.)?(?:base|semantic|recovery)\.(\d+)\.(?:module\.)?")
 _EMBEDDINGS = ("patch_embed.", "position.")
 _DOWNSAMPLE = re.compile(r"stages\.(\d+)\.downsample\.")
 
@@ -22,23 +27,46 @@ def depths_by_name(names: Iterable[str]) -> dict[str, int]:
     sizes: dict[int, int] = {}
     for place in places.values():
         if place is not None:
-            stage, layer = place
-            sizes[stage] = max(sizes.get(stage, 0), layer + 1)
+            sizes[place.stage] = max(sizes.get(place.stage, 0), place.layer + 1)
     # Of each stage, and of what comes after the last one.
     starts = list(accumulate((sizes[stage] for stage in sorted(sizes)), initial=1))
     return {name: _depth(name, place, starts) for name, place in places.items()}
 
 
-def _place(name: str) -> tuple[int, int] | None:
-    match = _BLOCK.match(name)
-    if match is None:
+def dense_name(name: str) -> str | None:
+    """Give the name that a parameter of a block would have in a dense model; None for others.
+
+    Each layer stands in the place of a dense one, but is named by the module that it is part of:
+    ``blocks.1.generation.module.layers.1.norm1.weight`` is ``blocks.2.norm1.weight``.
+    """
+    place = _place(name)
+    return None if place is None else f"{place.blocks}{place.layer}.{place.rest}"
+
+
+class _Place(NamedTuple):
+    """Where a parameter stands: the name of its stage's blocks, its layer there, its own name."""
+
+    stage: int
+    blocks: str
+    layer: int
+    rest: str
+
+
+def _place(name: str) -> _Place | None:
+    module = _MODULE.match(name)
+    if module is None:
         return None
-    return int(match[1] or 0), int(match[2]) + int(match[3] or 0)
+    layer, end = int(module[2]), module.end()
+    if generation := _GENERATION.match(name, end):
+        layer, end = layer + int(generation[1]), generation.end()
+    elif inner := _LAYER.match(name, end):
+        layer, end = int(inner[1]), inner.end()
+    return _Place(int(module[1] or 0), name[: module.start(2)], layer, name[end:])
 
 
-def _depth(name: str, place: tuple[int, int] | None, starts: list[int]) -> int:
+def _depth(name: str, place: _Place | None, starts: list[int]) -> int:
     if place is not None:
-        return starts[place[0]] + place[1]
+        return starts[place.stage] + place.layer
     downsample = _DOWNSAMPLE.match(name)
     if downsample is not None:
         return starts[int(downsample[1]) + 1]

@@ -1,13 +1,17 @@
 """The checkpoint formats of the field: how to tell them apart, and what their names are here."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isqrt
 
+import torch
 from torch import Tensor
 
 # Buffers that follow from the shape of a window and are no weights.
 _DERIVED = re.compile(r"(relative_position_index|relative_coords_table|attn_mask)$")
+# Dense Swins have one projection of all three.
+_STVIT_R_KEY = re.compile(r"(backbone\.)?layers\.\d+\.blocks\.\d+\.attn\.kv\.weight")
 
 
 @dataclass(frozen=True)
@@ -17,16 +21,33 @@ class Format:
     Attributes:
         name: what the load report calls it.
         renames: pairs (pattern, replacement), applied to a key in turn.
+        convert: changes the values of the renamed keys, where names alone do not do it.
     """
 
     name: str
     renames: tuple[tuple[str, str], ...] = ()
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     def rename(self, key: str) -> str:
         """Give our name of a key."""
         for pattern, replacement in self.renames:
             key = re.sub(pattern, replacement, key)
         return key
+
+
+def _from_stvit_r(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join the separate projections of queries and of keys and values, as in a dense block."""
+    joined = {}
+    for key, value in state.items():
+        if ".attn.q." in key:
+            key_value = state[key.replace(".attn.q.", ".attn.kv.")]
+            joined[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([value, key_value])
+        elif key.endswith(".global_centers"):
+            side = isqrt(value.shape[1])
+            joined[key] = value.view(side, side, -1)
+        elif ".attn.kv." not in key:
+            joined[key] = value
+    return joined
 
 
 _HEAD = (r"^head\.(weight|bias)$", r"head.fc.\1")
@@ -41,6 +62,21 @@ VIDEO_SWIN = Format(
     ),
 )
 SWIN = Format("official Swin", ((r"^backbone\.", ""), (r"^layers\.", "stages."), _HEAD))
+STVIT_R = Format(
+    "released STViT-R",
+    (
+        *SWIN.renames,
+        *(
+            (rf"^patch_embed\.proj\.{2 * index}\.{theirs}\.", f"patch_embed.{ours}.{index}.")
+            for index in range(2)
+            for theirs, ours in (("c", "convs"), ("bn", "norms"))
+        ),
+        (r"\.layer_scale_([12])$", r".residual\1.scale.gamma"),
+        # One layer in each of its units generates tokens; the centres are the first one's.
+        (r"\.semantic_token2$", ".blocks.1.generation.module.global_centers"),
+    ),
+    _from_stvit_r,
+)
 TIMM_SWIN = Format(
     "timm Swin",
     (
@@ -94,6 +130,8 @@ def detect_format(state: Mapping[str, Tensor]) -> Format | None:
         return TORCHVISION_SWIN3D
     if not any(re.match(r"(backbone\.)?layers\.\d+\.blocks\.", key) for key in keys):
         return None
+    if any(_STVIT_R_KEY.fullmatch(key) for key in keys):
+        return STVIT_R
     patch = state.get("backbone.patch_embed.proj.weight", state.get("patch_embed.proj.weight"))
     if patch is not None and patch.ndim == 5:
         return VIDEO_SWIN
@@ -104,4 +142,7 @@ def detect_format(state: Mapping[str, Tensor]) -> Format | None:
 
 def to_our_names(state: Mapping[str, Tensor], format_: Format) -> dict[str, Tensor]:
     """Rename the keys of a state dict and leave out what is no weight."""
-    return {format_.rename(key): value for key, value in state.items() if not _DERIVED.search(key)}
+    renamed = {
+        format_.rename(key): value for key, value in state.items() if not _DERIVED.search(key)
+    }
+    return renamed if format_.convert is None else format_.convert(renamed)

@@ -20,6 +20,7 @@ class LoadReport:
         mismatched: in the file and in the model, but of shapes that cannot be fitted.
         missing: in the model alone.
         unexpected: in the file alone.
+        warnings: sentences on what fits by its shape, but will not compute the same.
     """
 
     path: str
@@ -31,6 +32,7 @@ class LoadReport:
     mismatched: dict[str, int] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
     unexpected: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def share(self) -> float:
@@ -53,4 +55,5 @@ class LoadReport:
             lines.append(
                 f"  {name:<12} {len(part):>5} tensors {sum(part.values()):>13,} values{examples}"
             )
+        lines += [f"  warning: {sentence}" for sentence in self.warnings]
         return "\n".join(lines)

@@ -12,11 +12,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from stvit_video.errors import UserError
+
 from .depths import depths_by_name
 from .layers.patch import ChannelDoubling, PatchMerging
 from .layers.window_block import BlockSpec, window_block
 from .layers.windows import Size
-from .semantic.stage import SemanticSpec, base_blocks, layout_blocks, semantic_blocks
+from .semantic.assembly import layout_blocks
+from .semantic.stage import SemanticSpec, base_blocks, semantic_blocks
 
 
 class Swin(nn.Module):
@@ -27,6 +30,7 @@ class Swin(nn.Module):
         stages: each maps a grid to the next stage's grid.
         norm: norm of the final grid.
         head: maps the final grid to logits.
+        is_pyramid: each stage ends in image tokens.
     """
 
     def __init__(
@@ -36,8 +40,10 @@ class Swin(nn.Module):
         stages: Sequence[nn.Module],
         norm: nn.Module,
         head: nn.Module,
+        is_pyramid: bool = True,
     ) -> None:
         super().__init__()
+        self.is_pyramid = is_pyramid
         self.patch_embed = patch_embed
         self.stages = nn.Sequential(*stages)
         self.norm = norm
@@ -62,8 +68,17 @@ class Swin(nn.Module):
 
         Returns:
             A grid ``[B, t, h, w, C]`` for each stage, as its last block leaves it: before the
-            stage's downsampling and without a norm. Their strides are 4, 8, 16 and 32.
+            stage's downsampling and without a norm. Their strides are 4, 8, 16 and 32, and any
+            input size works, each side rounded up.
+
+        Raises:
+            UserError: a stage ends in semantic tokens.
         """
+        if not self.is_pyramid:
+            raise UserError(
+                "A pyramid needs image tokens at the end of every stage, but STVIT.LAYOUT leaves "
+                "semantic tokens: end it with recovery, as in configs/imagenet/stvit_r_swin_s.yaml."
+            )
         if x.ndim == 4:
             x = x.unsqueeze(2)
         x = self.patch_embed(x)
@@ -88,6 +103,7 @@ def swin_stages(
     window: Size,
     mlp_ratio: float = 4.0,
     drop_path: float = 0.0,
+    cut_windows: bool = True,
     semantic: SemanticSpec | None = None,
     sequence: type[nn.Sequential] = nn.Sequential,
 ) -> list[nn.Module]:
@@ -100,6 +116,7 @@ def swin_stages(
         window: frames, rows and columns of an attention window.
         mlp_ratio: hidden channels of the MLPs as a multiple of theirs.
         drop_path: stochastic depth rate of the last layer; it rises linearly from 0.
+        cut_windows: windows are cut to a smaller grid, which is else padded.
         semantic: where and how semantic tokens replace image tokens; None for a dense Swin.
         sequence: what runs the blocks of a stage one after the other.
     """
@@ -109,15 +126,15 @@ def swin_stages(
         parts: OrderedDict[str, nn.Module] = OrderedDict()
         blocks = _stage_blocks(
             index=index,
-            spec=BlockSpec(dim << index, num_heads[index], mlp_ratio),
+            spec=BlockSpec(dim << index, num_heads[index], mlp_ratio, cut_windows=cut_windows),
             window=window,
             drop_paths=rates[sum(depths[:index]) :][:depth],
             semantic=semantic,
         )
         parts["blocks"] = sequence(blocks)
         if index + 1 < len(depths):
-            stays = semantic is not None and index >= semantic.stage
-            parts["downsample"] = (ChannelDoubling if stays else PatchMerging)(dim << index)
+            is_semantic = semantic is not None and semantic.ends_semantic(index)
+            parts["downsample"] = (ChannelDoubling if is_semantic else PatchMerging)(dim << index)
         stages.append(nn.Sequential(parts))
     return stages
 
@@ -130,9 +147,9 @@ def _stage_blocks(
     drop_paths: Sequence[float],
     semantic: SemanticSpec | None,
 ) -> "OrderedDict[str, nn.Module]":
-    if semantic is None or index < semantic.stage:
-        block = partial(window_block, spec=spec)
-        return base_blocks(block, window=window, drop_paths=drop_paths)
-    if index > semantic.stage:
+    if semantic is not None and index == semantic.stage:
+        return layout_blocks(semantic, spec=spec, window=window, drop_paths=drop_paths)
+    if semantic is not None and semantic.ends_semantic(index):
         return semantic_blocks(semantic, spec=spec, drop_paths=drop_paths)
-    return layout_blocks(semantic, spec=spec, window=window, drop_paths=drop_paths)
+    block = partial(window_block, spec=spec)
+    return base_blocks(block, window=window, drop_paths=drop_paths)

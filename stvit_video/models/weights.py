@@ -1,7 +1,7 @@
 """One loader for all checkpoint formats, with a report of what it did."""
 
 import pickle
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import isqrt
 from pathlib import Path
@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from stvit_video.errors import UserError
 
+from .depths import dense_name
 from .detection.detector import CascadeMaskRCNN
 from .detection.weights import BODY, to_detector_names
-from .formats import detect_format, to_our_names
+from .formats import STVIT_R, detect_format, to_our_names
 from .inflate import Size, inflate_bias_table, inflate_patch_embed, resize_bias_table
 from .layers.attention import WindowAttention
 from .layers.patch import PatchEmbed
 from .layers.position import PositionEmbedding, resize_positions
 from .load_report import LoadReport
-from .semantic.stgm import SemanticTokenGeneration
+from .released_switches import switch_mismatches
 
 # What training frameworks call the weights in their checkpoints.
 _STATE_KEYS = ("model_state", "state_dict", "model")
@@ -41,8 +42,8 @@ def load_weights(
 ) -> LoadReport:
     """Fill a model from a file of any known format, told by the file's keys.
 
-    Known are our own checkpoints and state dicts, the official Video Swin, Swin and DeiT files,
-    torchvision's ``swin3d_*``, timm's Swin and DeiT, and PyTorchVideo's model zoo;
+    Known are our own checkpoints and state dicts, the official Video Swin, Swin, DeiT and STViT-R
+    files, torchvision's ``swin3d_*``, timm's Swin and DeiT, and PyTorchVideo's model zoo;
     ``.safetensors`` or a pickle, which is read with ``weights_only=True``. Weights of image
     models are inflated. A dense file loads into a model with semantic tokens: layers that take
     the place of dense ones take their weights. A classifier's file, or an official detector's,
@@ -51,7 +52,8 @@ def load_weights(
     Args:
         model: what is filled, in place; untouched if the file is refused.
         path: the file.
-        min_share: refuse a file that fills less than this share of the model's parameters.
+        min_share: refuse a file that fills less than this share of the model's parameters; with 1
+            also one that was trained with other switches, which is else a warning of the report.
         clear_name_patterns: parts of names to delete from the file's keys before they are
             matched (PySlowFast's ``CHECKPOINT_CLEAR_NAME_PATTERN``).
         averaged: take the moving average of the weights that a checkpoint of ours holds.
@@ -65,14 +67,18 @@ def load_weights(
     if format_ is None:
         raise UserError(
             f"{path} is of no known format (its first keys are {', '.join(list(state)[:3])}): "
-            "load a checkpoint of stvit_video, Video Swin, Swin, DeiT, torchvision swin3d, timm or "
-            "PyTorchVideo."
+            "load a checkpoint of stvit_video, Video Swin, Swin, DeiT, STViT-R, torchvision "
+            "swin3d, timm or PyTorchVideo."
         )
     if isinstance(model, CascadeMaskRCNN):
         state = to_detector_names(state, format_)
     else:
         state = to_our_names(state, format_)
     report = LoadReport(path=str(path), format=format_.name, averaged=averaged)
+    if format_ is STVIT_R:
+        report.warnings = switch_mismatches(model, state)
+        if report.warnings and min_share >= 1:
+            raise UserError(f"{path} does not fit the config: {report.warnings[0]}")
     fitted = _fit(model, state, report)
     for name, value in fitted.items():
         if value.is_floating_point() and not value.isfinite().all():
@@ -176,10 +182,9 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> d
     """Give the value of each weight of the model that the file has, and fill the report."""
     target = model.state_dict()
     fitters = _fitters(model, state)
-    dense_names = _dense_names(model, target)
     fitted, used = {}, set()
     for name, old in target.items():
-        source = name if name in state else dense_names.get(name, name)
+        source = name if name in state else _dense_name(name)
         used.add(source)
         value: Tensor | None = state.get(source)
         if value is None:
@@ -197,23 +202,11 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> d
     return fitted
 
 
-def _dense_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """Give the names that weights of the generation layers have in a dense model.
-
-    The layers of a generation module stand in the places of as many dense blocks, from the one
-    by whose number the module is named.
-    """
-    dense: dict[str, str] = {}
-    for path, module in model.named_modules():
-        if not isinstance(module, SemanticTokenGeneration):
-            continue
-        stage, first, _ = path.rsplit(".", 2)
-        for index in range(len(module.layers)):
-            prefix = f"{path}.layers.{index}."
-            for name in names:
-                if name.startswith(prefix):
-                    dense[name] = f"{stage}.{int(first) + index}.{name.removeprefix(prefix)}"
-    return dense
+def _dense_name(name: str) -> str:
+    """Give the name that a weight would have in a dense model, of a classifier or a detector."""
+    prefix = BODY if name.startswith(BODY) else ""
+    dense = dense_name(name.removeprefix(prefix))
+    return name if dense is None else prefix + dense
 
 
 def _fitters(

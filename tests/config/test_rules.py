@@ -186,6 +186,27 @@ BROKEN = [
     ("STVIT.LAYER_SCALE_INIT=-1", "STVIT.LAYER_SCALE_INIT must be at least 0"),
     ("STVIT.KEY_WINDOWS=[10,-1]", "STVIT.KEY_WINDOWS must be at least 0 in every entry"),
     ("STVIT.NUM_TOKENS=8", "STVIT.NUM_TOKENS must be a square number, but it is 8"),
+    ("STVIT.GLOBAL_WINDOWS=0", "STVIT.GLOBAL_WINDOWS must be at least 1"),
+    ("STVIT.BORDER=pad", 'STVIT.BORDER must be "move", "cut", "released" or "released_unmasked"'),
+    ("STVIT.RECOVERY_WINDOW=-1", "STVIT.RECOVERY_WINDOW must be at least 0"),
+    ("STVIT.ENABLE=true STVIT.RECOVERY_WINDOW=2", "STVIT.RECOVERY_WINDOW must be 0, or with Swin"),
+    (
+        "MODEL.ARCH=deit STVIT.ENABLE=true DEIT.CLASS_TOKEN=false STVIT.BORDER=cut "
+        "STVIT.SEMANTIC_KEYS=none",
+        'STVIT.BORDER must be "move" with DeiT, whose frame is one window',
+    ),
+    (
+        "STVIT.ENABLE=true STVIT.BORDER=cut STVIT.KEY_WINDOWS=[14,21]",
+        'STVIT.SEMANTIC_KEYS must be "none" where STVIT.BORDER is not "move": centred windows',
+    ),
+    (
+        "STVIT.ENABLE=true STVIT.BORDER=cut STVIT.SEMANTIC_KEYS=none STVIT.KEY_WINDOWS=[6,21]",
+        "STVIT.KEY_WINDOWS must be at least the rows of SWIN.WINDOW_SIZE, or 0, where",
+    ),
+    (
+        "STVIT.ENABLE=true STVIT.BORDER=released STVIT.SEMANTIC_KEYS=none",
+        'STVIT.BORDER must be "move" or "cut" where a window is 0',
+    ),
     ("STVIT.ENABLE=true STVIT.STAGE=5", "STVIT.STAGE must be a stage of SWIN.DEPTHS, counted"),
     ("STVIT.ENABLE=true STVIT.STAGE=0", "STVIT.STAGE must be a stage of SWIN.DEPTHS, counted"),
     ("STVIT.ENABLE=true STVIT.NUM_TOKENS=64", "STVIT.NUM_TOKENS must be at most the image tokens"),

@@ -1,6 +1,6 @@
 """Weights made by a rule from their names, so that two programs can be given the same ones.
 
-``reference/official_video_swin.json`` holds what the official code gives with such weights.
+``reference/`` holds what the official codes give with such weights.
 """
 
 import zlib
@@ -22,6 +22,16 @@ def make_weight(key, shape):
     if last == "weight":
         return r / prod(shape[1:]) ** 0.5
     return 0.5 * r
+
+
+def make_state(shapes):
+    """The state dict of a released file, whose names and shapes are given."""
+    return {
+        key: torch.zeros(shape, dtype=torch.int64)
+        if key.endswith(("relative_position_index", "num_batches_tracked"))
+        else make_weight(key, shape)
+        for key, shape in shapes.items()
+    }
 
 
 def make_input(*shape, seed=0):

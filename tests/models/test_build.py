@@ -11,11 +11,18 @@ from stvit_video.errors import UserError
     [
         (("MODEL.ARCH", "swim"), "swin"),
         (("SWIN.WINDOW_SIZE", "(8, 7, 9)"), "SWIN.WINDOW_SIZE is (8, 7, 9)"),
-        (("STVIT.KEY_WINDOWS", "(10,)"), "one side for each stgm layer of STVIT.LAYOUT (2)"),
+        (
+            ("STVIT.KEY_WINDOWS", "(10,)"),
+            "one side for each layer of a stgm unit of STVIT.LAYOUT (2)",
+        ),
         (("STVIT.LAYOUT", "base 2, stgm 2"), "has 4 layers, but the stage has 6"),
         (
             ("STVIT.LAYOUT", "base 5, stgm 1", "STVIT.KEY_WINDOWS", "(10,)"),
             "STVIT.INITIALIZATION",
+        ),
+        (
+            ("STVIT.LAYOUT", "stgm 2, recovery 1, stgm 3"),
+            "the same number",
         ),
     ],
 )

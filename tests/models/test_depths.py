@@ -3,6 +3,8 @@
 import pytest
 from small import small_deit, small_model
 
+from stvit_video.models.depths import dense_name
+
 
 def test_depths_of_a_dense_model():
     depths = small_model("swin_t").parameter_depths()  # 2, 2, 6 and 2 layers
@@ -19,9 +21,14 @@ def test_depths_of_a_dense_model():
     assert depths["norm.weight"] == depths["head.fc.weight"] == 13
 
 
+_REUSING = "stgm 2, semantic 1, recovery 1, base 1, semantic 1, recovery 1"
 MODELS = {
     **{name: lambda name=name: small_model(name) for name in ("swin_t", "stvit_swin_t")},
     "conv stem": lambda: small_model("swin_t", "SWIN.STEM", "conv", "SWIN.PATCH_SIZE", "(1, 4, 4)"),
+    "stvit_r": lambda: small_model("stvit_r_swin_t"),
+    "reusing": lambda: small_model(
+        "stvit_r_swin_t", "SWIN.DEPTHS", "(2, 2, 7, 2)", "STVIT.LAYOUT", _REUSING
+    ),
     "deit": small_deit,
     "stvit_deit": lambda: small_deit("DEIT.CLASS_TOKEN", "False", "STVIT.ENABLE", "True"),
 }
@@ -55,3 +62,26 @@ def test_generation_layers_have_the_depths_of_the_dense_layers_in_their_places()
     first = dense["stages.2.blocks.2.attn.qkv.weight"]
     assert semantic["stages.2.blocks.2.module.global_centers"] == first
     assert semantic["stages.2.blocks.2.module.pooling.mask.norm.weight"] == first
+
+
+@pytest.mark.parametrize(
+    ("name", "dense"),
+    [
+        ("blocks.3.module.layers.1.norm1.bias", "blocks.4.norm1.bias"),
+        ("stages.2.blocks.7.generation.module.layers.0.attn.qkv.bias", "7.attn.qkv.bias"),
+        ("stages.2.blocks.7.generation.module.layers.1.mlp.fc1.bias", "8.mlp.fc1.bias"),
+        ("stages.2.blocks.7.semantic.10.attn.qkv.bias", "10.attn.qkv.bias"),
+        ("stages.2.blocks.7.recovery.11.module.norm2.bias", "11.norm2.bias"),
+        ("stages.2.blocks.1.first.recovery.5.module.norm2.bias", "5.norm2.bias"),
+        ("stages.2.blocks.1.others.1.base.12.attn.proj.bias", "12.attn.proj.bias"),
+        ("backbone.body.stages.2.blocks.1.semantic.3.norm1.bias", "3.norm1.bias"),
+    ],
+)
+def test_every_layer_has_the_name_of_a_dense_one(name, dense):
+    stage = name.partition("blocks.")[0]
+    assert dense_name(name) == f"{stage}blocks.{dense.removeprefix('blocks.')}"
+
+
+def test_what_is_no_part_of_a_block_has_no_dense_name():
+    assert dense_name("stages.2.downsample.norm.weight") is None
+    assert dense_name("patch_embed.convs.0.weight") is None

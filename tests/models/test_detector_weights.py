@@ -1,23 +1,31 @@
 """What a detector takes from other programs' files."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from official import make_input, make_state
 from small import imagenet_model
-from small_detector import SMALL, batch, small_detector
+from small_detector import SMALL, batch, detector, small_detector
 from weight_files import accounted_for, saved
 
 from stvit_video.errors import UserError
 from stvit_video.models import load_weights, save_weights
 
 BODY = "backbone.body."
+REFERENCE = Path(__file__).parent / "reference" / "official_stvit_r_detection.json"
+RELEASED = json.loads(REFERENCE.read_text())
+
+
+AS_IN_DETECTORS = ("MODEL.NUM_CLASSES", "7", "SWIN.CUT_WINDOWS", "False")
 
 
 def classifier():
     torch.manual_seed(1)
-    return imagenet_model("swin_s", *SMALL[:6], "MODEL.NUM_CLASSES", "7").eval()
+    return imagenet_model("swin_s", *SMALL[:6], *AS_IN_DETECTORS).eval()
 
 
 def test_a_classifier_fills_the_backbone(tmp_path):
@@ -98,3 +106,24 @@ def test_a_detector_is_no_classifier(tmp_path):
     file = saved(small_detector().state_dict(), tmp_path)
     with pytest.raises(UserError, match=r"fills 0\.0% of the model's parameters"):
         load_weights(classifier(), file)
+
+
+@pytest.mark.parametrize(
+    ("case", "border"), zip(RELEASED, ["released", "released_unmasked"], strict=True)
+)
+def test_the_released_stvit_r_detectors_backbone_gives_its_maps(case, border, tmp_path):
+    model = detector("stvit_r_swin_s", "STVIT.BORDER", border).eval()
+    report = load_weights(model, saved({"state_dict": make_state(case["keys"])}, tmp_path))
+    assert report.format == "released STViT-R"
+    assert not report.unexpected
+    assert not any(name.startswith("backbone.") for name in report.missing)
+    with torch.inference_mode():
+        maps = model.backbone(make_input(*case["input"]["shape"], seed=case["input"]["seed"]))
+    for found, expected in zip(maps.values(), case["outputs"], strict=True):
+        assert list(found.shape) == expected["shape"]
+        values = found.flatten()
+        ends = torch.stack([values[:16], values[-16:]])
+        torch.testing.assert_close(
+            ends, torch.tensor([expected["first"], expected["last"]]), atol=1e-4, rtol=0
+        )
+        assert found.mean().item() == pytest.approx(expected["mean"], abs=1e-4)

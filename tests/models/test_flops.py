@@ -9,9 +9,12 @@ from functools import cache
 
 import pytest
 import torch
-from small import model_of, number_of_values
+from small import imagenet_model, model_of, number_of_values
 
+from stvit_video.engine.paper_rows import paper_rows
+from stvit_video.engine.paper_tables import MeasuredRow
 from stvit_video.engine.profile import count_flops
+from stvit_video.models.layers.patch import ConvStem, PatchEmbed
 from stvit_video.models.semantic.pooling import IntraInterPooling
 from stvit_video.models.semantic.regions import Windows
 
@@ -75,3 +78,40 @@ def test_the_pooling_has_few_parameters(name):
             for pooling in ("intra_inter", "average")
         )
     assert 0 < learned - average <= 0.002 * average
+
+
+def stem_gflops(dim):
+    """What a convolutional stem costs more than the linear one, at 800 x 1344 pixels."""
+    linear = PatchEmbed((1, 4, 4), dim=dim, norm=torch.nn.LayerNorm(dim))
+    pixels = torch.zeros(1, 3, 1, 800, 1344)
+    return (count_flops(ConvStem(dim=dim), pixels) - count_flops(linear, pixels)) / 1e9
+
+
+def backbone_gflops(row):
+    """Of a row whose model is a detector's backbone."""
+    name = row.config.removeprefix("imagenet/").removesuffix(".yaml")
+    with torch.device("meta"):
+        model = imagenet_model(name, *row.overrides, "SWIN.STEM", "patch")
+    count = count_flops(model, torch.empty(1, 3, 800, 1344, device="meta")) / 1e9
+    return count if row.is_base else count + stem_gflops(model.patch_embed.proj.out_channels)
+
+
+# The larger ones, which take long to trace, are left to tools/paper_tables.py.
+BACKBONES = {row.name: row for row in paper_rows() if row.table == 5}
+
+
+@pytest.mark.parametrize(
+    "name", ["Swin-S, backbone", "Swin-B, backbone", "STViT-R-Swin-S, released padding"]
+)
+def test_backbones_of_detectors_cost_what_the_paper_says(name):
+    assert MeasuredRow(BACKBONES[name], 0, backbone_gflops(BACKBONES[name])).is_within_tolerance
+
+
+@pytest.mark.parametrize(("size", "dim", "paper"), [("s", 96, 5.83), ("b", 128, 10.26)])
+def test_keys_projected_once_are_all_that_the_paper_counts_more(size, dim, paper):
+    """Its first generation layers project each of 4 windows' 9 + 100 tokens, ours 36 + 196."""
+    model = imagenet_model(f"stvit_r_swin_{size}")
+    here = count_flops(model, torch.zeros(1, 3, 224, 224)) / 1e9
+    again = 3 * (4 * (9 + 100) - (36 + 196)) * 2 * (4 * dim) ** 2 / 1e9
+    assert here < paper
+    assert here + again == pytest.approx(paper, rel=0.005)

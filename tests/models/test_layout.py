@@ -1,7 +1,14 @@
 import pytest
 
 from stvit_video.errors import UserError
-from stvit_video.models.semantic.layout import Unit, parse_layout
+from stvit_video.models.semantic.layout import (
+    Unit,
+    parse_layout,
+    restores_image_tokens,
+    runs,
+)
+
+DUMBBELL = (Unit("base", 1), Unit("stgm", 2), Unit("semantic", 2), Unit("recovery", 1))
 
 
 @pytest.mark.parametrize(
@@ -11,6 +18,19 @@ from stvit_video.models.semantic.layout import Unit, parse_layout
         ("stgm 2", 2, (Unit("stgm", 2),)),
         (" base 10,stgm  2 ", 12, (Unit("base", 10), Unit("stgm", 2))),
         ("stgm 3, semantic 15", 18, (Unit("stgm", 3), Unit("semantic", 15))),
+        ("base 1, stgm 2, semantic 2, recovery 1", 6, DUMBBELL),
+        ("3 x (base 1, stgm 2, semantic 2, recovery 1)", 18, 3 * DUMBBELL),
+        (
+            "2x( stgm 2,recovery 1 ),base 3",
+            9,
+            2 * (Unit("stgm", 2), Unit("recovery", 1)) + (Unit("base", 3),),
+        ),
+        ("stgm 2, recovery 1, stgm 2", 5, (Unit("stgm", 2), Unit("recovery", 1), Unit("stgm", 2))),
+        (
+            "base 1, stgm 2, semantic 2, recovery 1, 2 x (semantic 4, recovery 2)",
+            18,
+            DUMBBELL + 2 * (Unit("semantic", 4), Unit("recovery", 2)),
+        ),
     ],
 )
 def test_layouts(text, depth, expected):
@@ -27,7 +47,17 @@ def test_layouts(text, depth, expected):
         ("base two, stgm 2", 4, "'base two' of"),
         ("base 0, stgm 2", 2, "'base 0' of"),
         ("base -1, stgm 2", 2, "'base -1' of"),
-        ("base 2, recovery 2", 4, "'recovery 2' of"),
+        ("base 2, recover 2", 4, "'recover 2' of"),
+        ("0 x (base 1), stgm 2", 2, "'' of"),
+        ("2 x base 1, stgm 2", 4, "'2 x base 1' of"),
+        ("2 x (base 1, stgm 2", 6, "'2 x (base 1' of"),
+        ("2 x (3 x (stgm 2, recovery 1))", 18, "of '2 x (3 x (stgm 2, recovery 1))'"),
+        ("3 x (base 1, stgm 2, semantic 2, recovery 1)", 6, "has 18 layers, but the stage has 6"),
+        ("base 2, recovery 2", 4, "begins anew after recovery alone"),
+        ("recovery 1, stgm 2", 3, "begins anew after recovery alone"),
+        ("2 x (base 1, stgm 2)", 6, "begins anew after recovery alone"),
+        ("stgm 2, recovery 1, recovery 1", 4, "begins anew after recovery alone"),
+        ("stgm 2, recovery 1, base 1, semantic 1", 5, "begins anew after recovery alone"),
         ("base 2, semantic 2", 4, "never without stgm"),
         ("stgm 2, base 2", 4, "in the order base, stgm, semantic"),
         ("base 1, stgm 2, stgm 2", 5, "one unit of each kind"),
@@ -38,3 +68,27 @@ def test_what_is_no_layout(text, depth, message):
         parse_layout(text, depth=depth)
     assert message in str(error.value)
     assert text in str(error.value)
+
+
+def test_runs_hold_what_shares_semantic_tokens():
+    text = "base 1, stgm 2, semantic 2, recovery 1, base 2, semantic 4, recovery 1, stgm 2"
+    units = parse_layout(text, depth=15)
+    assert [[unit.kind for unit in run] for run in runs(units)] == [
+        ["base"],
+        ["stgm", "semantic", "recovery", "base", "semantic", "recovery"],
+        ["stgm"],
+    ]
+    assert sum(runs(units), ()) == units
+
+
+@pytest.mark.parametrize(
+    ("text", "restores"),
+    [
+        ("base 1, stgm 2, semantic 3", False),
+        ("stgm 2, semantic 3, recovery 1", True),
+        ("stgm 2, semantic 2, recovery 1, base 1", True),
+        ("stgm 2, recovery 1, base 1, stgm 2", False),
+    ],
+)
+def test_a_stage_ends_in_image_tokens_after_a_recovery(text, restores):
+    assert restores_image_tokens(parse_layout(text, depth=6)) == restores

@@ -4,8 +4,10 @@ import pytest
 import torch
 from small import small_deit, small_model
 
-from stvit_video.models.layers import pieces
+from stvit_video.models.layers import block, pieces
+from stvit_video.models.layers.in_place import add_branch, gelu
 from stvit_video.models.layers.pieces import by_pieces, rows_of_a_piece
+from stvit_video.models.semantic.stgm import SemanticTokenLayer
 
 MODELS = {
     "dense": lambda: small_model("swin_t"),
@@ -22,8 +24,8 @@ def test_models_give_the_same_piece_by_piece(build, numbers, monkeypatch):
     expected = model(video).detach()
     monkeypatch.setattr(pieces, "_NUMBERS", numbers)
     calls = []
-    real = torch.nn.functional.gelu
-    monkeypatch.setattr(torch.nn.functional, "gelu", lambda x: calls.append(x.numel()) or real(x))
+    real = block.gelu
+    monkeypatch.setattr(block, "gelu", lambda x: calls.append(x.numel()) or real(x))
     with torch.no_grad():
         found = model(video)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
@@ -46,8 +48,42 @@ def test_pieces_are_for_the_cpu_without_gradients():
 def test_rows_keep_their_order_and_shape(monkeypatch):
     monkeypatch.setattr(pieces, "_NUMBERS", 3)
     x = torch.randn(2, 5, 4)
+    expected = x + 1
     sizes = []
     with torch.no_grad():
         found = by_pieces(lambda rows: sizes.append(len(rows)) or rows + 1, x, numbers=1)
-    assert torch.equal(found, x + 1)
+    assert torch.equal(found, expected)
     assert sizes == [3, 3, 3, 1]
+
+
+@pytest.mark.parametrize("numbers", [1, 1 << 21])
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_no_module_changes_what_it_is_given(build, numbers, monkeypatch):
+    """Only results that nothing else has are overwritten; a dense block's input is not."""
+    monkeypatch.setattr(pieces, "_NUMBERS", numbers)
+    model = build().eval()
+    given = []
+
+    def keep(module, arguments):
+        given.extend((x, x.clone()) for x in arguments if isinstance(x, torch.Tensor))
+
+    for module in model.modules():
+        if isinstance(module, block.Block | SemanticTokenLayer):
+            module.register_forward_pre_hook(keep)
+    with torch.no_grad():
+        model(torch.randn(1, 3, 4, 70, 64))
+    assert len(given) > 11
+    assert all(torch.equal(x, copy) for x, copy in given)
+
+
+def test_what_a_backward_pass_needs_is_not_overwritten():
+    hidden, branch = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    before = hidden.detach().clone()
+    (gelu(hidden * 1) + add_branch(hidden, branch * 1)).sum().backward()
+    assert torch.equal(hidden, before)
+    with torch.no_grad():
+        low = branch.bfloat16()
+        assert add_branch(hidden, low).dtype == torch.float32
+        fresh = branch.clone()
+        assert add_branch(hidden, fresh).data_ptr() == fresh.data_ptr()
+        assert torch.equal(fresh, hidden + branch)

@@ -102,6 +102,30 @@ def test_a_dense_file_loads_into_a_semantic_model(tmp_path):
         assert torch.equal(ours[name], before[name])
 
 
+def test_a_dense_file_loads_into_a_model_with_recovery(tmp_path):
+    dense, model = small_model("swin_s"), small_model("stvit_r_swin_s")
+    report = load_weights(model, saved(dense.state_dict(), tmp_path))
+    assert accounted_for(report) == number_of_values(model)
+    # Five layers in each of three units have two layer scales.
+    assert len(report.missing) == 30
+    assert all(name.endswith(".scale.gamma") for name in report.missing)
+    tables = {f"stages.2.blocks.{i}.attn.relative_position_bias_table" for i in range(18) if i % 6}
+    assert set(report.unexpected) == tables
+    assert not report.mismatched
+    theirs, ours = dense.state_dict(), model.state_dict()
+    for place, layer in (
+        ("6", 6),
+        ("7.generation.module.layers.0", 7),
+        ("7.generation.module.layers.1", 8),
+        ("7.semantic.9", 9),
+        ("7.semantic.10", 10),
+        ("7.recovery.11.module", 11),
+    ):
+        for name in ("attn.qkv.weight", "attn.proj.bias", "mlp.fc2.weight", "norm1.weight"):
+            wanted = theirs[f"stages.2.blocks.{layer}.{name}"]
+            assert torch.equal(ours[f"stages.2.blocks.{place}.{name}"], wanted)
+
+
 def test_a_report_can_be_read(tmp_path):
     report = load_weights(
         small_model("stvit_swin_t"), saved(small_model("swin_t").state_dict(), tmp_path)

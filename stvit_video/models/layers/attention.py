@@ -46,11 +46,14 @@ class Attention(nn.Module):
         """Project ``[..., C]`` to keys and values ``[..., 2C]``."""
         return F.linear(x, self.qkv.weight[self.dim :], self.qkv.bias[self.dim :])
 
-    def attend(self, queries: Tensor, keys_values: Tensor) -> Tensor:
-        """Let queries ``[M, Q, C]`` attend to ``[M, K, 2C]``; returns ``[M, Q, C]``."""
+    def attend(self, queries: Tensor, keys_values: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Let queries ``[M, Q, C]`` attend to ``[M, K, 2C]``; returns ``[M, Q, C]``.
+
+        The mask is added to the logits: ``[M, 1, 1, K]`` or what has four axes like these.
+        """
         q = self._heads(queries)
         k, v = (self._heads(x) for x in keys_values.chunk(2, dim=-1))
-        return self.proj(_attend(q, k, v))
+        return self.proj(_attend(q, k, v, mask=mask))
 
     def _heads(self, x: Tensor) -> Tensor:
         # [M, N, C] -> [M, h, N, d]
@@ -68,6 +71,7 @@ class WindowAttention(Attention):
         position_bias: learn a bias for each relative position and head; needs a window without
             None.
         mask_padding: see :func:`~stvit_video.models.layers.windows.plan_windows`.
+        cut_windows: see :func:`~stvit_video.models.layers.windows.fit_window`.
     """
 
     relative_position_bias_table: Tensor | None
@@ -81,11 +85,13 @@ class WindowAttention(Attention):
         shift: Size = (0, 0, 0),
         position_bias: bool = True,
         mask_padding: bool = False,
+        cut_windows: bool = True,
     ) -> None:
         super().__init__(dim, num_heads=num_heads)
         self.window = window
         self.shift = shift
         self.mask_padding = mask_padding
+        self.cut_windows = cut_windows
         self.register_parameter("relative_position_bias_table", None)
         self.table_window = _sides(window) if position_bias else None
         if self.table_window is not None:
@@ -99,7 +105,15 @@ class WindowAttention(Attention):
         """Attend inside the windows of ``[B, T, H, W, C]``; the shape stays."""
         # While a model is traced its sizes are tensors, by which no plan would be found again.
         batch, t, h, w = (int(size) for size in x.shape[:4])
-        plan = plan_windows(batch, (t, h, w), self.window, self.shift, self.mask_padding, x.device)
+        plan = plan_windows(
+            batch,
+            (t, h, w),
+            self.window,
+            self.shift,
+            self.mask_padding,
+            x.device,
+            self.cut_windows,
+        )
         bias = self._bias(prod(plan.window), x.dtype)
         tokens = prod(plan.window)
         windows = sum(count for count, _ in plan.groups)

@@ -6,10 +6,10 @@ Letters: C channels; ``...`` are the axes of a grid, which a block never looks a
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from .in_place import add_branch, gelu
 from .pieces import by_pieces
 
 
@@ -29,7 +29,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., C]`` to ``[..., C]``."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(gelu(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
@@ -68,12 +68,12 @@ class Residual(nn.Module):
         return self.drop(self.scale(branch))
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block around any attention that keeps the shape of its grid.
+class TransformerLayer(nn.Module):
+    """The parts of a pre-norm transformer layer, whatever attends to what in it.
 
     Args:
         dim: channels C.
-        attention: maps ``[B, ..., C]`` to ``[B, ..., C]``.
+        attention: used by :meth:`forward` of the layer.
         mlp_ratio: hidden channels of the MLP as a multiple of C.
         drop_path: stochastic depth rate of both branches.
         layer_scale: initial layer scale of both branches; 0 for none.
@@ -98,12 +98,19 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, ratio=mlp_ratio)
         self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map a grid ``[B, ..., C]`` to a grid of the same shape."""
-        x = x + self.residual1(self.attn(self.norm1(x)))
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Add the second branch, the MLP, to ``[B, ..., C]``, which nothing else needs."""
         if self.training:  # stochastic depth is of whole samples
             return self._mlp_branch(x)
         return by_pieces(self._mlp_branch, x, numbers=self.mlp.fc1.out_features)
 
     def _mlp_branch(self, x: Tensor) -> Tensor:
-        return x + self.residual2(self.mlp(self.norm2(x)))
+        return add_branch(x, self.residual2(self.mlp(self.norm2(x))))
+
+
+class Block(TransformerLayer):
+    """A transformer layer around any attention that keeps the shape of its grid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a grid ``[B, ..., C]`` to a grid of the same shape."""
+        return self.feed_forward(add_branch(x, self.residual1(self.attn(self.norm1(x)))))

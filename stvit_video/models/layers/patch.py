@@ -42,7 +42,9 @@ class PatchEmbed(nn.Module):
         pt, ph, pw = self.patch
         x = video.unflatten(4, (-1, pw)).unflatten(3, (-1, ph)).unflatten(2, (-1, pt))
         x = x.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
-        return self.norm(F.linear(x, self.proj.weight.flatten(1), self.proj.bias))
+        # The name is taken over so that the patches are freed before the norm needs memory.
+        x = F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
+        return self.norm(x)
 
 
 class ConvStem(nn.Module):

@@ -31,7 +31,8 @@ def by_pieces(work: Callable[[Tensor], Tensor], x: Tensor, *, numbers: int) -> T
 
     Args:
         work: maps ``[..., C]`` to ``[..., C]``.
-        x: ``[..., C]``.
+        x: ``[..., C]``, which nothing else needs: where it is worked through in pieces, each
+            result takes the place of its piece.
         numbers: that ``work`` makes on the way for each of them.
     """
     count = x.shape[:-1].numel()
@@ -39,7 +40,6 @@ def by_pieces(work: Callable[[Tensor], Tensor], x: Tensor, *, numbers: int) -> T
     if size == count:
         return work(x)
     rows = x.reshape(count, -1)
-    out = torch.empty_like(rows)
     for start in range(0, count, size):
-        out[start : start + size] = work(rows[start : start + size])
-    return out.view(x.shape)
+        rows[start : start + size] = work(rows[start : start + size])
+    return rows.view(x.shape)

@@ -19,12 +19,14 @@ class BlockSpec:
         num_heads: attention heads.
         mlp_ratio: hidden channels of the MLP as a multiple of C.
         norm_layer: builds a norm of C channels.
+        cut_windows: windows are cut to a smaller grid, which is else padded.
     """
 
     dim: int
     num_heads: int
     mlp_ratio: float = 4.0
     norm_layer: Callable[[int], nn.Module] = nn.LayerNorm
+    cut_windows: bool = True
 
 
 def window_block(
@@ -55,6 +57,7 @@ def window_block(
         shift=shift,
         position_bias=position_bias,
         mask_padding=mask_padding,
+        cut_windows=spec.cut_windows,
     )
     return Block(
         spec.dim,

@@ -53,14 +53,17 @@ class WindowPlan:
     groups: tuple[tuple[int, Tensor | None], ...]
 
 
-def fit_window(grid: Size, window: WindowSize, shift: Size) -> tuple[Size, Size]:
+def fit_window(
+    grid: Size, window: WindowSize, shift: Size, *, cut: bool = True
+) -> tuple[Size, Size]:
     """Cut a window to its grid; an axis that one window covers is not shifted.
 
-    A side of None covers its whole axis. As in the released Video Swin Transformer.
+    A side of None covers its whole axis. As in the released Video Swin Transformer. Without
+    ``cut``, as in the released Swin for detection, only such a side is cut.
     """
     sides, shifts = [], []
     for size, side, step in zip(grid, window, shift, strict=True):
-        covered = side is None or size <= side
+        covered = side is None or (cut and size <= side)
         sides.append(size if side is None or covered else side)
         shifts.append(0 if covered else step)
     return (sides[0], sides[1], sides[2]), (shifts[0], shifts[1], shifts[2])
@@ -97,6 +100,7 @@ def plan_windows(
     shift: Size,
     mask_padding: bool,
     device: torch.device,
+    cut: bool = True,
 ) -> WindowPlan:
     """Plan the windows of grids; the plan of each size is made once and kept.
 
@@ -108,10 +112,11 @@ def plan_windows(
         mask_padding: tokens never attend to padding. Without it padding takes part as zeros,
             which is what the released Swin and Video Swin models were trained with.
         device: where the permutation and the masks are needed.
+        cut: see :func:`fit_window`.
     """
     # A plan made inside inference_mode must serve training later.
     with torch.inference_mode(False):
-        sides, shift = fit_window(grid, window, shift)
+        sides, shift = fit_window(grid, window, shift, cut=cut)
         axes = [
             _axis_labels(*axis, mask_padding=mask_padding)
             for axis in zip(grid, sides, shift, strict=True)

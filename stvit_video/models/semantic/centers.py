@@ -1,7 +1,7 @@
 """Cluster centres that are learned, and the initialisations made of them (paper, Table 7).
 
 Letters: N frames, H W grid of image tokens, h w grid of semantic tokens, C channels; n n semantic
-tokens of a window.
+tokens of one or more windows.
 """
 
 import torch
@@ -11,15 +11,16 @@ from .pooling import SpatialPooling
 from .regions import Windows
 
 
-def learned_centers(windows: Windows, dim: int) -> nn.Parameter:
-    """Give new centres ``[n, n, C]`` of a window, which all windows share."""
-    centers = nn.Parameter(torch.empty(windows.tokens, windows.tokens, dim))
+def learned_centers(windows: Windows, dim: int, *, count: int = 1) -> nn.Parameter:
+    """Give new centres ``[n, n, C]``, of ``count`` windows along each axis; then they repeat."""
+    side = count * windows.tokens
+    centers = nn.Parameter(torch.empty(side, side, dim))
     nn.init.normal_(centers, std=0.02)
     return centers
 
 
 def tile_centers(centers: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Repeat the centres of a window ``[n, n, C]`` over a grid of semantic tokens ``[h, w, C]``."""
+    """Repeat the centres of windows ``[n, n, C]`` over a grid of semantic tokens ``[h, w, C]``."""
     height, width = size
     repeats = (-(-height // centers.shape[0]), -(-width // centers.shape[1]), 1)
     return centers.repeat(repeats)[:height, :width]

@@ -1,12 +1,19 @@
 """The plan of a stage as data: which of its layers work on which tokens."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from stvit_video.errors import UserError
 
-Kind = Literal["base", "stgm", "semantic"]
+Kind = Literal["base", "stgm", "semantic", "recovery"]
+
+_REPEATED = re.compile(r"(\d+)\s*x\s*\(([^()]*)\)")
+# Of one letter for each unit, see _letters. Semantic tokens are recovered into image tokens or
+# stay to the end; after a recovery they may be taken up again (the second bracket).
+_ORDER = re.compile(r"b?(gs?r(b?sr)*b?)*(gs?)?")
+_RUN = re.compile(r"gs?r(b?sr)*|\w")
 
 
 @dataclass(frozen=True)
@@ -15,7 +22,8 @@ class Unit:
 
     Attributes:
         kind: ``base`` works on image tokens, ``stgm`` generates semantic tokens from them,
-            ``semantic`` works on semantic tokens.
+            ``semantic`` works on semantic tokens, ``recovery`` brings them back into the image
+            tokens.
         depth: number of layers.
     """
 
@@ -27,8 +35,10 @@ def parse_layout(text: str, *, depth: int, depth_key: str = "SWIN.DEPTHS") -> tu
     """Read a layout such as ``"base 2, stgm 2, semantic 2"``.
 
     Args:
-        text: units in the order in which they run: base, then stgm, then semantic. The first
-            and the last may be left out.
+        text: units in the order in which they run: base, then stgm, then semantic, then perhaps
+            recovery, after which it may begin anew: ``"3 x (base 1, stgm 2, semantic 2, recovery
+            1)"`` is three times the same. Base and semantic may be left out. A later part without
+            stgm goes on with the semantic tokens of the part before.
         depth: number of layers of the stage, which the units must add up to.
         depth_key: the config key that says so, for messages.
 
@@ -37,20 +47,21 @@ def parse_layout(text: str, *, depth: int, depth_key: str = "SWIN.DEPTHS") -> tu
     """
     kinds = get_args(Kind)
     units = []
-    for part in text.split(","):
+    for part in _REPEATED.sub(lambda match: ",".join([match[2]] * int(match[1])), text).split(","):
         match = re.fullmatch(r"\s*(\w+)\s+(\d+)\s*", part)
         if match is None or match[1] not in kinds or int(match[2]) < 1:
             raise UserError(
                 f"STVIT.LAYOUT is units of {', '.join(kinds)}, each with its number of layers, "
-                f'but {part.strip()!r} of {text!r} is none: write "base 2, stgm 2, semantic 2".'
+                f'but {part.strip()!r} of {text!r} is none: write "base 2, stgm 2, semantic 2" or '
+                '"3 x (base 1, stgm 2, semantic 2, recovery 1)".'
             )
         kind: Kind = match[1]  # type: ignore[assignment]
         units.append(Unit(kind=kind, depth=int(match[2])))
-    order = [kinds.index(unit.kind) for unit in units]
-    if sorted(set(order)) != order or "stgm" not in {unit.kind for unit in units}:
+    letters = _letters(units)
+    if _ORDER.fullmatch(letters) is None or "g" not in letters:
         raise UserError(
-            f"STVIT.LAYOUT has one unit of each kind in the order {', '.join(kinds)}, and never "
-            f"without stgm, but is {text!r}."
+            "STVIT.LAYOUT has one unit of each kind in the order base, stgm, semantic, begins anew "
+            f"after recovery alone, and is never without stgm, but is {text!r}."
         )
     total = sum(unit.depth for unit in units)
     if total != depth:
@@ -59,3 +70,22 @@ def parse_layout(text: str, *, depth: int, depth_key: str = "SWIN.DEPTHS") -> tu
             f"{depth_key}: change one of them."
         )
     return tuple(units)
+
+
+def runs(units: Sequence[Unit]) -> list[tuple[Unit, ...]]:
+    """Split a layout into what one module does each.
+
+    Returns:
+        units by themselves, but those from a stgm to the last recovery of its semantic tokens
+        together.
+    """
+    return [tuple(units[slice(*run.span())]) for run in _RUN.finditer(_letters(units))]
+
+
+def restores_image_tokens(units: Sequence[Unit]) -> bool:
+    """Say whether a stage of this layout ends in image tokens."""
+    return units[-1].kind in ("base", "recovery")
+
+
+def _letters(units: Sequence[Unit]) -> str:
+    return "".join("g" if unit.kind == "stgm" else unit.kind[0] for unit in units)

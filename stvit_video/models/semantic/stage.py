@@ -1,11 +1,11 @@
-"""Assembly of a stage from its layout.
+"""What a stage with semantic tokens is made of.
 
 Letters: B batch, T frames, H W grid of image tokens, h w of semantic tokens, C channels.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import nn
@@ -13,8 +13,10 @@ from torch import nn
 from ..layers.frames import PerFrame
 from ..layers.window_block import BlockSpec, window_block
 from ..layers.windows import Size, WindowSize
-from .layout import Unit
+from .layout import Unit, restores_image_tokens
 from .pooling import SpatialPooling
+from .reach import Reach
+from .recovery import Recovery
 from .regions import Windows
 from .stgm import SemanticTokenGeneration, SemanticTokenLayer
 
@@ -25,21 +27,40 @@ PoolingFactory = Callable[[Windows, int], SpatialPooling]
 
 
 @dataclass(frozen=True)
+class Reaches:
+    """What queries see of another grid, where windows of keys stay centred on theirs.
+
+    Attributes:
+        generation: which image tokens each generation layer sees; empty where key windows are
+            moved inwards at the border.
+        recovery: which semantic tokens an image token sees.
+    """
+
+    generation: tuple[Reach, ...] = ()
+    recovery: Reach = field(default_factory=Reach)
+
+
+@dataclass(frozen=True)
 class SemanticSpec:
     """Where and how semantic tokens replace image tokens in a backbone.
 
     Attributes:
-        stage: index (from 0) of the stage that ``units`` describes; later ones are semantic.
+        stage: index (from 0) of the stage that ``units`` describes; later ones are semantic, or
+            dense if it recovers the image tokens.
         units: layout of that stage.
         windows: how an axis is cut into windows and semantic tokens.
         pooling: builds what gives the initial cluster centres.
         key_windows: side of the key window of each generation layer, in image tokens; None for
             the whole grid.
+        reaches: of generation and recovery layers.
         semantic_keys: whether semantic tokens are keys beside image tokens, for each generation
             layer.
-        global_centers: add learned global cluster centres in the second generation layer.
+        global_centers: add learned global cluster centres in the second generation layer (of
+            the first generation, where there are several).
+        global_windows: windows along each axis over which these centres differ.
         temporal_window: frames over which semantic tokens attend.
-        layer_scale: initial layer scale of generation and semantic layers; 0 for none.
+        layer_scale: initial layer scale of generation, semantic and recovery layers; 0 for none.
+        shortcut: the first generation layer adds the pooled centres to what they gather.
     """
 
     stage: int
@@ -48,9 +69,16 @@ class SemanticSpec:
     pooling: PoolingFactory
     key_windows: tuple[int | None, ...]
     semantic_keys: tuple[bool, ...]
+    reaches: Reaches = field(default_factory=Reaches)
     global_centers: bool = True
+    global_windows: int = 1
     temporal_window: int = 1
     layer_scale: float = 0.0
+    shortcut: bool = True
+
+    def ends_semantic(self, stage: int) -> bool:
+        """Say whether the stage of this index ends in semantic tokens."""
+        return stage >= self.stage and not restores_image_tokens(self.units)
 
 
 def base_blocks(
@@ -99,9 +127,17 @@ def semantic_blocks(
 
 
 def generation(
-    semantic: SemanticSpec, *, spec: BlockSpec, drop_paths: Sequence[float]
+    semantic: SemanticSpec, *, spec: BlockSpec, drop_paths: Sequence[float], global_centers: bool
 ) -> SemanticTokenGeneration:
-    """Build the module that makes semantic tokens of image tokens, of a layer for each rate."""
+    """Build the module that makes semantic tokens of image tokens, of a layer for each rate.
+
+    Args:
+        semantic: all about semantic tokens.
+        spec: what the blocks of the stage have in common.
+        drop_paths: stochastic depth rate of each layer.
+        global_centers: this module has global centres.
+    """
+    reaches = semantic.reaches.generation or (None,) * len(drop_paths)
     layers = [
         SemanticTokenLayer(
             spec.dim,
@@ -113,52 +149,36 @@ def generation(
             drop_path=rate,
             layer_scale=semantic.layer_scale,
             norm_layer=spec.norm_layer,
+            shortcut=semantic.shortcut or index > 0,
+            reach=reach,
         )
-        for key_window, semantic_keys, rate in zip(
-            semantic.key_windows, semantic.semantic_keys, drop_paths, strict=True
+        for index, (key_window, semantic_keys, reach, rate) in enumerate(
+            zip(semantic.key_windows, semantic.semantic_keys, reaches, drop_paths, strict=True)
         )
     ]
     return SemanticTokenGeneration(
         semantic.pooling(semantic.windows, spec.dim),
         layers=layers,
         dim=spec.dim,
-        global_centers=semantic.global_centers,
+        global_centers=global_centers,
+        global_windows=semantic.global_windows,
     )
 
 
-def layout_blocks(
-    semantic: SemanticSpec,
-    *,
-    spec: BlockSpec,
-    window: WindowSize,
-    position_bias: bool = True,
-    drop_paths: Sequence[float],
+def recovery_layers(
+    semantic: SemanticSpec, *, spec: BlockSpec, drop_paths: Sequence[float], first: int
 ) -> "OrderedDict[str, nn.Module]":
-    """Build the layers of the stage in which image tokens become semantic tokens.
-
-    Each layer is named by its number in the dense stage, and the generation module by that of
-    its first layer, so that the layers of a dense checkpoint find their places.
-
-    Args:
-        semantic: the layout, and all about semantic tokens.
-        spec: what the blocks of the stage have in common.
-        window: of the blocks on image tokens.
-        position_bias: these blocks learn a bias for each relative position.
-        drop_paths: stochastic depth rate of each layer.
-
-    Returns:
-        modules which, one after the other, map ``[B, T, H, W, C]`` to ``[B, T, h, w, C]``.
-    """
-    modules: OrderedDict[str, nn.Module] = OrderedDict()
-    base = partial(window_block, spec=spec, position_bias=position_bias)
-    first = 0
-    for unit in semantic.units:
-        rates = drop_paths[first : first + unit.depth]
-        if unit.kind == "base":
-            modules |= base_blocks(base, window=window, drop_paths=rates, first=first)
-        elif unit.kind == "stgm":
-            modules[str(first)] = PerFrame(generation(semantic, spec=spec, drop_paths=rates))
-        else:
-            modules |= semantic_blocks(semantic, spec=spec, drop_paths=rates, first=first)
-        first += unit.depth
-    return modules
+    """Build layers from image and semantic tokens to image tokens, named by numbers."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, rate in enumerate(drop_paths, first):
+        layer = Recovery(
+            spec.dim,
+            num_heads=spec.num_heads,
+            reach=semantic.reaches.recovery,
+            mlp_ratio=spec.mlp_ratio,
+            drop_path=rate,
+            layer_scale=semantic.layer_scale,
+            norm_layer=spec.norm_layer,
+        )
+        layers[str(number)] = PerFrame(layer)
+    return layers

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 
 from ..layers.attention import Attention
 from ..layers.block import Mlp, Residual
+from ..layers.in_place import add_branch
+from ..layers.pieces import rows_of_a_piece
 from .centers import learned_centers, tile_centers
 from .pooling import SpatialPooling
+from .reach import Reach
 from .regions import KeyRanges, Windows, key_ranges
 
 
@@ -35,6 +38,8 @@ class SemanticTokenLayer(nn.Module):
         drop_path: stochastic depth rate of both branches.
         layer_scale: initial layer scale of both branches; 0 for none.
         norm_layer: builds a norm of C channels.
+        shortcut: queries are added to what they gather; without, they are replaced by it.
+        reach: says which image tokens, and no others, are seen, instead of ``key_window``.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class SemanticTokenLayer(nn.Module):
         drop_path: float = 0.0,
         layer_scale: float = 0.0,
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        shortcut: bool = True,
+        reach: Reach | None = None,
     ) -> None:
         super().__init__()
         self.windows = windows
@@ -56,7 +63,12 @@ class SemanticTokenLayer(nn.Module):
         self.semantic_keys = semantic_keys
         self.norm1 = norm_layer(dim)
         self.attn = Attention(dim, num_heads=num_heads)
-        self.residual1 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
+        self.shortcut = shortcut
+        self.reach = reach
+        # What is dropped must leave something behind.
+        self.residual1 = Residual(
+            dim, drop_path=drop_path if shortcut else 0.0, layer_scale=layer_scale
+        )
         self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, ratio=mlp_ratio)
         self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
@@ -74,7 +86,31 @@ class SemanticTokenLayer(nn.Module):
         Returns:
             semantic tokens ``[N, h, w, C]``.
         """
+        # Keys and values have twice the channels, and a token is in about two key windows.
+        size = rows_of_a_piece(
+            len(image_tokens), device=image_tokens.device, numbers=4 * image_tokens[0].numel()
+        )
+        given = (semantic_tokens, image_tokens, *(() if queries is None else (queries,)))
+        pieces = [
+            self._update(*frames) for frames in zip(*(x.split(size) for x in given), strict=True)
+        ]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _update(
+        self, semantic_tokens: Tensor, image_tokens: Tensor, queries: Tensor | None = None
+    ) -> Tensor:
+        """Do what :meth:`forward` does, all frames at once."""
         x = semantic_tokens if queries is None else queries
+        if self.reach is None:
+            attended = self._attend(x, semantic_tokens, image_tokens)
+        else:
+            attended = self.reach(self.attn, self.norm1, x, image_tokens)
+        branch = self.residual1(attended)
+        x = add_branch(x, branch) if self.shortcut else branch
+        return add_branch(x, self.residual2(self.mlp(self.norm2(x))))
+
+    def _attend(self, x: Tensor, semantic_tokens: Tensor, image_tokens: Tensor) -> Tensor:
+        """Let queries ``[N, h, w, C]`` gather from both; key windows are moved inwards."""
         rows, columns = (
             key_ranges(self.windows, size=size, key_window=self.key_window)
             for size in image_tokens.shape[1:3]
@@ -82,15 +118,13 @@ class SemanticTokenLayer(nn.Module):
         normed = self.norm1(x)
         tokens = [self.norm1(image_tokens).flatten(1, 2)]
         if self.semantic_keys:
-            semantic = normed if queries is None else self.norm1(semantic_tokens)
+            semantic = normed if x is semantic_tokens else self.norm1(semantic_tokens)
             tokens.insert(0, semantic.flatten(1, 2))
         keys_values = self.attn.project_keys_values(torch.cat(tokens, dim=1))
         sizes = (semantic_tokens.shape[1:3], image_tokens.shape[1:3])
         keys_values = _gather_keys(keys_values, sizes, rows, columns)
         q = _to_windows(self.attn.project_queries(normed), rows, columns)
-        attended = _from_windows(self.attn.attend(q, keys_values), x.shape, rows, columns)
-        x = x + self.residual1(attended)
-        return x + self.residual2(self.mlp(self.norm2(x)))
+        return _from_windows(self.attn.attend(q, keys_values), x.shape, rows, columns)
 
 
 class SemanticTokenGeneration(nn.Module):
@@ -105,6 +139,7 @@ class SemanticTokenGeneration(nn.Module):
         layers: two or more, by the name of the dense layer whose place each takes.
         dim: channels C.
         global_centers: learn global cluster centres.
+        global_windows: windows along each axis over which these differ; 1: all share them.
     """
 
     global_centers: Tensor | None
@@ -116,13 +151,14 @@ class SemanticTokenGeneration(nn.Module):
         layers: Sequence[SemanticTokenLayer],
         dim: int,
         global_centers: bool = True,
+        global_windows: int = 1,
     ) -> None:
         super().__init__()
         self.pooling = pooling
         self.layers = nn.ModuleList(layers)
         self.register_parameter("global_centers", None)
         if global_centers:
-            self.global_centers = learned_centers(pooling.windows, dim)
+            self.global_centers = learned_centers(pooling.windows, dim, count=global_windows)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map image tokens ``[N, H, W, C]`` to semantic tokens ``[N, h, w, C]``."""

@@ -1,0 +1,53 @@
+"""Write the features of videos or images to a file that numpy reads.
+
+python tools/extract_features.py --cfg configs/k400/stvit_r_swin_t.yaml --output features.npz \\
+    --kind pyramid videos/ more.mp4 --opts TEST.CHECKPOINT_FILE_PATH weights.pth
+python tools/extract_features.py --cfg configs/imagenet/stvit_r_swin_s.yaml --output features.npz \\
+    images/ --opts TEST.CHECKPOINT_FILE_PATH stvit-r-swin-s.pth
+
+with np.load("features.npz") as file:
+    file["names"], file["features"]  # [N], and [N, views, C] or [N, views, t, h, w, C]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from _program import program
+
+from stvit_video.config import load_config
+from stvit_video.engine.extract_features import FEATURES, extract_features
+
+
+@program("extract_features.py")
+def main() -> None:
+    """Parse the command line, write the file, and say what is in it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("places", nargs="+", type=Path, help="videos or images, folders, CSV files")
+    parser.add_argument("--cfg", required=True, metavar="FILE", help="YAML config of the model")
+    parser.add_argument("--output", required=True, type=Path, help="the .npz file")
+    parser.add_argument(
+        "--kind",
+        choices=FEATURES,
+        default="pooled",
+        help="mean of the final grid, the final grid, or the grids of all stages (default pooled)",
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--opts", nargs="+", default=(), metavar="KEY VALUE", help="overrides")
+    arguments = parser.parse_args()
+    print(
+        extract_features(
+            load_config(arguments.cfg, arguments.opts),
+            arguments.places,
+            kind=arguments.kind,
+            output=arguments.output,
+            device=torch.device(arguments.device),
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
