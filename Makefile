@@ -1,5 +1,6 @@
 # make venv   a virtual environment in .venv with all that is needed, and nothing else
 # make demo   trains and tests a Video Swin with semantic tokens on generated videos (minutes)
+# make demo-detection  the same for a Cascade Mask R-CNN on generated images
 # make test   the tests
 # make lint   ruff and mypy
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_OUTPUT := output/demo/stvit_swin_motion
 
-.PHONY: venv demo test lint
+.PHONY: venv demo demo-detection test lint
 
 venv: .venv/.installed
 
@@ -22,6 +23,12 @@ demo: venv
 	$(BIN)/python tools/plot_attention.py --cfg configs/demo/stvit_swin_motion.yaml \
 	    --output $(DEMO_OUTPUT)/results/attention.png
 	@echo "Results and pictures: $(DEMO_OUTPUT)/results"
+
+demo-detection: venv
+	$(BIN)/python tools/make_shapes.py data/shapes
+	$(BIN)/python tools/run_net.py --cfg configs/demo/swin_shapes.yaml
+	$(BIN)/python tools/predict.py data/shapes/test/00000.png --cfg configs/demo/swin_shapes.yaml \
+	    --output output/demo/swin_shapes/results/found.png
 
 test: venv
 	$(BIN)/python -m pytest

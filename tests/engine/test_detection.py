@@ -18,6 +18,7 @@ from stvit_video.engine.detection.evaluate import evaluate_detector
 from stvit_video.engine.evaluate import test as run_test
 from stvit_video.engine.precision import build_normalise, build_precision
 from stvit_video.engine.preflight import preflight
+from stvit_video.engine.preflight_data import preflight_data
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
@@ -196,6 +197,15 @@ def test_a_bad_annotation_file_is_one_sentence_before_anything_starts(config, tm
     path.write_text("{")
     with pytest.raises(UserError, match=r"instances_val\.json, line 1, column 2: this is no JSON"):
         preflight(config("run", "DATA.PATH_TO_DATA_DIR", str(data)))
+
+
+def test_images_are_tried_before_a_job_is_queued(config, tmp_path):
+    assert preflight_data(config("run")) == []
+    data = write_folder(tmp_path / "data")
+    for image in (data / "val").iterdir():
+        image.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"4 of 4 videos tried of .*instances_val\.json cannot be"):
+        preflight_data(config("run", "DATA.PATH_TO_DATA_DIR", str(data)))
 
 
 def test_mixed_precision_trains(config):

@@ -90,22 +90,7 @@ def read_annotations(
             f"{path} has {len(categories)} categories, but MODEL.NUM_CLASSES is {num_classes}: "
             "change one of them"
         )
-    labels = {number: label for label, number in enumerate(sorted(categories), start=1)}
-    objects: dict[int, list[ObjectRecord]] = {number: [] for number in images}
-    bad = []
-    for place, annotation in _entries(content["annotations"], path, "annotations"):
-        _check_annotation(annotation, place, images=images, labels=labels)
-        if annotation.get("iscrowd"):
-            continue  # a crowd is no object to learn; the evaluation knows it by the file itself
-        image = images[annotation["image_id"]]
-        error = _defect(annotation, image)
-        if error:
-            bad.append(BadAnnotation(str(path), annotation["id"], image["file_name"], error))
-            continue
-        left, top, width, height = annotation["bbox"]
-        box = (left, top, left + width, top + height)
-        record = ObjectRecord(box, labels[annotation["category_id"]], annotation["segmentation"])
-        objects[annotation["image_id"]].append(record)
+    objects, bad = _objects(content["annotations"], path, images=images, categories=categories)
     places = {number: place for place, number in enumerate(images, start=1)}
     kept = [number for number in images if objects[number] or not only_with_objects]
     if not kept:
@@ -120,9 +105,32 @@ def read_annotations(
         ),
         class_names=tuple(categories[number]["name"] for number in sorted(categories)),
         category_ids=tuple(sorted(categories)),
-        bad=tuple(bad),
+        bad=bad,
         num_without_objects=len(images) - len(kept),
     )
+
+
+def _objects(
+    annotations: list, path: Path, *, images: Mapping[int, dict], categories: Mapping[int, dict]
+) -> tuple[dict[int, list[ObjectRecord]], tuple[BadAnnotation, ...]]:
+    """Give the objects of each image by its id, and the annotations that describe none."""
+    labels = {number: label for label, number in enumerate(sorted(categories), start=1)}
+    objects: dict[int, list[ObjectRecord]] = {number: [] for number in images}
+    bad = []
+    for place, annotation in _entries(annotations, path, "annotations"):
+        _check_annotation(annotation, place, images=images, labels=labels)
+        if annotation.get("iscrowd"):
+            continue  # a crowd is no object to learn; the evaluation knows it by the file itself
+        image = images[annotation["image_id"]]
+        error = _defect(annotation, image)
+        if error:
+            bad.append(BadAnnotation(str(path), annotation["id"], image["file_name"], error))
+            continue
+        left, top, width, height = annotation["bbox"]
+        box = (left, top, left + width, top + height)
+        record = ObjectRecord(box, labels[annotation["category_id"]], annotation["segmentation"])
+        objects[annotation["image_id"]].append(record)
+    return objects, tuple(bad)
 
 
 def _parse(path: Path) -> Mapping[str, Any]:

@@ -86,19 +86,23 @@ def make_shapes_dataset(folder: str | Path, recipe: ShapesRecipe, *, num_workers
         )
     unfinished = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     try:
-        (unfinished / "annotations").mkdir(parents=True)
-        with ProcessPoolExecutor(num_workers) as pool:
-            for number, split in enumerate(("train", "val", "test")):
-                write = partial(_write_one, unfinished / split, seed=(recipe.seed, number))
-                (unfinished / split).mkdir()
-                made = list(pool.map(write, range(getattr(recipe, split)), chunksize=8))
-                file = unfinished / "annotations" / f"instances_{split}.json"
-                file.write_text(json.dumps(_annotations(made)))
+        _write_splits(unfinished, recipe, num_workers=num_workers)
         (unfinished / _RECIPE_FILE).write_text(description)
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return True
+
+
+def _write_splits(folder: Path, recipe: ShapesRecipe, *, num_workers: int) -> None:
+    (folder / "annotations").mkdir(parents=True)
+    with ProcessPoolExecutor(num_workers) as pool:
+        for number, split in enumerate(("train", "val", "test")):
+            (folder / split).mkdir()
+            write = partial(_write_one, folder / split, seed=(recipe.seed, number))
+            made = list(pool.map(write, range(getattr(recipe, split)), chunksize=8))
+            file = folder / "annotations" / f"instances_{split}.json"
+            file.write_text(json.dumps(_annotations(made)))
 
 
 def draw_shapes(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[tuple[int, Any]]]:
