@@ -1,14 +1,17 @@
 # make venv   a virtual environment in .venv with all that is needed, and nothing else
 # make demo   trains and tests a Video Swin with semantic tokens on generated videos (minutes)
-# make demo-detection  the same for a Cascade Mask R-CNN on generated images
-# make test   the tests
+# make demo-images   trains and tests DeiT, dense and with semantic tokens, on generated pictures
+# make demo-detection   trains and tests a Cascade Mask R-CNN on generated images
+# make test   the tests, but for those that need SLURM
+# make test-slurm   the tests on a SLURM of four nodes, which they start on this machine; installs
+#             Debian's packages where it may, and skips the tests where there is no SLURM
 # make lint   ruff and mypy
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO_OUTPUT := output/demo/stvit_swin_motion
 
-.PHONY: venv demo demo-detection test lint
+.PHONY: venv demo demo-images demo-detection test test-slurm lint
 
 venv: .venv/.installed
 
@@ -24,6 +27,12 @@ demo: venv
 	    --output $(DEMO_OUTPUT)/results/attention.png
 	@echo "Results and pictures: $(DEMO_OUTPUT)/results"
 
+demo-images: venv
+	$(BIN)/python tools/make_digit_images.py data/digits
+	$(BIN)/python tools/run_net.py --cfg configs/demo/deit_digits.yaml \
+	    configs/demo/stvit_deit_digits.yaml
+	@echo "Results: output/demo/deit_digits/results and output/demo/stvit_deit_digits/results"
+
 demo-detection: venv
 	$(BIN)/python tools/make_shapes.py data/shapes
 	$(BIN)/python tools/run_net.py --cfg configs/demo/swin_shapes.yaml
@@ -31,7 +40,15 @@ demo-detection: venv
 	    --output output/demo/swin_shapes/results/found.png
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/slurm
+
+test-slurm: venv
+	@if ! command -v slurmctld > /dev/null && command -v apt-get > /dev/null && [ $$(id -u) = 0 ]; \
+	then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qq --yes --no-install-recommends slurm-wlm munge || true; \
+	fi
+	$(BIN)/python -m pytest -rs --durations 10 tests/slurm
 
 lint: venv
 	$(BIN)/ruff check .

@@ -30,11 +30,13 @@ setup(
     ],
     extras_require={
         "coco": ["pycocotools>=2.0.8"],
+        "demo": ["scikit-learn>=1.5"],
         "dev": [
             "imageio-ffmpeg>=0.6",
             "mypy>=1.13",
             "pytest>=8",
             "ruff>=0.8",
+            "scikit-learn>=1.5",
             "timm>=1.0.12",
             "types-PyYAML",
             "types-tqdm",

@@ -60,19 +60,22 @@ def main(arguments: Sequence[str]) -> int:
     # Imported here so that --help, --status and a typing error need not wait for PyTorch.
     from stvit_video.cluster.build import LaunchOptions, build_plans
     from stvit_video.cluster.checks import check_plans
-    from stvit_video.cluster.submit import batch_script, submit_plans
+    from stvit_video.cluster.executor import batch_script
+    from stvit_video.cluster.submit import submit_plans
 
     names = [field.name for field in fields(LaunchOptions)]
     plans = build_plans(LaunchOptions(**{name: getattr(options, name) for name in names}))
-    how = {"is_chain": options.is_chain, "is_local": options.local}
-    plans = check_plans(plans, after=options.after, **how)
-    for plan in plans:
+    order = {"after": options.after, "is_chain": options.is_chain}
+    plans = check_plans(plans, **order)
+    for number, plan in enumerate(plans):
         print(f"{plan.describe()}\n", flush=True)
         if options.dry_run and not options.local:
-            print(batch_script(plan, after=options.after))
+            # The number of the job before it is not known yet.
+            waits = [f"<{plans[number - 1].name}>"] if options.is_chain and number else None
+            print(batch_script(plan, after=waits or options.after))
     if options.dry_run:
         return 0
-    records = submit_plans(plans, after=options.after, **how)
+    records = submit_plans(plans, **order)
     for record in records:
         print(f"submitted {record.title}; log of rank 0: {record.log()}", flush=True)
     return _follow(records) if options.follow else 0
@@ -123,8 +126,8 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--time",
-        default="1-00:00:00",
-        help="limit of a start of the job, which goes on after it (%(default)s)",
+        default="",
+        help="limit of a start of the job, which goes on after it (a day, or the partition's)",
     )
     group.add_argument("--mem", default="", help="memory of each node, such as 64G")
     for name, what in (
@@ -200,7 +203,8 @@ def _follow(records: "Sequence[JobRecord]") -> int:
     try:
         return 0 if all(follow(record) for record in records) else 1
     except KeyboardInterrupt:
-        print("\nThe job goes on; --status shows it, " + records[0].how_to_stop)
+        stops = " or ".join(f"`{record.how_to_stop}`" for record in records)
+        print(f"\nThe job goes on: --status shows it, and {stops} ends it")
         return 0
 
 

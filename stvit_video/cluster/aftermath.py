@@ -16,6 +16,7 @@ from pathlib import Path
 from stvit_video.cluster.rank_files import endings_log
 from stvit_video.cluster.records import (
     FAILED,
+    HUNG,
     LOST,
     MISTAKE,
     STOPPED,
@@ -25,6 +26,9 @@ from stvit_video.cluster.records import (
 from stvit_video.cluster.requeue import RequeueError, is_running, requeue
 from stvit_video.cluster.stop_signals import ASKING
 from stvit_video.cluster.task import SlurmTask
+
+_GOES_ON = "The job is requeued, and goes on from the last checkpoint."
+_SUBMIT_AGAIN = "submit it again to go on from the last checkpoint."
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -42,40 +46,56 @@ def main(arguments: Sequence[str]) -> None:
     records = read_records(parsed.job_dir, restarts=task.restarts)
     if records and all(record.ending == STOPPED for record in records):
         return  # rank 0 has said what there is to say
-    what, may_help = judge(records, status=parsed.status)
-    was_asked = parsed.status - 128 in ASKING
-    next_step = _next_step(
+    what, may_help = judge(records, status=parsed.status, num_ranks=int(os.environ["SLURM_NTASKS"]))
+    # TERM is what srun ends the other ranks by, too, once they have begun.
+    asking = ASKING if not records else (signal.SIGUSR1, signal.SIGUSR2)
+    was_asked = parsed.status - 128 in asking
+    refusal = _refusal(
         task,
-        wanted=may_help and (was_asked or parsed.requeue_on_failure),
+        wanted=was_asked or parsed.requeue_on_failure,
         may_help=may_help,
         max_requeues=parsed.max_requeues,
     )
-    sentence = f"{what} {next_step}"
-    sys.stderr.write(sentence + "\n")
-    with endings_log(parsed.job_dir).open("a", encoding="utf-8") as file:
-        file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} job {task.job_id}: {sentence}\n")
+    _say(parsed.job_dir, task, f"{what} {refusal or _GOES_ON}")
+    if refusal:
+        return
+    try:
+        requeue(task)  # which ends this process, sooner or later
+    except RequeueError as error:
+        _say(parsed.job_dir, task, f"It is not requeued after all: {error}; {_SUBMIT_AGAIN}")
 
 
-def judge(records: Sequence[RankRecord], *, status: int) -> tuple[str, bool]:
+def judge(records: Sequence[RankRecord], *, status: int, num_ranks: int) -> tuple[str, bool]:
     """Tell the cause of an ending from its consequences.
 
     A rank that raised an error is the cause, before one that left without a word, as others are
-    killed for it; both are before those that lost contact with it.
+    killed for it; all are before those that lost contact with it.
 
     Args:
         records: of the ranks, those with the oldest sign of life first.
         status: srun's exit status.
+        num_ranks: that there should be.
 
     Returns:
         A sentence about it, and whether starting again may help.
     """
-    for ending in (MISTAKE, FAILED, "", LOST):
+    if not records:
+        return _describe_start(status), True
+    missing = sorted(set(range(num_ranks)) - {record.rank for record in records})
+    for ending in (MISTAKE, FAILED, HUNG, "", LOST):
+        if ending == "" and missing:
+            ranks = ", ".join(map(str, missing))
+            return f"Of {num_ranks} ranks some ended before they had begun: {ranks}.", True
         for record in records:
             if record.ending == ending:
                 return _describe(record, records), ending != MISTAKE
+    return f"All ranks came to their end, and then ended with status {status}.", True
+
+
+def _describe_start(status: int) -> str:
     if status - 128 in ASKING:
-        return f"{signal.Signals(status - 128).name} came before the ranks had begun.", True
-    return f"The ranks ended with status {status} before they had begun.", True
+        return f"{signal.Signals(status - 128).name} came before the ranks had begun."
+    return f"The ranks ended with status {status} before they had begun."
 
 
 def _describe(record: RankRecord, records: Sequence[RankRecord]) -> str:
@@ -85,33 +105,34 @@ def _describe(record: RankRecord, records: Sequence[RankRecord]) -> str:
         return f"{rank} stopped; {log} {record.reason}"
     if record.ending == FAILED:
         return f"{rank} failed ({record.reason}); {log}"
+    if record.ending == HUNG:
+        return f"{rank} hung ({record.reason}); {log}"
     lost = [other.reason for other in records if other.ending == LOST]
     if record.ending == LOST:
         return f"{rank} lost contact with the others ({record.reason}); {log}"
     if any("imed out" in reason or "imeout" in reason for reason in lost):
-        return f"{rank} hung, and the others waited for it in vain; {log}"
+        return f"{rank} hung (the others waited for it in vain); {log}"
     return f"{rank} died without a word, as a process does that is killed (often for memory); {log}"
 
 
-def _next_step(task: SlurmTask, *, wanted: bool, may_help: bool, max_requeues: int) -> str:
-    """Requeue the job if that is wanted and allowed; returns a sentence about it."""
+def _refusal(task: SlurmTask, *, wanted: bool, may_help: bool, max_requeues: int) -> str:
+    """Return why the job is not to be requeued, or nothing if it is."""
     if not may_help:
         return "The job is not requeued, as it would end the same way again."
     if not wanted:
-        return (
-            "The job is not requeued, as --requeue-on-failure is not set; submit it again to go on "
-            "from the last checkpoint."
-        )
+        return f"The job is not requeued, as --requeue-on-failure is not set; {_SUBMIT_AGAIN}"
     if task.restarts >= max_requeues:
         return (
             f"The job is not requeued, as it has been {task.restarts} times already "
-            "(--max-requeues); submit it again to go on from the last checkpoint."
+            f"(--max-requeues); {_SUBMIT_AGAIN}"
         )
-    try:
-        requeue(task)
-    except RequeueError as error:
-        return f"It is not requeued: {error}; submit it again to go on from the last checkpoint."
-    return "The job is requeued, and goes on from the last checkpoint."
+    return ""
+
+
+def _say(job_dir: Path, task: SlurmTask, sentence: str) -> None:
+    sys.stderr.write(sentence + "\n")
+    with endings_log(job_dir).open("a", encoding="utf-8") as file:
+        file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} job {task.job_id}: {sentence}\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,10 @@ from stvit_video.cluster.request import Request
 from stvit_video.cluster.time_limit import parse_minutes
 from stvit_video.errors import UserError
 
+_DEFAULT_TIME = "1-00:00:00"
+# Nobody waits for this machine, but submitit wants a limit.
+_LOCAL_TIME = "1000-0"
+
 
 @dataclass(frozen=True)
 class LaunchOptions:
@@ -22,8 +26,9 @@ class LaunchOptions:
     Attributes:
         cfg_files: of one job, or of several that start from each other (``is_chain``).
         overrides: of all of them.
+        local: the job runs on this machine, without SLURM.
         array: "KEY=VALUE,VALUE": a job for each value; empty: one.
-        time: limit of a start, as SLURM writes it.
+        time: limit of a start, as SLURM writes it; empty: a day, or the partition's limit.
         job_dir: where the folders of all jobs are.
 
     The others are as in `Request` and `Plan`.
@@ -32,6 +37,7 @@ class LaunchOptions:
     cfg_files: Sequence[str]
     overrides: Sequence[str]
     is_chain: bool
+    local: bool
     array: str
     nodes: int | None
     gpus_per_node: int | None
@@ -57,7 +63,7 @@ def build_plans(options: LaunchOptions) -> list[Plan]:
     Raises:
         UserError: a config or an option is wrong.
     """
-    minutes = parse_minutes(options.time)
+    minutes = parse_minutes(options.time or (_LOCAL_TIME if options.local else _DEFAULT_TIME))
     if not minutes:
         raise UserError(f"--time must be above 0 and limited, but it is {options.time}")
     if "%" in str(options.job_dir):
@@ -76,6 +82,7 @@ def build_plans(options: LaunchOptions) -> list[Plan]:
             max_requeues=options.max_requeues,
             requeue_on_failure=options.requeue_on_failure,
             timeout_s=options.timeout_s,
+            is_local=options.local,
         )
         for source, name, cfg, folder in zip(sources, names, configs, folders, strict=True)
     ]
@@ -91,6 +98,7 @@ def _configs(options: LaunchOptions) -> tuple[list[str], list[str], list[CfgNode
             [*options.overrides, *more],
             nodes=options.nodes,
             gpus_per_node=options.gpus_per_node,
+            is_local=options.local,
         )
 
     configs = [load(source) for source in sources]
@@ -128,6 +136,7 @@ def _request(options: LaunchOptions, cfg: CfgNode, *, minutes: int) -> Request:
         # The workers of the loader, and the rank itself.
         cpus_per_task=options.cpus_per_task or cfg.DATA_LOADER.NUM_WORKERS + 1,
         minutes=minutes,
+        is_time_given=bool(options.time),
         mem=options.mem,
         partition=options.partition,
         account=options.account,

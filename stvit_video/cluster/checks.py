@@ -1,5 +1,6 @@
 """What is checked on the login node, so that nothing waits for hours in the queue to fail."""
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from stvit_video.cluster.chain import starting_from
+from stvit_video.cluster.job_config import with_settings
 from stvit_video.cluster.job_record import read_records
 from stvit_video.cluster.plan import Plan
 from stvit_video.cluster.request import check_request
@@ -16,11 +18,10 @@ from stvit_video.cluster.status import job_facts
 from stvit_video.engine.preflight import preflight, write_stand_in
 from stvit_video.engine.preflight_data import preflight_data
 from stvit_video.errors import UserError
+from stvit_video.runtime.distributed import resolve_device
 
 
-def check_plans(
-    plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool, is_local: bool
-) -> list[Plan]:
+def check_plans(plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool) -> list[Plan]:
     """Check all that can be checked before jobs are queued, what is quickest first.
 
     Args:
@@ -28,7 +29,6 @@ def check_plans(
         after: jobs that must have ended well before they start.
         is_chain: each plan but the first starts from a checkpoint that the one before it will
             write; a stand-in takes its place here.
-        is_local: they run on this machine, without SLURM.
 
     Returns:
         The plans, with notes of what was found.
@@ -36,32 +36,19 @@ def check_plans(
     Raises:
         UserError: the first mistake.
     """
-    if is_local:
-        _check_local(plans)
+    if plans[0].is_local:
+        _check_local(plans[0])
     else:
         check_slurm()
         partitions = read_partitions()
-        for plan in plans:
-            check_request(plan.request, partitions)
+        plans = [replace(plan, request=check_request(plan.request, partitions)) for plan in plans]
         for job_id in after:
             _check_waits_for(job_id)
     for plan in plans:
         check_writable(plan.folder, what="--job-dir")
         check_writable(Path(plan.cfg.OUTPUT_DIR), what="OUTPUT_DIR")
         _check_is_free(plan, after=after)
-    with tempfile.TemporaryDirectory() as folder:
-        before: CfgNode | None = None
-        checked = []
-        for plan in plans:
-            cfg = plan.cfg
-            if is_chain and before is not None:
-                stand_in = Path(folder) / "last checkpoint of the job before.pyth"
-                write_stand_in(before, stand_in)
-                cfg = starting_from(cfg, stand_in)
-            preflight(cfg)
-            checked.append(replace(plan, notes=(*plan.notes, *preflight_data(cfg))))
-            before = plan.cfg
-    return checked
+    return _check_runs(plans, is_chain=is_chain)
 
 
 def check_writable(folder: Path, *, what: str) -> None:
@@ -80,6 +67,25 @@ def check_writable(folder: Path, *, what: str) -> None:
             f"{what} must be a folder that can be written, but {folder} cannot "
             f"({there}: {error.strerror}); choose another one, on a disk that all nodes see"
         ) from error
+
+
+def _check_runs(plans: Sequence[Plan], *, is_chain: bool) -> list[Plan]:
+    """Read what the runs will read; returns the plans with notes."""
+    tried: dict[str, tuple[str, ...]] = {}
+    checked = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, plan in enumerate(plans):
+            cfg = plan.cfg
+            if is_chain and number:
+                stand_in = Path(folder) / "last checkpoint of the job before.pyth"
+                write_stand_in(plans[number - 1].cfg, stand_in)
+                cfg = starting_from(cfg, stand_in)
+            preflight(cfg)
+            data = _without_solver(cfg)
+            if data not in tried:
+                tried[data] = tuple(preflight_data(cfg))
+            checked.append(replace(plan, notes=tried[data]))
+    return checked
 
 
 def _check_waits_for(job_id: str) -> None:
@@ -103,10 +109,20 @@ def _check_is_free(plan: Plan, *, after: Sequence[str]) -> None:
             )
 
 
-def _check_local(plans: Sequence[Plan]) -> None:
-    for plan in plans:
-        if plan.request.nodes > 1:
-            raise UserError(
-                f"--local is this machine alone, but --nodes is {plan.request.nodes}: write "
-                "--nodes 1, or leave out --local"
-            )
+def _without_solver(cfg: CfgNode) -> str:
+    """Return what is the same in the jobs of an array over learning rates: their data, too."""
+    return with_settings(cfg, SOLVER=CfgNode(), OUTPUT_DIR="").dump()
+
+
+def _check_local(plan: Plan) -> None:
+    if plan.request.nodes > 1:
+        raise UserError(
+            f"--local is this machine alone, but --nodes is {plan.request.nodes}: write --nodes 1, "
+            "or leave out --local"
+        )
+    resolve_device(plan.cfg.DEVICE, plan.cfg.NUM_GPUS)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if plan.request.gpus_per_node and not visible.replace(",", "0").isdecimal() and visible:
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES must hold numbers of GPUs for --local, but it is {visible}"
+        )

@@ -10,6 +10,7 @@ from stvit_video.config import load_config
 from stvit_video.config.keys import leaves
 from stvit_video.config.sources import read_overrides
 from stvit_video.errors import UserError
+from stvit_video.runtime.distributed import resolve_device
 
 # Paths that a config may give from the folder in which the user stands. The job stands elsewhere.
 PATH_KEYS = (
@@ -32,6 +33,7 @@ def load_job_config(
     *,
     nodes: int | None = None,
     gpus_per_node: int | None = None,
+    is_local: bool = False,
 ) -> CfgNode:
     """Load a config for a job on some nodes; relative paths in it become absolute.
 
@@ -41,6 +43,7 @@ def load_job_config(
         nodes: NUM_SHARDS; None: the config says it.
         gpus_per_node: NUM_GPUS; 0: DEVICE cpu, with the config's NUM_GPUS ranks a node; None: the
             config says it.
+        is_local: the job runs on this machine.
 
     Raises:
         UserError: as ``load_config``, or an override says what the flags say too.
@@ -60,8 +63,8 @@ def load_job_config(
             "--gpus-per-node 0, or DEVICE cuda"
         )
     if cfg.DEVICE == "auto":
-        # A GPU that cannot be used would go unnoticed, and the job train on the CPU for days.
-        own += ["DEVICE", "cuda"]
+        # On a node a GPU that cannot be used would go unnoticed, and the job train on the CPU.
+        own += ["DEVICE", resolve_device("auto", cfg.NUM_GPUS) if is_local else "cuda"]
     return load_config(path, [*overrides, *own, *_absolute_paths(cfg)])
 
 

@@ -23,6 +23,7 @@ class Plan:
         max_requeues: how often it may be requeued.
         requeue_on_failure: requeue it after a rank died or hung, too.
         timeout_s: how long a rank waits for the others before the job ends.
+        is_local: it runs on this machine, without SLURM.
         notes: what the checks found worth a line.
     """
 
@@ -34,23 +35,27 @@ class Plan:
     max_requeues: int
     requeue_on_failure: bool
     timeout_s: float
+    is_local: bool = False
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Return the plan, a line "what  figures" each."""
         request = self.request
-        limit = f"{format_minutes(request.minutes)} a start, at most {self.max_requeues} requeues"
         rows = [
             ("job", f"{self.name} ({self.source})"),
             ("ranks", _ranks(request)),
             *(_training(self.cfg, request) if self.cfg.TRAIN.ENABLE else []),
             *(_testing(self.cfg, request) if self.cfg.TEST.ENABLE else []),
-            ("time limit", limit),
+            *([] if self.is_local else [("time limit", self._time_limit())]),
             ("output", self.cfg.OUTPUT_DIR),
             ("job folder", str(self.folder)),
             *(("note", note) for note in self.notes),
         ]
         return "\n".join(f"{what:<14} {figures}" for what, figures in rows)
+
+    def _time_limit(self) -> str:
+        limit = format_minutes(self.request.minutes)
+        return f"{limit} a start, at most {self.max_requeues} requeues"
 
 
 def _ranks(request: Request) -> str:

@@ -2,6 +2,7 @@
 
 import faulthandler
 import logging
+import multiprocessing
 import os
 import socket
 import sys
@@ -72,6 +73,7 @@ def _join_and_run(job: RankJob, signals: StopSignals, task: SlurmTask | None) ->
         _log.info("Job %s, restart %d, process %d", task.job_id, task.restarts, os.getpid())
         _remove_old_result()
     cfg = load_config(job.config)
+    signals.hands_down = task is None and cfg.NUM_GPUS > 1
     run_ranks(
         partial(_train_and_test, signals=signals, task=task),
         job,
@@ -82,11 +84,14 @@ def _join_and_run(job: RankJob, signals: StopSignals, task: SlurmTask | None) ->
         timeout=timedelta(seconds=job.timeout_s),
         identity=f"config {sha256(job.config.read_bytes()).hexdigest()[:16]}",
     )
+    if signals.hands_down and signals.asked:
+        sys.exit(_STOPPED_FOR_GOOD)
 
 
 def _train_and_test(job: RankJob, *, signals: StopSignals, task: SlurmTask | None) -> None:
-    # Ranks that were spawned here have neither yet.
-    signals.install()
+    if multiprocessing.parent_process():
+        signals = StopSignals()
+        signals.install()
     stacks = _log_to(job.job_dir, distributed.get_rank())
     cfg = load_config(job.config)
 
@@ -108,8 +113,8 @@ def _leave(job: RankJob, task: SlurmTask | None) -> NoReturn:
     """End this rank; rank 0 requeues the job first, when all have come to their end."""
     distributed.barrier()
     if task is None:
-        _log.warning("Stopped as asked; start again to go on")
-        sys.exit(_STOPPED_FOR_GOOD)
+        # The process that has spawned ranks says itself how it ends.
+        sys.exit(0 if multiprocessing.parent_process() else _STOPPED_FOR_GOOD)
     if task.restarts >= job.max_requeues:
         if distributed.is_main():
             _log.warning(

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,11 @@ MISTAKE = "mistake"
 FAILED = "failed"
 # The others did not answer: the rank itself is not to blame.
 LOST = "lost"
+# The rank was asleep, as SLURM wakes up a stopped process to end it.
+HUNG = "hung"
+
+# Signs of life that a rank must have left out to be called asleep.
+_ASLEEP_PERIODS = 3
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,12 @@ def recorded(
     """
     path = rank_record(job_dir, record.rank)
     _write(path, record)
-    ended = threading.Event()
-    thread = threading.Thread(target=_sign, args=(path, ended, period_s), daemon=True)
-    thread.start()
+    signs = _SignsOfLife(path, record, period_s=period_s)
+    signs.start()
     ending, reason = FINISHED, ""
     try:
         yield
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt):
         ending = STOPPED
         raise
     except UserError as error:
@@ -81,9 +86,11 @@ def recorded(
         reason = f"{type(error).__name__}: {first_line}"
         raise
     finally:
-        ended.set()
-        thread.join()
-        _write(path, replace(record, ending=ending, reason=reason))
+        signs.end()
+        if ending == LOST and signs.was_asleep:
+            _write(path, signs.record)
+        else:
+            _write(path, replace(record, ending=ending, reason=reason))
 
 
 def read_records(job_dir: Path, *, restarts: int) -> list[RankRecord]:
@@ -101,6 +108,37 @@ def _write(path: Path, record: RankRecord) -> None:
     replace_content(path, json.dumps(asdict(record)).encode())
 
 
-def _sign(path: Path, ended: threading.Event, period_s: float) -> None:
-    while not ended.wait(period_s):
-        os.utime(path)
+class _SignsOfLife(threading.Thread):
+    """Touches the file of a record from time to time, and notes in it if it could not."""
+
+    def __init__(self, path: Path, record: RankRecord, *, period_s: float) -> None:
+        super().__init__(daemon=True)
+        self.record = record
+        self._path = path
+        self._period_s = period_s
+        self._ended = threading.Event()
+
+    @property
+    def was_asleep(self) -> bool:
+        """Whether there was a long time without a sign."""
+        return self.record.ending == HUNG
+
+    def run(self) -> None:
+        """Sign until the end."""
+        signed = time.monotonic()
+        is_over = False
+        while not is_over:
+            is_over = self._ended.wait(self._period_s)
+            silence = time.monotonic() - signed
+            if silence > _ASLEEP_PERIODS * self._period_s:
+                # At once, as the process may have few moments left.
+                reason = f"it gave no sign of life for {silence:.0f} s"
+                self.record = replace(self.record, ending=HUNG, reason=reason)
+                _write(self._path, self.record)
+            os.utime(self._path)
+            signed += silence
+
+    def end(self) -> None:
+        """Stop signing."""
+        self._ended.set()
+        self.join()

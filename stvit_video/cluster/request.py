@@ -1,7 +1,7 @@
 """What a job asks SLURM for, and whether SLURM can ever give it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stvit_video.cluster.slurm import Partition
 from stvit_video.cluster.time_limit import format_minutes
@@ -18,6 +18,7 @@ class Request:
         tasks_per_node: ranks of each, one a GPU.
         cpus_per_task: cores of each rank.
         minutes: time limit of a start of the job; it goes on after a requeue with a new one.
+        is_time_given: the user asked for this limit; else a lower one of the partition will do.
         mem: memory of each node as SLURM writes it, "64G"; empty: the partition's default.
         partition: empty: the cluster's default one.
         account: empty: the user's default one, as with all that follow.
@@ -32,6 +33,7 @@ class Request:
     tasks_per_node: int
     cpus_per_task: int
     minutes: int
+    is_time_given: bool = True
     mem: str = ""
     partition: str = ""
     account: str = ""
@@ -46,11 +48,11 @@ class Request:
         return self.nodes * self.tasks_per_node
 
 
-def check_request(request: Request, partitions: Sequence[Partition]) -> None:
-    """Compare a request with the partition it goes to.
+def check_request(request: Request, partitions: Sequence[Partition]) -> Request:
+    """Compare a request with the partition it goes to, and take its limit where none was given.
 
-    SLURM itself would queue a job whose time limit is over the partition's, or that asks for
-    more nodes than it has, and let it wait for ever.
+    SLURM itself, if it is set up to (EnforcePartLimits), would queue a job that asks for more than
+    the partition has, and let it wait for ever.
 
     Raises:
         UserError: the partition does not exist or can never start the job.
@@ -62,6 +64,8 @@ def check_request(request: Request, partitions: Sequence[Partition]) -> None:
             "there: name another one with --partition"
         )
     limit = partition.max_minutes
+    if limit is not None and not request.is_time_given:
+        request = replace(request, minutes=min(limit, request.minutes))
     if limit is not None and request.minutes > limit:
         raise UserError(
             f"--time must be at most {format_minutes(limit)}, the limit of partition "
@@ -72,6 +76,23 @@ def check_request(request: Request, partitions: Sequence[Partition]) -> None:
         raise UserError(
             f"--nodes must be at most {partition.max_nodes}, what a job may have in partition "
             f"{partition.name}, but it is {request.nodes}"
+        )
+    _check_node(request, partition)
+    return request
+
+
+def _check_node(request: Request, partition: Partition) -> None:
+    if request.gpus_per_node > partition.node_gpus:
+        raise UserError(
+            f"--gpus-per-node must be at most {partition.node_gpus}, what a node of partition "
+            f"{partition.name} has, but it is {request.gpus_per_node}"
+        )
+    cpus = request.tasks_per_node * request.cpus_per_task
+    if partition.node_cpus is not None and cpus > partition.node_cpus:
+        raise UserError(
+            f"a node of partition {partition.name} has {partition.node_cpus} cores, but "
+            f"{request.tasks_per_node} ranks of {request.cpus_per_task} need {cpus}: lower "
+            "--cpus-per-task, or DATA_LOADER.NUM_WORKERS, which it follows"
         )
 
 

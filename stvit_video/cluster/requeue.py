@@ -1,18 +1,19 @@
 """Putting the job of this process back into SLURM's queue, once."""
 
-import re
-import subprocess
+import signal
 import time
+from collections.abc import Callable
 
+from stvit_video.cluster.slurm import read_job, requeue_job
 from stvit_video.cluster.task import SlurmTask
+from stvit_video.errors import UserError
 
 # A controller that is busy or restarting answers after a while.
 _PAUSES = (1.0, 4.0, 10.0)
-_PATIENCE_SECONDS = 60
 
 
 class RequeueError(RuntimeError):
-    """SLURM did not take the job back into its queue."""
+    """SLURM could not be asked, or did not take the job back into its queue."""
 
 
 def requeue(task: SlurmTask) -> bool:
@@ -27,33 +28,43 @@ def requeue(task: SlurmTask) -> bool:
     Raises:
         RequeueError: SLURM refuses, or does not answer.
     """
-    problem = ""
-    for pause in (*_PAUSES, 0.0):
-        try:
-            if not is_running(task):
-                return False
-            _scontrol("requeue", task.job_id)
-            return True
-        except (OSError, subprocess.SubprocessError) as error:
-            problem = (getattr(error, "stderr", "") or str(error)).strip()
-        time.sleep(pause)
-    raise RequeueError(f"job {task.job_id} could not be requeued ({problem})")
+
+    def requeue_if_running() -> bool:
+        if not _is_running(task):
+            return False
+        requeue_job(task.job_id)
+        return True
+
+    # What it asks SLURM for ends all processes of the job, scontrol among them, which must be able
+    # to say whether that was granted; it inherits what is blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        return _patiently(requeue_if_running)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def is_running(task: SlurmTask) -> bool:
-    """Whether the job runs, and has not been started again since ``task`` was."""
-    answer = _scontrol("show", "job", task.job_id, "--oneliner")
-    state = re.search(r" JobState=(\w+)", answer)
-    restarts = re.search(r" Restarts=(\d+)", answer)
-    assert state and restarts, answer
-    return state[1] == "RUNNING" and int(restarts[1]) == task.restarts
+    """Whether the job runs, and has not been requeued since ``task`` began.
+
+    Raises:
+        RequeueError: SLURM does not answer.
+    """
+    return _patiently(lambda: _is_running(task))
 
 
-def _scontrol(*arguments: str) -> str:
-    return subprocess.run(
-        ["scontrol", *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=_PATIENCE_SECONDS,
-    ).stdout
+def _patiently(ask: Callable[[], bool]) -> bool:
+    for pause in _PAUSES:
+        try:
+            return ask()
+        except UserError:
+            time.sleep(pause)
+    try:
+        return ask()
+    except UserError as error:
+        raise RequeueError(str(error)) from error
+
+
+def _is_running(task: SlurmTask) -> bool:
+    facts = read_job(task.job_id)
+    return facts is not None and facts.state == "RUNNING" and facts.restarts == task.restarts

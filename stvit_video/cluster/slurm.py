@@ -3,7 +3,7 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stvit_video.cluster.time_limit import parse_minutes
@@ -13,6 +13,9 @@ from stvit_video.errors import UserError
 _PATIENCE_SECONDS = 60
 # "Key=value" up to the next key: values may hold spaces.
 _FIELD = re.compile(r"(\S+?)=(.*?)(?=\s+[A-Z][\w:/]*=|\s*$)")
+
+# "gpu:8" or "gpu:TYPE:8" among a node's generic resources.
+_GPUS = re.compile(r"(?:^|,)gpu(?::[^:,()]*[^\d:,()][^:,()]*)?(?::(\d+))?")
 
 # States in which a job will do nothing more; all others lead on to another state. ENDED is ours:
 # SLURM has forgotten the job, and it left no result behind.
@@ -32,6 +35,8 @@ class Partition:
         is_up: it takes and starts jobs.
         max_minutes: longest time limit; None: no limit.
         max_nodes: most nodes of a job.
+        node_cpus: cores of its largest node; None: unknown, as it has no nodes now.
+        node_gpus: GPUs of the node that has most.
     """
 
     name: str
@@ -39,6 +44,8 @@ class Partition:
     is_up: bool
     max_minutes: int | None
     max_nodes: int
+    node_cpus: int | None
+    node_gpus: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,9 @@ def check_slurm() -> None:
     Raises:
         UserError: this machine has none.
     """
-    missing = [name for name in ("sbatch", "srun", "scontrol") if shutil.which(name) is None]
+    missing = [
+        name for name in ("sbatch", "srun", "scontrol", "sinfo") if shutil.which(name) is None
+    ]
     if missing:
         raise UserError(
             f"jobs are submitted where SLURM's programs are, but there is no {missing[0]} in PATH: "
@@ -84,8 +93,18 @@ def read_partitions() -> list[Partition]:
     Raises:
         UserError: SLURM does not answer.
     """
-    lines = _scontrol("show", "partition", "--oneliner").splitlines()
-    return [_partition(fields(line)) for line in lines if "PartitionName=" in line]
+    nodes: dict[str, list[tuple[int, int]]] = {}
+    for line in _ask("sinfo", "--noheader", "--Node", "--format=%P|%c|%G").splitlines():
+        name, cpus, resources = line.split("|", maxsplit=2)
+        nodes.setdefault(name.rstrip("*"), []).append((int(cpus), count_gpus(resources)))
+    lines = _ask("scontrol", "show", "partition", "--oneliner").splitlines()
+    found = [fields(line) for line in lines if "PartitionName=" in line]
+    return [_partition(one, nodes.get(one["PartitionName"], [])) for one in found]
+
+
+def count_gpus(resources: str) -> int:
+    """Return the GPUs of a node of "gpu:a100:8(S:0-1),gpu:v100:2,mps:400"."""
+    return sum(int(number or 1) for number in _GPUS.findall(resources))
 
 
 def read_job(job_id: str) -> JobFacts | None:
@@ -95,7 +114,7 @@ def read_job(job_id: str) -> JobFacts | None:
         UserError: SLURM does not answer.
     """
     try:
-        line = _scontrol("show", "job", job_id, "--oneliner")
+        line = _ask("scontrol", "show", "job", job_id, "--oneliner")
     except _UnknownJobError:
         return None
     found = fields(line)
@@ -114,16 +133,25 @@ def cancel(job_id: str) -> None:
     subprocess.run(["scancel", job_id], check=False, timeout=_PATIENCE_SECONDS)
 
 
+def requeue_job(job_id: str) -> None:
+    """Put a job back into the queue; SLURM ends its processes.
+
+    Raises:
+        UserError: SLURM refuses, or does not answer.
+    """
+    _ask("scontrol", "requeue", job_id)
+
+
 def fields(line: str) -> dict[str, str]:
     """Read a line of ``scontrol --oneliner``."""
     return dict(_FIELD.findall(line))
 
 
-class _UnknownJobError(Exception):
+class _UnknownJobError(UserError):
     pass
 
 
-def _partition(found: Mapping[str, str]) -> Partition:
+def _partition(found: Mapping[str, str], nodes: Sequence[tuple[int, int]]) -> Partition:
     total = int(found["TotalNodes"])
     max_nodes = found.get("MaxNodes", "UNLIMITED")
     return Partition(
@@ -132,28 +160,27 @@ def _partition(found: Mapping[str, str]) -> Partition:
         is_up=found.get("State") == "UP",
         max_minutes=parse_minutes(found["MaxTime"]),
         max_nodes=min(total, int(max_nodes)) if max_nodes.isdigit() else total,
+        node_cpus=max((cpus for cpus, _ in nodes), default=None),
+        node_gpus=max((gpus for _, gpus in nodes), default=0),
     )
 
 
-def _scontrol(*arguments: str) -> str:
+def _ask(*command: str) -> str:
+    """Run one of SLURM's programs and return what it prints."""
+    told = " ".join(command)
     try:
         answer = subprocess.run(
-            ["scontrol", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE_SECONDS,
-            check=False,
+            command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False
         )
     except FileNotFoundError:
-        raise UserError("SLURM cannot be asked, as there is no scontrol in PATH") from None
+        raise UserError(f"SLURM cannot be asked, as there is no {command[0]} in PATH") from None
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"SLURM did not answer in {_PATIENCE_SECONDS} s (scontrol {' '.join(arguments)}): "
-            "try again, and see whether sinfo works"
+            f"SLURM did not answer in {_PATIENCE_SECONDS} s ({told}): try again"
         ) from None
     if answer.returncode:
         problem = answer.stderr.strip().partition("\n")[0]
         if "Invalid job id" in problem:
-            raise _UnknownJobError
-        raise UserError(f"SLURM does not answer (scontrol {' '.join(arguments)}): {problem}")
+            raise _UnknownJobError(problem)
+        raise UserError(f"SLURM does not answer ({told}): {problem}")
     return answer.stdout

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import psutil
 
 from stvit_video.cluster.job_record import JobRecord
-from stvit_video.cluster.progress_log import read_progress
+from stvit_video.cluster.progress_log import Progress, read_progress
 from stvit_video.cluster.slurm import JobFacts, read_job
 
 _COLUMNS = ("job", "name", "state", "epoch", "step", "loss", "requeues", "logs")
@@ -33,7 +33,12 @@ def status_table(records: Sequence[JobRecord]) -> str:
     Raises:
         UserError: SLURM does not answer.
     """
-    rows = [_COLUMNS, *(_row(record) for record in records)]
+    # Of several jobs that trained in one folder, what it says is of the last.
+    last = {record.output_dir: record for record in records}
+    rows = [
+        _COLUMNS,
+        *(_row(record, is_last=last[record.output_dir] is record) for record in records),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -42,9 +47,11 @@ def status_table(records: Sequence[JobRecord]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(record: JobRecord) -> tuple[str, ...]:
+def _row(record: JobRecord, *, is_last: bool) -> tuple[str, ...]:
     facts = job_facts(record)
-    progress = read_progress(record.output_dir, since=record.submitted)
+    progress = Progress()
+    if is_last:
+        progress = read_progress(record.output_dir, since=record.submitted)
     reason = f" ({facts.reason})" if facts.reason != "None" else ""
     return (
         f"local {record.job_id}" if record.is_local else record.job_id,

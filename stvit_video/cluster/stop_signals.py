@@ -1,5 +1,6 @@
 """The signals that ask a rank to stop: they are noted, and the training asks for them."""
 
+import multiprocessing
 import signal
 from types import FrameType
 
@@ -17,15 +18,19 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.asked = False
+        # Whether the processes that this one has started are ranks, which are to stop too.
+        self.hands_down = False
 
     def install(self) -> None:
         """Take the signals over from whoever has them, submitit among them."""
         for number in ASKING:
             signal.signal(number, self._note)
-
-    def is_asked(self) -> bool:
-        """Whether a signal has come."""
-        return self.asked
+        # It comes before TERM. submitit's handler would log it, which must not happen in the midst
+        # of another line of the log.
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        if self.hands_down:
+            for rank in multiprocessing.active_children():
+                rank.terminate()

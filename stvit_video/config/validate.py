@@ -339,6 +339,20 @@ RULES: tuple[Rule, ...] = (
         when="STVIT.ENABLE",
     ),
     Rule(
+        (
+            "STVIT.NUM_TOKENS",
+            "DATA.TEST_CROP_SIZE",
+            "DEIT.PATCH_SIZE",
+            "MODEL.ARCH",
+            "STVIT.ENABLE",
+        ),
+        "must be at most the image tokens of a test frame",
+        lambda tokens, crop, patch, arch, semantic: (
+            not semantic or arch != "deit" or math.isqrt(tokens) <= crop // max(patch)
+        ),
+        when="TEST.ENABLE",
+    ),
+    Rule(
         ("DEIT.CLASS_TOKEN", "MODEL.ARCH"),
         "must be false with semantic tokens (STVIT.ENABLE), whose mean is classified",
         lambda class_token, arch: arch != "deit" or not class_token,

@@ -19,6 +19,7 @@ from stvit_video.data.collate import collate
 from stvit_video.data.guarded import GuardedVideos, Item, Videos, collate_items
 from stvit_video.data.quarantine import Quarantine
 from stvit_video.data.samplers import Draw
+from stvit_video.data.worker_signals import leave_stopping_to_the_parent
 from stvit_video.data.worker_watch import WorkerWatch, end_on_alarm
 from stvit_video.errors import UserError
 from stvit_video.runtime.allocator import return_freed_memory
@@ -199,6 +200,7 @@ def _prepare_worker(worker: int) -> None:
     torch.set_num_threads(1)
     return_freed_memory()
     end_on_alarm()
+    leave_stopping_to_the_parent()
 
 
 @contextmanager

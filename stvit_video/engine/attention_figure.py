@@ -46,6 +46,11 @@ def plot_attention(cfg: CfgNode, *, video_index: int, output: Path) -> str:
         raise UserError(
             "Only a model with semantic tokens has this picture: set STVIT.ENABLE True."
         )
+    if cfg.STVIT.BORDER.startswith("released"):
+        raise UserError(
+            f'With STVIT.BORDER "{cfg.STVIT.BORDER}" semantic tokens look at padding too, which is '
+            'no part of the picture: set it "cut".'
+        )
     dataset = build_dataset(cfg, "test")
     assert isinstance(dataset, MultiViewVideos)
     if not 0 <= video_index < len(dataset):

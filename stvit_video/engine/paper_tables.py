@@ -13,6 +13,7 @@ from stvit_video.config import load_config
 from stvit_video.engine.benchmark import compare, pair_ratios
 from stvit_video.engine.paper_rows import PaperRow
 from stvit_video.engine.profile import count_flops, count_parameters
+from stvit_video.engine.tables import markdown_table, text_table
 from stvit_video.models import build_model
 
 _IMAGE, _VIDEO, _DETECTION = (3, 224, 224), (3, 32, 224, 224), (3, 800, 1344)
@@ -129,25 +130,18 @@ _HEADER = (
     "top-1 or AP, paper",
     "config",
 )
+# Columns of words: the row and its config.
+_WORDS = (0, len(_HEADER) - 1)
 
 
 def as_text(rows: Sequence[MeasuredRow]) -> str:
     """Write rows as a table for a terminal."""
-    cells = [_HEADER, *_cells(rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if 0 < column < len(_HEADER) - 1 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
+    return text_table(_HEADER, _cells(rows), left=_WORDS)
 
 
 def as_markdown(rows: Sequence[MeasuredRow]) -> str:
     """Write rows as a table of Markdown."""
-    align = ["---", *["---:"] * (len(_HEADER) - 2), "---"]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [_HEADER, tuple(align), *_cells(rows)])
+    return markdown_table(_HEADER, _cells(rows), left=_WORDS)
 
 
 def _cells(rows: Sequence[MeasuredRow]) -> list[tuple[str, ...]]:

@@ -6,7 +6,7 @@ Everything works with one rank too, which has no process group: it is then rank 
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -50,8 +50,7 @@ def membership(launch: Launch, *, timeout: timedelta, identity: str = "") -> Ite
     _launch = launch
     try:
         if launch.world_size > 1:
-            _join(launch, timeout=timeout)
-            _check_identities(launch, identity)
+            _join(launch, timeout=timeout, identity=identity)
         yield
     finally:
         _launch = None
@@ -142,12 +141,22 @@ def broadcast_tensors(tensors: Iterable[torch.Tensor]) -> None:
             dist.broadcast(tensor, src=0)
 
 
-def _join(launch: Launch, *, timeout: timedelta) -> None:
+def _join(launch: Launch, *, timeout: timedelta, identity: str) -> None:
     if launch.is_on_one_machine:
         # Else gloo looks up the host's name, which may lead nowhere or to a guarded interface.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
     try:
-        _open_process_group(launch, timeout=timeout)
+        with _store(launch, timeout=timeout) as store:
+            dist.init_process_group(
+                launch.backend,
+                init_method=None if store else launch.init_method,
+                store=store,
+                rank=launch.rank,
+                world_size=launch.world_size,
+                timeout=timeout,
+                device_id=device() if launch.backend == "nccl" else None,
+            )
+            _check_identities(launch, identity)
     except MeetingError as error:
         raise UserError(f"rank {launch.rank} has not met the others: {error}") from error
     except (dist.DistStoreError, dist.DistNetworkError) as error:
@@ -157,6 +166,16 @@ def _join(launch: Launch, *, timeout: timedelta) -> None:
             f"rank {launch.rank} could not ({reason}): start every machine with the same "
             "NUM_SHARDS and --init_method, its own --shard_id, and a port that is free"
         ) from error
+
+
+def _store(launch: Launch, *, timeout: timedelta) -> AbstractContextManager[dist.Store | None]:
+    """Return where the ranks meet, if not at an address that torch.distributed knows."""
+    if launch.rendezvous:
+        return launch.rendezvous.meeting(is_first=launch.rank == 0, timeout=timeout)
+    if launch.store_port:
+        store = dist.TCPStore(LOOPBACK, launch.store_port, is_master=False, timeout=timeout)
+        return nullcontext(store)
+    return nullcontext(None)
 
 
 def _check_identities(launch: Launch, identity: str) -> None:
@@ -169,23 +188,6 @@ def _check_identities(launch: Launch, identity: str) -> None:
                 f"{identities[0]} and those of rank {rank} are {other}: start each run by itself, "
                 "with the same files on all machines"
             )
-
-
-def _open_process_group(launch: Launch, *, timeout: timedelta) -> None:
-    store: dist.Store | None = None
-    if launch.rendezvous:
-        store = launch.rendezvous.open_store(is_first=launch.rank == 0, timeout=timeout)
-    elif launch.store_port:
-        store = dist.TCPStore(LOOPBACK, launch.store_port, is_master=False, timeout=timeout)
-    dist.init_process_group(
-        launch.backend,
-        init_method=None if store else launch.init_method,
-        store=store,
-        rank=launch.rank,
-        world_size=launch.world_size,
-        timeout=timeout,
-        device_id=device() if launch.backend == "nccl" else None,
-    )
 
 
 def _loopback_interface() -> str:

@@ -1,25 +1,32 @@
 """Where the ranks of a SLURM job meet, and how they know that it is they who meet.
 
 Jobs may share a node, and two that took the same port once joined one process group and added up
-each other's gradients without any error. So the port follows from the job's number, the first
-rank takes another one if it is taken, and all ask a store whose it is before they join it.
+each other's gradients without any error. So the port follows from the job's number, the first rank
+takes another one if it is taken, and there tells everybody whose store it keeps, and at which port.
+(A store itself is not asked: its client waits for ever for another program that listens there.)
 """
 
+import itertools
 import re
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
 
+from stvit_video.errors import UserError
+
 # Below the ports that Linux gives to outgoing connections. Candidates of a job lie far apart, as
 # jobs with neighbouring numbers run at the same time.
 _FIRST_PORT, _NUM_PORTS, _STRIDE, _CANDIDATES = 20000, 12000, 1009, 8
-# For one answer of what listens at a port, which may be another program; between two rounds.
-_PATIENCE, _PAUSE_SECONDS = timedelta(seconds=5), 0.2
-_OWNER = "owner"
+# For an answer, which another program that listens there may never give; between two rounds.
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 2.0, 0.2
+# Characters of an answer.
+_LONGEST = 1000
 
 
 class MeetingError(RuntimeError):
@@ -54,56 +61,61 @@ class Rendezvous:
             ),
         )
 
-    def open_store(self, *, is_first: bool, timeout: timedelta) -> dist.Store:
-        """Open the store as the first rank, or find it as another one.
+    @contextmanager
+    def meeting(self, *, is_first: bool, timeout: timedelta) -> Iterator[dist.Store]:
+        """Give the store to meet in, as the first rank or another one.
+
+        The first rank must stay in the block until all have joined, as the others find its store
+        no more when it leaves.
 
         Raises:
             MeetingError: no port is free, or the store was not found within ``timeout``.
         """
-        store = self._keep(timeout) if is_first else self._find(timeout)
-        # Whoever came this far with another owner would still find none of its keys.
-        return dist.PrefixStore(self.owner, store)
+        if not is_first:
+            yield self._find(timeout)
+            return
+        store = dist.TCPStore(
+            self.addresses[0], 0, is_master=True, wait_for_workers=False, timeout=timeout
+        )
+        ended = threading.Event()
+        with self._listen() as listener:
+            answer = f"{self.owner}\n{store.port}\n".encode()
+            thread = threading.Thread(target=_announce, args=(listener, answer, ended), daemon=True)
+            thread.start()
+            try:
+                yield dist.PrefixStore(self.owner, store)
+            finally:
+                ended.set()
+                thread.join()
 
-    def _keep(self, timeout: timedelta) -> dist.TCPStore:
+    def _listen(self) -> socket.socket:
         for port in self.ports:
-            listener = _listen(port)
-            if listener is None:
+            try:
+                return socket.create_server(("", port), backlog=1024)
+            except OSError:
                 continue
-            store = dist.TCPStore(
-                self.addresses[0],
-                port,
-                is_master=True,
-                wait_for_workers=False,
-                timeout=timeout,
-                # Bound already, so no other program can take the port in between.
-                master_listen_fd=listener.detach(),
-            )
-            store.set(_OWNER, self.owner)
-            return store
         raise MeetingError(
             f"none of the ports {', '.join(map(str, self.ports))} is free on the first node of "
             f"{self.owner}"
         )
 
-    def _find(self, timeout: timedelta) -> dist.TCPStore:
+    def _find(self, timeout: timedelta) -> dist.Store:
         deadline = time.monotonic() + timeout.total_seconds()
-        owners: set[str] = set()
+        others: set[str] = set()
         while True:
-            for address in self.addresses:
-                for port in self.ports:
-                    store = _connect(address, port)
-                    owner = _owner(store) if store else ""
-                    if store and owner == self.owner:
-                        store.set_timeout(timeout)
-                        return store
-                    owners |= {owner} - {""}
+            for place in itertools.product(self.addresses, self.ports):
+                owner, port = _ask(place)
+                if owner == self.owner:
+                    store = dist.TCPStore(place[0], port, is_master=False, timeout=timeout)
+                    return dist.PrefixStore(self.owner, store)
+                others |= {owner} - {""}
             if time.monotonic() > deadline:
                 break
             time.sleep(_PAUSE_SECONDS)
-        others = f", only {'; '.join(sorted(owners))}" if owners else ""
+        found = f", only {'; '.join(sorted(others))}" if others else ""
         raise MeetingError(
             f"rank 0 of {self.owner} was not found at {' or '.join(self.addresses)}, ports "
-            f"{', '.join(map(str, self.ports))}, in {timeout.total_seconds():g} s{others}"
+            f"{', '.join(map(str, self.ports))}, in {timeout.total_seconds():g} s{found}"
         )
 
 
@@ -120,44 +132,35 @@ def _addresses(env: Mapping[str, str]) -> tuple[str, ...]:
         addresses.append(socket.gethostbyname(re.sub(r"\[(\w+)[^\]]*\]", r"\1", first)))
     except OSError:
         if not addresses:
-            raise MeetingError(
-                f"SLURM says neither SLURM_LAUNCH_NODE_IPADDR nor a node whose name leads to an "
-                f'address (the first of "{nodes}" does not)'
+            raise UserError(
+                "SLURM says neither SLURM_LAUNCH_NODE_IPADDR nor a node whose name leads to an "
+                f'address (the first of "{nodes}" does not): start the ranks with srun, or give '
+                "--init_method"
             ) from None
     return tuple(dict.fromkeys(addresses))
 
 
-def _listen(port: int) -> socket.socket | None:
-    """Return a listening socket on all interfaces, or None if the port is taken."""
-    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+def _announce(listener: socket.socket, answer: bytes, ended: threading.Event) -> None:
+    """Tell everybody who connects whose store it is, and where, until the meeting has ended."""
+    listener.settimeout(_PAUSE_SECONDS)
+    while not ended.is_set():
+        try:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(_PATIENCE_SECONDS)
+                connection.sendall(answer)
+        except OSError:
+            continue  # nobody came, or somebody left at once
+
+
+def _ask(place: tuple[str, int]) -> tuple[str, int]:
+    """Return whose store is announced at a place and its port, or ("", 0) where there is none.
+
+    Nothing is sent: another program may listen there.
+    """
     try:
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # A requeued job may find connections of its last start still closing; a listening port
-        # stays taken all the same.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("", port))
-        listener.listen(1024)
-    except OSError:
-        listener.close()
-        return None
-    return listener
-
-
-def _connect(address: str, port: int) -> dist.TCPStore | None:
-    """Return the store at a port, or None if nothing, or something else, listens there."""
-    try:
-        socket.create_connection((address, port), timeout=_PATIENCE.total_seconds()).close()
-        return dist.TCPStore(
-            address, port, is_master=False, wait_for_workers=False, timeout=_PATIENCE
-        )
-    except (OSError, dist.DistError):
-        return None
-
-
-def _owner(store: dist.TCPStore) -> str:
-    try:
-        return store.get(_OWNER).decode()
-    except dist.DistError:
-        return "a store without an owner"
+        with socket.create_connection(place, timeout=_PATIENCE_SECONDS) as connection:
+            owner, port, _ = connection.makefile(encoding="utf-8").read(_LONGEST).split("\n")
+            return owner, int(port)
+    except (OSError, ValueError):
+        return "", 0

@@ -12,12 +12,15 @@ ROOT = Path(__file__).resolve().parents[2]
 # What scontrol of SLURM 22.05 prints, shortened.
 PARTITIONS = """\
 PartitionName=debug AllowGroups=ALL AllowAccounts=ALL Default=YES QoS=N/A DefaultTime=NONE \
-MaxNodes=UNLIMITED MaxTime=12:00:00 MinNodes=0 Nodes=n[1-4] State=UP TotalCPUs=8 TotalNodes=4 \
+MaxNodes=UNLIMITED MaxTime=2-00:00:00 MinNodes=0 Nodes=n[1-4] State=UP TotalCPUs=8 TotalNodes=4 \
 SelectTypeParameters=NONE
 PartitionName=long AllowGroups=ALL Default=NO MaxNodes=2 MaxTime=UNLIMITED State=UP TotalNodes=4
 PartitionName=old AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=DOWN \
 TotalNodes=4
 """
+
+# What sinfo -hN -o "%P|%c|%G" prints.
+NODES = "debug*|8|gpu:2(S:0)\nlong|4|(null)\nlong|16|gpu:a100:8(S:0-1),gpu:v100:1,mps:100\n"
 
 # Jobs lie in files jobs/ID; sbatch keeps each script as scripts/ID.
 SCONTROL = """\
@@ -51,7 +54,9 @@ class FakeSlurm:
         for name in ("jobs", "scripts"):
             (folder / name).mkdir(parents=True)
         (folder / "partitions").write_text(PARTITIONS)
-        programs = {"sbatch": SBATCH, "scontrol": SCONTROL, "scancel": SCANCEL, "srun": "exit 1\n"}
+        (folder / "nodes").write_text(NODES)
+        programs = {"sbatch": SBATCH, "scontrol": SCONTROL, "scancel": SCANCEL}
+        programs |= {"sinfo": 'cat "$(dirname "$0")/nodes"\n', "srun": "exit 1\n"}
         for name, text in programs.items():
             program = folder / name
             program.write_text(f"#!/bin/sh\n{text}")

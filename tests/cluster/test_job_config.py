@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from stvit_video.cluster.chain import chain_configs
 from stvit_video.cluster.job_config import (
@@ -51,6 +52,11 @@ def test_nodes_and_gpus_become_shards_and_ranks(config_file):
 def test_gpus_that_were_asked_for_are_used(config_file):
     """With DEVICE auto a node without a working GPU would train on its CPU, in silence."""
     assert load_job_config(config_file, ["DEVICE", "auto"]).DEVICE == "cuda"
+
+
+def test_on_this_machine_auto_is_what_it_has(config_file):
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    assert here == load_job_config(config_file, ["DEVICE", "auto"], is_local=True).DEVICE
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,15 @@ def test_the_table(launched, fake_slurm):
     assert first.index(str(running.folder)) == second.index(str(waiting.folder))
 
 
+def test_progress_is_shown_for_the_last_job_of_a_folder(launched, fake_slurm):
+    first, second = launched("7"), launched("8")
+    write_stats(first, ITERATION)
+    same_folder = JobRecord(**{**second.__dict__, "output_dir": first.output_dir})
+    _, of_first, of_second = status_table([first, same_folder]).splitlines()
+    assert "20/75" not in of_first
+    assert "20/75" in of_second
+
+
 @pytest.mark.parametrize(
     ("left", "state"), [("success", "COMPLETED"), ("error", "FAILED"), (None, "ENDED")]
 )

@@ -19,7 +19,7 @@ def plans(config_file, tmp_path, monkeypatch):
             **dict.fromkeys(("exclude", "mail", "name", "array"), ""),
             **{"cfg_files": [config_file], "overrides": overrides, "is_chain": False},
             **{"time": "90", "job_dir": Path("jobs"), "max_requeues": 3},
-            **{"requeue_on_failure": False, "timeout_s": 60.0},
+            **{"requeue_on_failure": False, "timeout_s": 60.0, "local": False},
         }
         return build_plans(LaunchOptions(**{**defaults, **changes}))
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from stvit_video.cluster.request import Request, check_request
-from stvit_video.cluster.slurm import check_slurm, fields, read_job, read_partitions
+from stvit_video.cluster.slurm import check_slurm, count_gpus, fields, read_job, read_partitions
 from stvit_video.errors import UserError
 
 REQUEST = Request(nodes=4, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1, minutes=720)
@@ -24,9 +24,30 @@ def test_values_may_hold_spaces():
 def test_partitions(fake_slurm):
     debug, long, old = read_partitions()
     assert (debug.name, debug.is_default, debug.is_up) == ("debug", True, True)
-    assert (debug.max_minutes, debug.max_nodes) == (720, 4)
+    assert (debug.max_minutes, debug.max_nodes) == (2880, 4)
     assert (long.is_default, long.max_minutes, long.max_nodes) == (False, None, 2)
     assert not old.is_up
+    assert [(one.node_cpus, one.node_gpus) for one in (debug, long, old)] == [
+        (8, 2),
+        (16, 9),
+        (None, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus"),
+    [
+        ("(null)", 0),
+        ("gpu", 1),
+        ("gpu:4", 4),
+        ("gpu:a100:8", 8),
+        ("gpu:8(S:0-1)", 8),
+        ("mps:400,gpu:h100:2(S:0,1),gpu:v100:1", 3),
+        ("craynetwork:4", 0),
+    ],
+)
+def test_gpus_among_the_resources_of_a_node(resources, gpus):
+    assert count_gpus(resources) == gpus
 
 
 @pytest.mark.parametrize(
@@ -65,17 +86,26 @@ def test_a_machine_without_slurm(monkeypatch, tmp_path):
 
 
 def test_a_request_that_fits(fake_slurm):
-    check_request(REQUEST, read_partitions())
+    assert check_request(REQUEST, read_partitions()) == REQUEST
     check_request(dataclasses.replace(REQUEST, partition="debug"), read_partitions())
+
+
+def test_a_limit_that_nobody_asked_for_gives_way(fake_slurm):
+    request = dataclasses.replace(REQUEST, minutes=9999, is_time_given=False)
+    assert check_request(request, read_partitions()).minutes == 2880
+    request = dataclasses.replace(request, nodes=2, partition="long")
+    assert check_request(request, read_partitions()).minutes == 9999
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"partition": "gpu"}, "no partition gpu; this cluster has debug, long, old"),
-        ({"minutes": 721}, "--time must be at most 12:00:00.* debug, but it is 12:01:00"),
+        ({"minutes": 2881}, "--time must be at most 2-00:00:00.* debug, but it is 2-00:01:00"),
         ({"nodes": 5}, "--nodes must be at most 4.* but it is 5"),
         ({"partition": "long", "nodes": 3}, "--nodes must be at most 2"),
+        ({"gpus_per_node": 3}, "--gpus-per-node must be at most 2"),
+        ({"tasks_per_node": 3, "cpus_per_task": 3}, "has 8 cores, but 3 ranks of 3 need 9"),
         ({"partition": "old"}, "partition old is not up"),
     ],
 )

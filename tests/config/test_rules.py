@@ -173,6 +173,10 @@ BROKEN = [
         "STVIT.NUM_TOKENS must be at most the image tokens of a frame",
     ),
     (
+        "MODEL.ARCH=deit STVIT.ENABLE=true DEIT.CLASS_TOKEN=false DATA.TEST_CROP_SIZE=32",
+        "STVIT.NUM_TOKENS must be at most the image tokens of a test frame",
+    ),
+    (
         "MODEL.ARCH=deit STVIT.ENABLE=true",
         "DEIT.CLASS_TOKEN must be false with semantic tokens",
     ),

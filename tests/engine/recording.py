@@ -1,6 +1,7 @@
 """Entry functions for ranks in tests; spawned and forked processes import them from here."""
 
 import json
+from math import inf
 from pathlib import Path
 from unittest import mock
 
@@ -32,7 +33,7 @@ def lines_file(cfg):
 def train_appending(cfg, *, stop_after=None):
     """Train as `train_recording`, but write each line at once, after those of earlier starts.
 
-    The last rank asks for a stop after so many of its steps.
+    The last rank asks for a stop from the so-manieth time on that it is asked.
     """
     steps = 0
 
@@ -44,7 +45,10 @@ def train_appending(cfg, *, stop_after=None):
     def should_stop():
         nonlocal steps
         steps += 1
-        return steps == stop_after and distributed.get_rank() == distributed.get_world_size() - 1
+        return (
+            steps >= (stop_after or inf)
+            and distributed.get_rank() == distributed.get_world_size() - 1
+        )
 
     with mock.patch.object(recorder, "log_json_stats", append):
         train(cfg, should_stop=should_stop)

@@ -69,6 +69,26 @@ def test_a_stop_at_the_end_of_an_epoch_leaves_its_validation_for_later(video_con
     assert lines(stopped) == lines(whole)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_stop_in_a_validation_does_it_again_later(video_config, tmp_path, ranks):
+    whole, stopped = (
+        video_config("NUM_GPUS", str(ranks), "OUTPUT_DIR", str(tmp_path / name))
+        for name in ("whole", "stopped")
+    )
+    # Asked after each of the two steps, and then by the validation.
+    run(whole, (stopped, 3), ranks=ranks)
+    assert [line["_type"] for line in lines(stopped)] == ["train_iter", "train_iter", "train_epoch"]
+    assert [*find_checkpoints(stopped.OUTPUT_DIR)] == [(1, 0)]
+    run(stopped, ranks=ranks)
+    assert lines(stopped) == lines(whole)
+    assert same(final(stopped), final(whole))
+
+
+def test_a_stop_in_a_validation_writes_the_checkpoint_that_was_not_due(video_config):
+    run((video_config("TRAIN.CHECKPOINT_PERIOD", "2"), 3))
+    assert [*find_checkpoints(video_config().OUTPUT_DIR)] == [(1, 0)]
+
+
 def test_inside_an_epoch_the_steps_must_stay_the_same(video_config):
     run((video_config("TRAIN.BATCH_SIZE", "2"), 2))
     with pytest.raises(UserError, match="epoch whose steps are 4, and here they are 2; go on with"):

@@ -50,6 +50,15 @@ def test_weights_of_another_model_are_refused(video_config, weights):
         run_test(video_config(*path, "MODEL.NUM_CLASSES", "4"))
 
 
+def test_a_test_that_is_stopped_leaves_no_results(video_config, weights):
+    cfg = video_config("TEST.CHECKPOINT_FILE_PATH", str(weights[1]), "TEST.BATCH_SIZE", "6")
+    asked = iter([False, False, *[True] * 9])
+    run_test(cfg, should_stop=lambda: next(asked))
+    assert not (Path(cfg.OUTPUT_DIR) / "results").exists()
+    run_test(cfg)
+    assert len(results(cfg)[0]["labels"]) == 7
+
+
 @pytest.mark.parametrize("batch", ["1", "4", "100"])
 def test_scores_are_the_mean_over_the_views(video_config, weights, batch):
     model, path = weights

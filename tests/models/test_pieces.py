@@ -12,6 +12,12 @@ from stvit_video.models.semantic.stgm import SemanticTokenLayer
 MODELS = {
     "dense": lambda: small_model("swin_t"),
     "semantic": lambda: small_model("stvit_swin_t", "STVIT.TEMPORAL_WINDOW", "2"),
+    "recovery": lambda: small_model("stvit_r_swin_t"),
+    "centred windows": lambda: small_model(
+        "stvit_r_swin_t",
+        *("STVIT.BORDER", "cut", "STVIT.SEMANTIC_KEYS", "none"),
+        *("STVIT.RECOVERY_WINDOW", "3", "STVIT.KEY_WINDOWS", "(7, 8)"),
+    ),
     "DeiT": small_deit,
 }
 
@@ -68,7 +74,7 @@ def test_no_module_changes_what_it_is_given(build, numbers, monkeypatch):
         given.extend((x, x.clone()) for x in arguments if isinstance(x, torch.Tensor))
 
     for module in model.modules():
-        if isinstance(module, block.Block | SemanticTokenLayer):
+        if isinstance(module, block.TransformerLayer | SemanticTokenLayer):
             module.register_forward_pre_hook(keep)
     with torch.no_grad():
         model(torch.randn(1, 3, 4, 70, 64))

@@ -5,8 +5,11 @@ import torch
 
 from stvit_video.models.layers import pieces
 from stvit_video.models.layers.attention import Attention
+from stvit_video.models.semantic.maps import attention_maps
 from stvit_video.models.semantic.reach import CentredReach, CentredWindow, Reach
+from stvit_video.models.semantic.regions import Windows
 from stvit_video.models.semantic.released import PaddedReach
+from stvit_video.models.semantic.stgm import SemanticTokenLayer
 
 DIM = 8
 GENERATION = CentredWindow(side=14, queries=3, keys=7)
@@ -99,6 +102,21 @@ def test_without_a_window_every_key_is_seen(attn, norm):
     torch.testing.assert_close(Reach()(attn, norm, queries, keys), expected)
     wide = CentredReach(CentredWindow(side=99, queries=7, keys=3))
     torch.testing.assert_close(wide(attn, norm, queries, keys), expected)
+
+
+def test_attention_maps_are_of_the_keys_that_are_seen():
+    layer = SemanticTokenLayer(
+        DIM,
+        num_heads=2,
+        windows=Windows(window=7, tokens=3),
+        key_window=None,
+        semantic_keys=False,
+        reach=CentredReach(GENERATION),
+    ).double()
+    maps = attention_maps(layer, tokens(2, 6, 7), tokens(2, 12, 16))
+    rows, columns = seen_along(GENERATION, 6, 12), seen_along(GENERATION, 7, 16)
+    assert torch.equal(maps[0] > 0, rows[:, None, :, None] & columns[None, :, None, :])
+    torch.testing.assert_close(maps.sum((-2, -1)), torch.ones(2, 6, 7, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("numbers", [1, 3000])

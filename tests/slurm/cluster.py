@@ -10,6 +10,8 @@ import shutil
 import socket
 import subprocess
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
@@ -41,8 +43,8 @@ SelectTypeParameters=CR_CPU
 SchedulerParameters=sched_interval=1,bf_interval=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-ReturnToService=2
-KillWait=20
+ReturnToService=1
+KillWait=10
 SlurmdTimeout=10
 NodeName=n[1-4] NodeHostname=localhost NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[4]}] CPUs=4
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=60 MaxTime=60
@@ -78,11 +80,11 @@ class Cluster:
         files = {**munge, "pid-file": "munge.pid", "seed-file": "munge.seed"}
         options = [f"--{option}={self.folder / file}" for option, file in files.items()]
         self._run_daemon("munged", "--foreground", *options)
-        _wait(lambda: (self.folder / "munge.socket").exists(), "munged")
+        wait_for(lambda: (self.folder / "munge.socket").exists(), "munged")
         self._run_daemon("slurmctld", "-D")
         for node in NODES:
             self.start_node(node)
-        _wait(self.is_idle, "four idle nodes", log=self.folder / "slurmctld.log")
+        wait_for(self.is_idle, "four idle nodes", told=(self.folder / "slurmctld.log").read_text)
 
     def start_node(self, node: str) -> None:
         (self.folder / f"spool.{node}").mkdir(exist_ok=True)
@@ -94,10 +96,8 @@ class Cluster:
         self.daemons.pop(node).wait()
 
     def stop(self) -> None:
-        self.run("scancel", "--state=PENDING", f"--user={getpass.getuser()}", check=False)
-        self.run("scancel", "--signal=KILL", f"--user={getpass.getuser()}", check=False)
-        self.run("scancel", f"--user={getpass.getuser()}", check=False)
-        _wait(lambda: not self.run("squeue", "--noheader"), "the end of all jobs")
+        if "slurmctld" in self.daemons:
+            self._cancel_all()
         for daemon in reversed(self.daemons.values()):
             daemon.terminate()
             try:
@@ -105,6 +105,16 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+
+    def _cancel_all(self) -> None:
+        """End all jobs: their tasks are children of daemons' children, not of ours."""
+        user = f"--user={getpass.getuser()}"
+        self.run("scancel", "--signal=KILL", "--full", user, check=False)
+        self.run("scancel", user, check=False)
+        try:
+            wait_for(lambda: not self.run("squeue", "-h", check=False), "the end of all jobs")
+        except AssertionError as error:
+            warnings.warn(str(error), stacklevel=1)
 
     def configure(self, *, controller: str = "enable_configless") -> None:
         """Write slurm.conf, with other parameters of slurmctld."""
@@ -162,10 +172,11 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _wait(condition, what: str, *, seconds: float = 60, log: Path | None = None) -> None:
+def wait_for(
+    condition: Callable[[], bool], what: str, *, seconds: float = 60, told: Callable[[], str] = str
+) -> None:
+    """Wait until ``condition`` holds; fails with what was waited for, and what is ``told``."""
     deadline = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > deadline:
-            told = log.read_text()[-2000:] if log and log.exists() else ""
-            raise AssertionError(f"waited {seconds:g} s for {what}\n{told}")
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}\n{told()}"
         time.sleep(0.2)

@@ -1,8 +1,6 @@
 """The motion data set on disk: video files of many kinds, CSV files and the classes' names."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -14,7 +12,7 @@ import numpy as np
 from stvit_video.data.encode import write_video
 from stvit_video.data.synthetic.camera import CLASSES, draw_camera_path
 from stvit_video.data.synthetic.render import render
-from stvit_video.errors import UserError
+from stvit_video.data.synthetic.whole_folder import make_whole
 
 # (height, width); all even, as yuv420p wants them.
 _FRAME_SIZES = ((72, 96), (80, 80), (96, 72), (64, 96), (72, 72), (96, 64))
@@ -29,8 +27,8 @@ _KINDS = (
     (".mp4", "mpeg4", _MPEG4),
     (".avi", "mpeg4", _MPEG4),
 )
-# Says in the folder what it holds; to be raised when the same seed gives other videos.
-_RECIPE_FILE, _VERSION = "recipe.json", 2
+# To be raised when the same seed gives other videos.
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,6 @@ class MotionRecipe:
 def make_motion_dataset(folder: str | Path, recipe: MotionRecipe, *, num_workers: int) -> bool:
     """Write a data set, unless ``folder`` holds it already.
 
-    It is written beside ``folder`` and renamed at the end: a folder of that name is whole.
-
     Args:
         folder: gets train.csv, val.csv, test.csv, classes.json ({name: label}) and the videos.
         recipe: the same recipe gives the same frames.
@@ -71,34 +67,16 @@ def make_motion_dataset(folder: str | Path, recipe: MotionRecipe, *, num_workers
     Raises:
         UserError: ``folder`` holds something else.
     """
-    folder = Path(folder)
     description = {"dataset": "motion", "version": _VERSION, **asdict(recipe)}
-    if _holds(folder, description):
-        return False
-    partial_folder = folder.parent / f".{folder.name}.{os.getpid()}.partial"
-    try:
+
+    def write(empty: Path) -> None:
         for split in recipe.counts:
-            (partial_folder / split).mkdir(parents=True)
-        _write_splits(partial_folder, recipe, num_workers=num_workers)
+            (empty / split).mkdir()
+        _write_splits(empty, recipe, num_workers=num_workers)
         classes = {name: label for label, name in enumerate(CLASSES)}
-        (partial_folder / "classes.json").write_text(json.dumps(classes, indent=2) + "\n")
-        (partial_folder / _RECIPE_FILE).write_text(json.dumps(description, indent=2) + "\n")
-        partial_folder.replace(folder)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-    return True
+        (empty / "classes.json").write_text(json.dumps(classes, indent=2) + "\n")
 
-
-def _holds(folder: Path, description: Mapping[str, object]) -> bool:
-    recipe_file = folder / _RECIPE_FILE
-    if recipe_file.is_file() and json.loads(recipe_file.read_text()) == description:
-        return True
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(
-            f"{folder} holds something else than this motion data set; name another folder, or "
-            "remove it"
-        )
-    return False
+    return make_whole(Path(folder), description, write)
 
 
 def _write_splits(folder: Path, recipe: MotionRecipe, *, num_workers: int) -> None:

@@ -68,8 +68,11 @@ class _UnitBuilder:
     """Builds one unit of a layout after the other.
 
     Args:
+        semantic: the layout, and all about semantic tokens.
+        spec: what the blocks of the stage have in common.
         base: builds a block on image tokens.
-        (the others as above)
+        window: of these blocks.
+        drop_paths: stochastic depth rate of each layer.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .reach import CentredReach
 from .regions import key_ranges
 from .stgm import SemanticTokenGeneration, SemanticTokenLayer
 
@@ -58,24 +59,32 @@ def attention_maps(
 
 def _reach(layer: SemanticTokenLayer, size: torch.Size) -> tuple[Tensor, Tensor]:
     """Which image and which semantic tokens each semantic token sees: bool ``[h, w, H, W]``."""
-    axes = []
-    for length in size:
-        ranges = key_ranges(layer.windows, size=length, key_window=layer.key_window)
-        tokens = len(layer.windows.regions(length))
-        image = torch.zeros(tokens, length, dtype=torch.bool)
-        semantic = torch.zeros(tokens, tokens, dtype=torch.bool)
-        for token in range(tokens):
-            window = token // ranges.queries
-            start = ranges.image_starts[window]
-            image[token, start : start + ranges.image_length] = True
-            start = ranges.semantic_starts[window]
-            semantic[token, start : start + ranges.semantic_length] = layer.semantic_keys
-        axes.append((image, semantic))
-    (image_rows, semantic_rows), (image_columns, semantic_columns) = axes
+    (image_rows, semantic_rows), (image_columns, semantic_columns) = (
+        _reach_along(layer, length) for length in size
+    )
     return (
         image_rows[:, None, :, None] & image_columns[None, :, None, :],
         semantic_rows[:, None, :, None] & semantic_columns[None, :, None, :],
     )
+
+
+def _reach_along(layer: SemanticTokenLayer, length: int) -> tuple[Tensor, Tensor]:
+    """Do the same along one axis: bool ``[h, H]`` and ``[h, h]``."""
+    tokens = len(layer.windows.regions(length))
+    image = torch.zeros(tokens, length, dtype=torch.bool)
+    semantic = torch.zeros(tokens, tokens, dtype=torch.bool)
+    if isinstance(layer.reach, CentredReach):
+        for own, keys in layer.reach.window.spans(tokens, length):
+            image[own.start : own.stop, keys.start : keys.stop] = True
+        return image, semantic
+    ranges = key_ranges(layer.windows, size=length, key_window=layer.key_window)
+    for token in range(tokens):
+        window = token // ranges.queries
+        start = ranges.image_starts[window]
+        image[token, start : start + ranges.image_length] = True
+        start = ranges.semantic_starts[window]
+        semantic[token, start : start + ranges.semantic_length] = layer.semantic_keys
+    return image, semantic
 
 
 @contextmanager

@@ -171,7 +171,6 @@ def _alike(
 
 def _gather(x: Tensor, windows: Sequence[tuple[Span, Span]]) -> Tensor:
     """Gather windows ``[m N, tokens, C]``, of equal shape, of ``[N, H, W, C]``."""
-    slices = [
-        x[:, top.start : top.stop, left.start : left.stop].flatten(1, 2) for top, left in windows
-    ]
-    return torch.cat(slices)
+    # Stacked as views, so that each token is copied once.
+    slices = [x[:, top.start : top.stop, left.start : left.stop] for top, left in windows]
+    return torch.stack(slices).flatten(0, 1).flatten(1, 2)

@@ -1,0 +1,217 @@
+"""What is said of a job that ended badly, and whether it is requeued."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from stvit_video.cluster import aftermath
+from stvit_video.cluster import records as cluster_records
+from stvit_video.cluster.records import (
+    FAILED,
+    HUNG,
+    LOST,
+    MISTAKE,
+    STOPPED,
+    RankRecord,
+    read_records,
+    recorded,
+)
+from stvit_video.cluster.requeue import RequeueError
+from stvit_video.errors import UserError
+
+JOB_ENV = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "5", "SLURM_RESTART_COUNT": "1"}
+
+
+def rank(index, ending="", reason=""):
+    return RankRecord(index, f"n{index}", 100, 1, f"{index}.log", ending, reason)
+
+
+LOST_TO_A_HANG = "RuntimeError: Timed out waiting 20000ms for recv operation to complete"
+LOST_TO_A_DEATH = "RuntimeError: Connection closed by peer"
+
+
+@pytest.mark.parametrize(
+    ("records", "sentence", "may_help"),
+    [
+        (
+            [rank(0, LOST, LOST_TO_A_DEATH), rank(1)],
+            "Rank 1 on node n1 died without a word, as a process does that is killed (often for "
+            "memory); its log is 1.log.",
+            True,
+        ),
+        (
+            [rank(0, LOST, LOST_TO_A_HANG), rank(1)],
+            "Rank 1 on node n1 hung (the others waited for it in vain); its log is 1.log.",
+            True,
+        ),
+        (
+            [rank(0, LOST, LOST_TO_A_HANG), rank(1, HUNG, "no sign of life for 21 s")],
+            "Rank 1 on node n1 hung (no sign of life for 21 s); its log is 1.log.",
+            True,
+        ),
+        (
+            [rank(2), rank(0, LOST), rank(1, FAILED, "KeyError: 'a'")],
+            "Rank 1 on node n1 failed (KeyError: 'a'); its log is 1.log.",
+            True,
+        ),
+        (
+            [rank(0, FAILED, "KeyError: 'a'"), rank(1, MISTAKE, "a.csv:3: no label.")],
+            "Rank 1 on node n1 stopped; its log is 1.log. a.csv:3: no label.",
+            False,
+        ),
+        (
+            [rank(0, LOST, LOST_TO_A_DEATH), rank(1, LOST)],
+            f"Rank 0 on node n0 lost contact with the others ({LOST_TO_A_DEATH}); its log is "
+            "0.log.",
+            True,
+        ),
+    ],
+)
+def test_the_cause_is_told_from_its_consequences(records, sentence, may_help):
+    ranks = max(record.rank for record in records) + 1
+    assert aftermath.judge(records, status=1, num_ranks=ranks) == (sentence, may_help)
+
+
+def test_a_rank_that_never_began_is_named_by_its_number():
+    found = aftermath.judge([rank(0)], status=137, num_ranks=3)
+    assert found == ("Of 3 ranks some ended before they had begun: 1, 2.", True)
+    found = aftermath.judge([rank(0, FAILED, "KeyError: 'a'")], status=1, num_ranks=2)
+    assert found[0].startswith("Rank 0 on node n0 failed")
+    found = aftermath.judge([rank(0, "finished")], status=139, num_ranks=1)
+    assert found == ("All ranks came to their end, and then ended with status 139.", True)
+
+
+def end(tmp_path, monkeypatch, *arguments, records=(), status=1, running=True, requeue=None):
+    """Run the end of a batch script; returns what it wrote, and which jobs it requeued."""
+    requeued = []
+    for name, value in {**JOB_ENV, "SLURM_NTASKS": str(len(records))}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(aftermath, "is_running", lambda task: running)
+    monkeypatch.setattr(
+        aftermath, "requeue", requeue or (lambda task: requeued.append(task.job_id))
+    )
+    (tmp_path / "ranks").mkdir()
+    for record in records:
+        file = tmp_path / "ranks" / f"rank_{record.rank:05d}.json"
+        file.write_text(json.dumps(vars(record)))
+    aftermath.main(["--job-dir", str(tmp_path), "--max-requeues", "2", *arguments, str(status)])
+    file = tmp_path / "endings.log"
+    return file.read_text() if file.exists() else "", requeued
+
+
+DEAD = (rank(0, LOST, LOST_TO_A_DEATH), rank(1))
+
+
+def test_a_failure_is_requeued_only_if_asked_for(tmp_path, monkeypatch):
+    text, requeued = end(tmp_path, monkeypatch, records=DEAD)
+    assert "job 5: Rank 1 on node n1 died" in text
+    assert text.endswith(
+        "The job is not requeued, as --requeue-on-failure is not set; submit it again to go on "
+        "from the last checkpoint.\n"
+    )
+    assert requeued == []
+
+
+def test_a_failure_is_requeued(tmp_path, monkeypatch):
+    text, requeued = end(tmp_path, monkeypatch, "--requeue-on-failure", records=DEAD)
+    assert text.endswith("The job is requeued, and goes on from the last checkpoint.\n")
+    assert requeued == ["5"]
+
+
+def test_a_requeue_that_slurm_refuses_is_said(tmp_path, monkeypatch):
+    def refuse(task):
+        raise RequeueError("no contact")
+
+    text, _ = end(tmp_path, monkeypatch, "--requeue-on-failure", records=DEAD, requeue=refuse)
+    first, second = text.splitlines()
+    # Said before it is tried, as it ends the batch script.
+    assert first.endswith("The job is requeued, and goes on from the last checkpoint.")
+    assert "It is not requeued after all: no contact; submit it again" in second
+
+
+def test_a_failure_is_not_requeued_for_ever(tmp_path, monkeypatch):
+    bound = ("--requeue-on-failure", "--max-requeues", "1")
+    text, requeued = end(tmp_path, monkeypatch, *bound, records=DEAD)
+    assert "not requeued, as it has been 1 times already (--max-requeues)" in text
+    assert requeued == []
+
+
+def test_a_mistake_is_not_made_again(tmp_path, monkeypatch):
+    records = [rank(0, MISTAKE, "a.csv:3: no label.")]
+    text, requeued = end(tmp_path, monkeypatch, "--requeue-on-failure", records=records)
+    assert text.endswith("The job is not requeued, as it would end the same way again.\n")
+    assert requeued == []
+
+
+def test_a_signal_that_came_before_the_ranks_could_note_it_requeues(tmp_path, monkeypatch):
+    text, requeued = end(tmp_path, monkeypatch, status=128 + signal.SIGTERM)
+    assert "SIGTERM came before the ranks had begun." in text
+    assert requeued == ["5"]
+
+
+def test_srun_ends_others_by_a_signal_that_asks_for_nothing(tmp_path, monkeypatch):
+    _, requeued = end(tmp_path, monkeypatch, records=DEAD, status=128 + signal.SIGTERM)
+    assert requeued == []
+
+
+@pytest.mark.parametrize(
+    ("records", "status", "running"),
+    [
+        ([rank(0, STOPPED), rank(1, STOPPED)], 75, True),  # rank 0 has done all
+        (DEAD, 1, False),  # SLURM requeues or cancels it
+        ((), 0, True),
+    ],
+)
+def test_nothing_is_done_twice(tmp_path, monkeypatch, records, status, running):
+    asked = {"records": records, "status": status, "running": running}
+    assert end(tmp_path, monkeypatch, "--requeue-on-failure", **asked) == ("", [])
+
+
+def record_of(tmp_path, error=None, *, lost=False):
+    record = rank(3)
+    caught = None
+    try:
+        with recorded(record, tmp_path, period_s=0.05, is_lost=lambda error: lost):
+            assert read_records(tmp_path, restarts=1) == [record]
+            if error:
+                raise error
+    except (Exception, SystemExit) as raised:
+        caught = raised
+    assert caught is error
+    assert read_records(tmp_path, restarts=0) == []
+    (found,) = read_records(tmp_path, restarts=1)
+    return found.ending, found.reason
+
+
+def test_a_record_says_how_a_rank_ended(tmp_path):
+    assert record_of(tmp_path) == ("finished", "")
+    assert record_of(tmp_path, SystemExit(75)) == (STOPPED, "")
+    assert record_of(tmp_path, UserError("no label")) == (MISTAKE, "no label")
+    assert record_of(tmp_path, ValueError("a\nb")) == (FAILED, "ValueError: a")
+    assert record_of(tmp_path, RuntimeError("gone"), lost=True) == (LOST, "RuntimeError: gone")
+
+
+def test_a_rank_that_was_asleep_is_the_one_that_hung(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_records, "_ASLEEP_PERIODS", 0)
+    ending, reason = record_of(tmp_path, RuntimeError("gone"), lost=True)
+    assert ending == HUNG
+    assert reason.startswith("it gave no sign of life for ")
+    # As SLURM suspends a whole job, or a machine is.
+    assert record_of(tmp_path) == ("finished", "")
+
+
+def test_the_rank_that_gave_no_sign_of_life_comes_first(tmp_path):
+    for index in (0, 1, 2):
+        with recorded(rank(index), tmp_path, period_s=9, is_lost=bool):
+            pass
+    os.utime(tmp_path / "ranks" / "rank_00001.json", (1, 1))
+    assert [record.rank for record in read_records(tmp_path, restarts=1)] == [1, 0, 2]
+
+
+def test_the_end_of_a_script_needs_no_torch():
+    code = "import sys, stvit_video.cluster.aftermath, stvit_video.cluster.job; "
+    subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)

@@ -1,0 +1,312 @@
+"""The command line, over programs that answer as SLURM's do but run nothing."""
+
+import importlib.util
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stvit_video.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "slurm" / "launch.py"
+
+
+@pytest.fixture(scope="module")
+def program():
+    spec = importlib.util.spec_from_file_location("launch", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def launch(program, config_file, fake_slurm, tmp_path, monkeypatch, capsys):
+    """Return a function from arguments, behind --cfg, to the exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(*arguments, cfg=("--cfg", str(config_file))):
+        status = program.main([*cfg, *arguments])
+        return (status, *capsys.readouterr())
+
+    return start
+
+
+def folders(tmp_path):
+    return sorted((tmp_path / "output" / "jobs").glob("*"))
+
+
+def refused(result, sentence):
+    """Whether a launch ended with one line that says ``sentence``, and status 2."""
+    status, _, errors = result
+    assert status == 2
+    assert errors.count("\n") == 1, errors
+    assert re.search(sentence, errors), errors
+    return True
+
+
+def test_help_shows_examples_and_needs_no_torch():
+    watched = f"""
+import runpy, sys
+sys.argv = ["launch.py", "--help"]
+try:
+    runpy.run_path({str(PROGRAM)!r}, run_name="__main__")
+finally:
+    assert "torch" not in sys.modules
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", watched],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "python slurm/launch.py --nodes 4" in ended.stdout
+    assert "--chain configs/imagenet" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "overrides"),
+    [
+        ("--nodes 4", ["configs/k400/stvit_swin_t.yaml"], []),
+        ("--nodes 4 A.B 1 --time 5 C -2", ["configs/k400/stvit_swin_t.yaml"], "A.B 1 C -2"),
+        ("--cfg a.yaml --opts A.B 1 --nodes 4 C 2", ["a.yaml"], "A.B 1 C 2"),
+        ("--chain a.yaml b.yml A.B 1", ["a.yaml", "b.yml"], "A.B 1"),
+        ("A.B 1 --chain a.yaml b.yml --nodes 4", ["a.yaml", "b.yml"], "A.B 1"),
+    ],
+)
+def test_configs_and_overrides(program, line, files, overrides):
+    parsed = program.parse_arguments(line.split())
+    assert parsed.cfg_files == files
+    assert parsed.overrides == (overrides.split() if overrides else [])
+
+
+def test_a_dry_run_shows_everything_and_leaves_nothing(launch, fake_slurm, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    flags = "--nodes 4 --partition debug --time 1:00:00 --mem 4G --account a --qos q"
+    more = "--constraint c --exclude n2 --mail me@x --after 3 --name named --cpus-per-task 2"
+    fake_slurm.set_job("3", "RUNNING")
+    status, shown, _ = launch("--dry-run", *flags.split(), *more.split(), "TRAIN.BATCH_SIZE", "2")
+    assert status == 0
+    assert "4 (nodes) x 1 (ranks on the CPU of each) = 4" in shown
+    for line in (
+        *("nodes=4", "ntasks-per-node=1", "cpus-per-task=2", "partition=debug", "time=60"),
+        *("mem=4G", "account=a", "qos=q", "constraint=c", "exclude=n2", "mail-user=me@x"),
+        *("dependency=afterok:3", "job-name=named", "requeue", "signal=USR2@180"),
+        "kill-on-invalid-dep=yes",
+    ):
+        assert f"\n#SBATCH --{line}\n" in shown, line
+    assert "gpus" not in shown.partition("#!")[2]
+    assert fake_slurm.scripts == []
+    assert [p for p in sorted(tmp_path.rglob("*")) if p not in before] == [
+        fake_slurm.folder / "jobs" / "3"
+    ]
+
+
+def test_a_short_job_is_warned_later(launch):
+    """A warning of three minutes would come at once to a job of one, which would train nothing."""
+    _, shown, _ = launch("--dry-run", "--time", "1")
+    assert "#SBATCH --signal=USR2@15\n" in shown
+
+
+def test_gpus_are_asked_for_with_a_task_each(launch):
+    _, shown, _ = launch("--dry-run", "--gpus-per-node", "2", "DEVICE", "cuda")
+    assert "#SBATCH --gpus-per-node=2\n" in shown
+    assert "#SBATCH --ntasks-per-node=2\n" in shown
+
+
+def test_a_job_has_all_that_it_needs_in_its_folder(launch, fake_slurm, tmp_path):
+    status, shown, _ = launch("--nodes", "2", "RNG_SEED", "7")
+    assert status == 0
+    (folder,) = folders(tmp_path)
+    assert f"submitted job 1 (small); log of rank 0: {folder}/1_0_log.out" in shown
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    cfg = load_config(folder / "config.yaml")
+    assert (cfg.RNG_SEED, cfg.NUM_SHARDS) == (7, 2)
+    assert str(tmp_path / "run") == cfg.OUTPUT_DIR
+    for name in ("code_version.txt", "environment.txt", "command.txt", "1_submitted.pkl"):
+        assert (folder / name).stat().st_size, name
+    assert (folder / "code" / "stvit_video" / "cluster" / "rank.py").is_file()
+    assert (folder / "1_submission.sh").read_text() == fake_slurm.scripts[0]
+    record = json.loads((folder / "job.json").read_text())
+    assert (record["job_id"], record["output_dir"]) == ("1", str(tmp_path / "run"))
+
+
+def test_a_job_imports_its_copy_wherever_it_was_submitted(launch, fake_slurm, tmp_path):
+    """Of the lines before srun: with them Python finds the copy, from the checkout's folder too."""
+    launch()
+    (folder,) = folders(tmp_path)
+    script = fake_slurm.scripts[0]
+    setup = script.partition("# setup\n")[2].partition("# command")[0]
+    where = f"{sys.executable} -c 'import stvit_video; print(stvit_video.__file__)'"
+    found = subprocess.run(
+        ["bash", "-c", f"{setup}\n{where}\ncd {ROOT}\n{where}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert found[0] == str(folder / "code" / "stvit_video" / "__init__.py")
+
+
+def test_surroundings_do_not_change_the_job(launch, fake_slurm, monkeypatch):
+    """Inside another job, and with sbatch's own variables, which would beat the script's lines."""
+    monkeypatch.setenv("SLURM_NTASKS", "9")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
+    monkeypatch.setenv("SBATCH_PARTITION", "debug")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    launch()
+    seen = (fake_slurm.folder / "env").read_text()
+    assert "SLURM_NTASKS" not in seen
+    assert "SBATCH_TIMELIMIT" not in seen
+    assert "SLURM_CONF=/etc/slurm.conf" in seen
+    assert os.environ["SLURM_NTASKS"] == "9"
+    assert "#SBATCH --partition=debug\n" in fake_slurm.scripts[0]
+
+
+def test_an_array_is_a_job_for_each_value(launch, fake_slurm, tmp_path):
+    status, shown, _ = launch("--array", "SOLVER.BASE_LR=1e-3,5e-4,2e-4")
+    assert status == 0
+    assert shown.count("submitted job") == 3
+    configs = [load_config(folder / "config.yaml") for folder in folders(tmp_path)]
+    assert sorted(cfg.SOLVER.BASE_LR for cfg in configs) == [2e-4, 5e-4, 1e-3]
+    assert len({cfg.OUTPUT_DIR for cfg in configs}) == 3
+    assert "dependency" not in "".join(fake_slurm.scripts)
+
+
+@pytest.fixture
+def second_config(config_file):
+    """The small config with a head of another size, in another folder."""
+    path = config_file.with_name("second.yaml")
+    path.write_text(f"_BASE_: {config_file.name}\nOUTPUT_DIR: second\nMODEL: {{NUM_CLASSES: 4}}\n")
+    return path
+
+
+def test_a_chain_waits_and_starts_from_what_is_not_there_yet(
+    launch, fake_slurm, config_file, second_config, tmp_path
+):
+    status, shown, _ = launch(cfg=("--chain", str(config_file), str(second_config)))
+    assert status == 0
+    first, second = fake_slurm.scripts
+    assert "dependency" not in first
+    assert "#SBATCH --dependency=afterok:1\n" in second
+    assert "has videos of 3 of the 4 classes" in shown
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00002.pyth"
+    assert f"{checkpoint}, weights alone" in shown
+    configs = {
+        folder.name[16:]: load_config(folder / "config.yaml") for folder in folders(tmp_path)
+    }
+    assert str(checkpoint) == configs["second"].TRAIN.CHECKPOINT_FILE_PATH
+    assert not checkpoint.exists()
+
+
+def test_a_dry_run_of_a_chain_shows_which_job_waits(launch, config_file, second_config):
+    _, shown, _ = launch("--dry-run", cfg=("--chain", str(config_file), str(second_config)))
+    assert shown.count("#!/bin/bash") == 2
+    assert shown.count("--dependency='afterok:<small>'\n") == 1
+
+
+def test_whether_the_weights_of_a_chain_will_fit_is_known_at_once(
+    launch, fake_slurm, config_file, second_config
+):
+    second_config.write_text(second_config.read_text() + "SWIN: {EMBED_DIM: 24}\n")
+    result = launch(cfg=("--chain", str(config_file), str(second_config)))
+    assert refused(result, "last checkpoint of the job before.*TRAIN.CHECKPOINT_MIN_SHARE|fills")
+    assert fake_slurm.scripts == []
+
+
+def test_a_chain_is_queued_whole_or_not_at_all(
+    launch, fake_slurm, config_file, second_config, tmp_path
+):
+    fake_slurm.refuse("job-name=second")
+    result = launch(cfg=("--chain", str(config_file), str(second_config)))
+    assert refused(result, "SLURM refuses the job second: .*Invalid qos specification")
+    assert fake_slurm.cancelled == ["1"]
+    assert [folder.name[16:] for folder in folders(tmp_path)] == ["small"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--partition", "gpu"], "there is no partition gpu; this cluster has debug, long, old"),
+        (["--time", "3-0"], "--time must be at most 2-00:00:00, the limit of partition debug"),
+        (["--nodes", "9"], "--nodes must be at most 4"),
+        (["--nodes", "4", "TRAIN.BATCH_SIZE", "8"], "lists 8 videos, fewer than the 32"),
+        (["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR must be a folder that can be written"),
+        (["--job-dir", "small.yaml/jobs"], "--job-dir must be a folder that can be written"),
+        (["--after", "99"], "--after must name a job that SLURM knows"),
+        (["TRAIN.CHECKPOINT_FILE_PATH", "none.pth"], "no checkpoint .*none.pth"),
+        (["DATA.PATH_TO_DATA_DIR", "none"], "there is no .*none/train.csv"),
+        (["MODEL.NUM_CLASSES", "2"], "train.csv, line 3: the label must lie in 0..1"),
+        (["SOLVER.LR", "1"], "SOLVER.LR is no config key"),
+        (["--array", "SOLVER.BASE_LR=1,2", "--follow"], "--follow shows one job"),
+        (["--local", "--array", "SOLVER.BASE_LR=1,2"], "--local runs one job"),
+        (["--local", "--nodes", "2"], "--local is this machine alone"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_queued(
+    launch, fake_slurm, tmp_path, arguments, sentence
+):
+    assert refused(launch(*arguments), sentence)
+    assert fake_slurm.scripts == []
+    assert folders(tmp_path) == []
+
+
+def test_a_job_cannot_wait_for_one_that_failed(launch, fake_slurm):
+    fake_slurm.set_job("3", "FAILED")
+    assert refused(launch("--after", "3"), "that one is FAILED")
+
+
+def test_two_jobs_do_not_train_in_one_folder(launch, fake_slurm, tmp_path):
+    launch()
+    (folder,) = folders(tmp_path)
+    fake_slurm.set_job("1", "RUNNING", output=str(folder / "1_0_log.out"))
+    assert refused(launch(), r"job 1 \(small\) writes to OUTPUT_DIR .*scancel 1.*--after")
+    assert launch("--after", "1")[0] == 0
+    fake_slurm.set_job("1", "COMPLETED", output=str(folder / "1_0_log.out"))
+    fake_slurm.set_job("2", "FAILED", output=str(folders(tmp_path)[1] / "2_0_log.out"))
+    assert launch()[0] == 0
+
+
+def test_broken_videos_are_found_before_anything_is_queued(
+    launch, fake_slurm, video_folder, tmp_path
+):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in video_folder.iterdir():
+        text = b"no video" if file.suffix == ".mp4" else file.read_bytes()
+        (broken / file.name).write_bytes(text)
+    result = launch("DATA.PATH_TO_DATA_DIR", str(broken))
+    assert refused(result, "4 of 4 videos tried of .*train.csv cannot be read .*check_data.py")
+    for file in video_folder.glob("*.mp4"):
+        if file.name != "0.mp4":
+            (broken / file.name).write_bytes(file.read_bytes())
+    assert refused(
+        launch("DATA.PATH_TO_DATA_DIR", str(broken), "DATA.MAX_BAD_VIDEOS", "0"), "1 of 4 videos"
+    )
+    status, shown, _ = launch("DATA.PATH_TO_DATA_DIR", str(broken))
+    assert status == 0
+    assert re.search(r"note +1 of 4 videos tried .* cannot be read: .*line 1", shown)
+
+
+def test_status_of_nothing_is_a_sentence(launch):
+    assert refused(launch("--status"), "no job was launched with --job-dir output/jobs")
+
+
+def test_status_of_what_was_launched(launch, fake_slurm, tmp_path):
+    launch()
+    (folder,) = folders(tmp_path)
+    fake_slurm.set_job("1", "RUNNING", output=str(folder / "1_0_log.out"))
+    status, shown, _ = launch("--status")
+    assert status == 0
+    assert re.search(r"^1 +small +RUNNING", shown, re.MULTILINE)
+
+
+def test_without_slurm_it_says_so(launch, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert refused(launch(), "there is no sbatch in PATH")

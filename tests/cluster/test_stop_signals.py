@@ -1,0 +1,33 @@
+import os
+import signal
+
+import pytest
+
+from stvit_video.cluster.stop_signals import ASKING, StopSignals
+
+
+@pytest.fixture(autouse=True)
+def own_handlers():
+    before = {number: signal.getsignal(number) for number in (*ASKING, signal.SIGCONT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
+def test_a_signal_is_noted_whoever_had_it_before(number):
+    signal.signal(number, lambda *_: pytest.fail("the old handler was called"))
+    signals = StopSignals()
+    signals.install()
+    assert not signals.asked
+    for _ in range(2):
+        os.kill(os.getpid(), number)
+    assert signals.asked
+
+
+def test_going_on_after_a_pause_asks_for_nothing():
+    signal.signal(signal.SIGCONT, lambda *_: pytest.fail("submitit would log it"))
+    signals = StopSignals()
+    signals.install()
+    os.kill(os.getpid(), signal.SIGCONT)
+    assert not signals.asked

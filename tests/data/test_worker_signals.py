@@ -1,0 +1,37 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+
+from stvit_video.data.worker_signals import leave_stopping_to_the_parent
+
+FORK = multiprocessing.get_context("fork")
+NAMES = ("USR1", "USR2", "TERM")
+
+
+def answer(connection):
+    leave_stopping_to_the_parent()
+    while True:
+        connection.send(connection.recv())
+
+
+def test_a_worker_is_ended_by_its_parent_alone():
+    ours, its = FORK.Pipe()
+    inherited = signal.signal(signal.SIGUSR2, lambda *_: os._exit(3))
+    worker = FORK.Process(target=answer, args=(its,))
+    try:
+        worker.start()
+        for name in ("", *NAMES):
+            # From another process, as SLURM's signals come.
+            if name:
+                subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+            ours.send(name)
+            assert ours.poll(10), f"it did not outlive {name}"
+            assert ours.recv() == name
+        worker.terminate()
+        worker.join(10)
+        assert worker.exitcode == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGUSR2, inherited)
+        worker.kill()
+        worker.join()

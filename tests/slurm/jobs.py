@@ -1,0 +1,172 @@
+"""Jobs on the four-node SLURM, submitted by slurm/launch.py as a user does it."""
+
+import importlib.util
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from cluster import Cluster, wait_for
+from comparing import same, without_times
+
+from stvit_video.cluster.job_record import read_records
+from stvit_video.cluster.rank_files import endings_log, rank_log, rank_record
+from stvit_video.cluster.slurm import JobFacts, read_job
+from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
+
+# The ranks' --timeout-s.
+TIMEOUT_SECONDS = 20
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Job:
+    """A job that was submitted, and its run."""
+
+    def __init__(self, cluster: Cluster, folder: Path, output_dir: Path, job_id: str) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.output_dir = output_dir
+        self.id = job_id
+
+    @property
+    def facts(self) -> JobFacts:
+        facts = read_job(self.id)
+        assert facts is not None, f"SLURM has forgotten job {self.id}"
+        return facts
+
+    @property
+    def steps(self) -> int:
+        """Lines of steps in the log so far, those that were made again included."""
+        return sum(line["_type"] == "train_iter" for line in self.lines())
+
+    def lines(self) -> list[dict]:
+        file = self.output_dir / "json_stats.log"
+        text = file.read_text() if file.exists() else ""
+        lines = [json.loads(line.partition(" ")[2]) for line in text.split("\n")[:-1]]
+        return [without_times(line) for line in lines]
+
+    def wait_for_step(self, steps: int) -> None:
+        """Wait until so many more steps than now are logged, by a run that goes on."""
+        until = self.steps + steps
+
+        def has_come() -> bool:
+            assert not self.facts.is_over, self.told()
+            self._hurry()
+            return self.steps >= until
+
+        wait_for(has_come, f"step {until} of job {self.id}", seconds=180, told=self.told)
+
+    def wait_for_requeue(self, restarts: int) -> None:
+        wait_for(lambda: self.facts.restarts == restarts, f"requeue {restarts}", told=self.told)
+
+    def wait(self, state: str = "COMPLETED") -> None:
+        """Wait for the end, which must be of this kind."""
+
+        def is_over() -> bool:
+            self._hurry()
+            return self.facts.is_over
+
+        wait_for(is_over, f"the end of job {self.id}", seconds=240, told=self.told)
+        assert self.facts.state == state, self.told()
+
+    def record(self, rank: int) -> dict:
+        """What is known about a rank."""
+        return json.loads(rank_record(self.folder, rank).read_text())
+
+    def process(self, rank: int) -> int:
+        """Process id of a rank."""
+        return self.record(rank)["process"]
+
+    @property
+    def output(self) -> str:
+        """What the batch script and rank 0 print."""
+        return (self.folder / f"{self.id}_0_log.out").read_text()
+
+    @property
+    def endings(self) -> str:
+        """The sentences about bad endings."""
+        file = endings_log(self.folder)
+        return file.read_text() if file.exists() else ""
+
+    def log(self, rank: int = 0) -> str:
+        return rank_log(self.folder, rank).read_text()
+
+    def result(self) -> dict:
+        """The last checkpoint, which holds the last 20 losses with all their digits."""
+        contents = read_checkpoint(list(find_checkpoints(self.output_dir).values())[-1])
+        del contents["cfg"]  # which names the folder
+        return contents
+
+    def told(self) -> str:
+        """What the job left, for a failing test."""
+        files = [*self.folder.glob("*_log.out"), *self.folder.glob("logs/*.log")]
+        texts = [f"== {file}\n{file.read_text()[-3000:]}" for file in sorted(files)]
+        return "\n".join([str(self.facts), self.endings, *texts])
+
+    def _hurry(self) -> None:
+        """After a requeue SLURM holds a job for two minutes."""
+        facts = self.facts
+        if facts.state == "PENDING" and facts.reason == "BeginTime":
+            self.cluster.run("scontrol", "update", f"jobid={self.id}", "StartTime=now", check=False)
+
+
+class Launcher:
+    """slurm/launch.py in this process, whose imports take seconds.
+
+    Args:
+        cluster: that runs.
+        folder: for jobs and runs.
+        config: the YAML file of all of them.
+    """
+
+    def __init__(self, cluster: Cluster, folder: Path, config: Path) -> None:
+        self.cluster = cluster
+        self.folder = folder
+        self.config = config
+        spec = importlib.util.spec_from_file_location("launch", ROOT / "slurm" / "launch.py")
+        assert spec and spec.loader
+        self.program = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.program)
+
+    def __call__(
+        self,
+        name: str,
+        *overrides: str,
+        flags: tuple[str, ...] = (),
+        nodes: int = 2,
+        config: Path | None = None,
+    ) -> Job:
+        """Submit a job; what is not said here is the same for all."""
+        output_dir = self.folder / "runs" / name
+        job_dir = self.folder / "jobs" / name
+        arguments = [
+            *("--cfg", str(config or self.config), "--nodes", str(nodes), "--gpus-per-node", "0"),
+            *("--cpus-per-task", "1", "--time", "10", "--job-dir", str(job_dir), "--name", name),
+            *(
+                "--timeout-s",
+                str(TIMEOUT_SECONDS),
+                *flags,
+                "--opts",
+                "OUTPUT_DIR",
+                str(output_dir),
+                *overrides,
+            ),
+        ]
+        with redirect_stdout(StringIO()):
+            status = self.program.main(arguments)
+        assert status == 0
+        record = read_records(job_dir)[-1]
+        return Job(self.cluster, record.folder, output_dir, record.job_id)
+
+
+def place(line: dict) -> tuple:
+    return line["_type"], line["epoch"], line.get("iter")
+
+
+def assert_same_run(job: Job, whole: Job) -> None:
+    """Compare two finished runs to the last bit; a step that was made twice counts twice."""
+    expected = {place(line): line for line in whole.lines()}
+    lines = job.lines()
+    assert [line for line in lines if line != expected[place(line)]] == []
+    assert {place(line) for line in lines} == expected.keys()
+    assert same(job.result(), whole.result())

@@ -1,0 +1,192 @@
+"""What slurm/launch.py promises, on a real SLURM."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cluster import wait_for
+
+from stvit_video.cluster.job_record import JobRecord, read_records
+from stvit_video.cluster.slurm import read_job
+from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+# Short runs: 20 steps of one rank.
+SHORT = ("SOLVER.MAX_EPOCH", "1", "TRAIN.CHECKPOINT_STEPS", "0", "DATA_LOADER.NUM_WORKERS", "0")
+
+
+@pytest.fixture
+def start(launch, tmp_path, monkeypatch, capsys):
+    """Return a function from arguments to the exit status, stdout and stderr of the program."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, cfg=("--cfg", str(launch.config)), overrides=SHORT):
+        flags = ("--cpus-per-task", "1", "--time", "10", "--timeout-s", "60")
+        status = launch.program.main([*cfg, *flags, *arguments, "--opts", *overrides])
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def held(cluster):
+    """A job that does not start, for others to wait for; ``release`` lets it."""
+    return cluster.run("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true")
+
+
+def records() -> list[JobRecord]:
+    return read_records(Path("output/jobs"))
+
+
+def queue(cluster) -> str:
+    """The jobs that wait or run; what SLURM has refused it remembers, as FAILED."""
+    return cluster.run("squeue", "--noheader", "--format=%i")
+
+
+def state(record: JobRecord) -> str:
+    facts = read_job(record.job_id)
+    assert facts is not None
+    return facts.state
+
+
+def wait_for_end(record: JobRecord) -> str:
+    """Wait until a job is over; returns its state."""
+
+    def is_over() -> bool:
+        facts = read_job(record.job_id)
+        return facts is not None and facts.is_over
+
+    def told() -> str:
+        return record.log().read_text()[-3000:] if record.log().exists() else "no log"
+
+    wait_for(is_over, f"the end of {record.title}", seconds=180, told=told)
+    return state(record)
+
+
+def last_weights(output_dir: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(list(find_checkpoints(output_dir).values())[-1])["model_state"]
+
+
+def test_an_array_of_three_learning_rates_is_three_jobs(start):
+    status, _, _ = start("--array", "SOLVER.BASE_LR=1e-3,5e-4,2e-4")
+    assert status == 0
+    jobs = records()
+    assert len({job.job_id for job in jobs}) == 3
+    assert [wait_for_end(job) for job in jobs] == ["COMPLETED"] * 3
+    weights = [last_weights(job.output_dir)["head.fc.weight"] for job in jobs]
+    assert not any(torch.equal(weights[i], weights[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
+
+
+def test_a_chain_goes_on_with_the_weights_of_the_job_before(start, launch, tmp_path):
+    for name in ("first", "second"):
+        folder = f"_BASE_: {launch.config}\nOUTPUT_DIR: {tmp_path / name}\n"
+        # With next to no learning rate the second keeps what it starts from.
+        rate = "SOLVER: {BASE_LR: 1.0e-30, WARMUP_EPOCHS: 0.0}\n" if name == "second" else ""
+        (tmp_path / f"{name}.yaml").write_text(folder + rate)
+    status, _, _ = start(cfg=("--chain", "first.yaml", "second.yaml"))
+    assert status == 0
+    first, second = records()
+    assert state(second) == "PENDING"
+    assert wait_for_end(first) == "COMPLETED"
+    assert wait_for_end(second) == "COMPLETED"
+    checkpoint = tmp_path / "first" / "checkpoints" / "checkpoint_epoch_00001.pyth"
+    assert f"{checkpoint} (stvit_video): 100.0%" in second.log().read_text()
+    trained, kept = (last_weights(job.output_dir) for job in (first, second))
+    assert all(torch.equal(trained[name], kept[name]) for name in trained)
+
+
+def test_a_chain_ends_with_the_job_that_others_wait_for(start, launch, held, cluster, tmp_path):
+    for name in ("first", "second"):
+        folder = f"_BASE_: {launch.config}\nOUTPUT_DIR: {tmp_path / name}\n"
+        (tmp_path / f"{name}.yaml").write_text(folder)
+    start("--after", held, cfg=("--chain", "first.yaml", "second.yaml"))
+    first, second = records()
+    cluster.run("scancel", first.job_id)
+    assert wait_for_end(first) == "CANCELLED"
+    assert wait_for_end(second) == "CANCELLED"
+    cluster.run("scancel", held)
+
+
+def test_a_job_runs_the_code_that_it_was_submitted_with(start, launch, held, cluster, tmp_path):
+    checkout = tmp_path / "checkout"
+    for part in ("stvit_video", "configs", "tools", "slurm"):
+        shutil.copytree(ROOT / part, checkout / part)
+    shutil.copy2(ROOT / "setup.py", checkout)
+    subprocess.run(
+        [
+            *(sys.executable, "slurm/launch.py", "--cfg", launch.config, "--after", held),
+            *("--cpus-per-task", "1", "--job-dir", tmp_path / "output" / "jobs"),
+            *("OUTPUT_DIR", tmp_path / "run", *SHORT),
+        ],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        check=True,
+    )
+    for file in (checkout / "stvit_video").rglob("*.py"):
+        file.write_text("raise RuntimeError('the working tree has changed')\n")
+    (job,) = records()
+    cluster.run("scontrol", "release", held)
+    assert wait_for_end(job) == "COMPLETED"
+
+
+def test_a_dry_run_submits_nothing(start, cluster, tmp_path):
+    before = queue(cluster)
+    status, shown, _ = start("--dry-run", "--nodes", "4")
+    assert status == 0
+    assert "#SBATCH --nodes=4\n" in shown
+    assert queue(cluster) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--partition", "gpu"], "there is no partition gpu; this cluster has low, high"),
+        (["--time", "2:00:00"], "--time must be at most 01:00:00, the limit of partition low"),
+        (["--nodes", "5"], "--nodes must be at most 4"),
+        (["--cpus-per-task", "5"], "has 4 cores, but 1 ranks of 5 need 5"),
+        (["--job-dir", "/proc/jobs"], "--job-dir must be a folder that can be written"),
+        # These are SLURM's own words.
+        (["--constraint", "gold"], "SLURM refuses the job small: .*Invalid feature"),
+        (["--mem", "900G"], "SLURM refuses the job small: .*configuration is not available"),
+    ],
+)
+def test_what_cannot_run_is_not_queued(start, cluster, arguments, sentence):
+    before = queue(cluster)
+    status, _, errors = start(*arguments)
+    assert status == 2
+    assert errors.startswith("launch.py: ")
+    assert errors.count("\n") == 1
+    assert re.search(sentence, errors), errors
+    assert queue(cluster) == before
+    assert records() == []
+
+
+def test_a_job_is_followed_to_its_end_and_listed(start):
+    status, shown, _ = start("--follow", "--nodes", "4")
+    assert status == 0
+    for words in ("RUNNING", "Training for 1 epochs of 5 steps; clips a step: 8; ranks: 4"):
+        assert words in shown
+    assert shown.splitlines()[-1].endswith(": COMPLETED")
+    _, table, _ = start("--status")
+    (job,) = records()
+    cells = table.splitlines()[1].split()
+    assert cells[:3] == [job.job_id, "small", "COMPLETED"]
+    assert "1/1" in cells
+    assert len(list(job.folder.glob(f"{job.job_id}_*_log.out"))) == 4
+
+
+def test_following_a_job_that_ends_badly_is_no_success(start, launch, cluster, held):
+    """The program is stopped from outside, so it runs in a process of its own."""
+    command = [sys.executable, str(ROOT / "slurm" / "launch.py"), "--cfg", str(launch.config)]
+    flags = ["--cpus-per-task", "1", "--after", held, "--follow", *SHORT]
+    with subprocess.Popen([*command, *flags], env={**os.environ, "PYTHONPATH": str(ROOT)}) as shown:
+        wait_for(lambda: bool(records()), "the submission", seconds=120)
+        cluster.run("scancel", records()[0].job_id)
+        assert shown.wait(60) == 1
+    cluster.run("scancel", held)
