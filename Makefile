@@ -1,6 +1,7 @@
 # make venv   a virtual environment in .venv with all that is needed, and nothing else
 # make demo   trains and tests a Video Swin with semantic tokens on generated videos (minutes)
 # make demo-images   trains and tests DeiT, dense and with semantic tokens, on generated pictures
+# make demo-detection   trains and tests a Cascade Mask R-CNN on generated images
 # make test   the tests, but for those that need SLURM
 # make test-slurm   the tests on a SLURM of four nodes, which they start on this machine; installs
 #             Debian's packages where it may, and skips the tests where there is no SLURM
@@ -10,13 +11,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_OUTPUT := output/demo/stvit_swin_motion
 
-.PHONY: venv demo demo-images test test-slurm lint
+.PHONY: venv demo demo-images demo-detection test test-slurm lint
 
 venv: .venv/.installed
 
 .venv/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[coco,dev]'
 	touch $@
 
 demo: venv
@@ -31,6 +32,12 @@ demo-images: venv
 	$(BIN)/python tools/run_net.py --cfg configs/demo/deit_digits.yaml \
 	    configs/demo/stvit_deit_digits.yaml
 	@echo "Results: output/demo/deit_digits/results and output/demo/stvit_deit_digits/results"
+
+demo-detection: venv
+	$(BIN)/python tools/make_shapes.py data/shapes
+	$(BIN)/python tools/run_net.py --cfg configs/demo/swin_shapes.yaml
+	$(BIN)/python tools/predict.py data/shapes/test/00000.png --cfg configs/demo/swin_shapes.yaml \
+	    --output output/demo/swin_shapes/results/found.png
 
 test: venv
 	$(BIN)/python -m pytest --ignore tests/slurm

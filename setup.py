@@ -29,6 +29,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "coco": ["pycocotools>=2.0.8"],
         "demo": ["scikit-learn>=1.5"],
         "dev": [
             "imageio-ffmpeg>=0.6",

@@ -15,6 +15,8 @@ from stvit_video.models import build_model
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+DETECTORS = [path for path in CONFIGS if load_config(path).MODEL.ARCH == "cascade_mask_rcnn"]
+CLASSIFIERS = [path for path in CONFIGS if path not in DETECTORS]
 
 
 def name_of(path):
@@ -58,6 +60,8 @@ def made_small(path):
     swin = min(cfg.SWIN.EMBED_DIM, 8 * cfg.SWIN.NUM_HEADS[0])
     deit = min(cfg.DEIT.EMBED_DIM, 8 * cfg.DEIT.NUM_HEADS)
     overrides = ["SWIN.EMBED_DIM", str(swin), "DEIT.EMBED_DIM", str(deit)]
+    overrides += ["DETECTION.FPN_CHANNELS", "16", "DETECTION.BOX_FC_DIM", "16"]
+    overrides += ["DETECTION.BOXES_PER_IMAGE", "16"]
     if cfg.MODEL.ARCH == "ptv":
         sides = ("DATA.TRAIN_CROP_SIZE", "32", "DATA.TEST_CROP_SIZE", "32")
         overrides += ["DATA.NUM_FRAMES", "4", *sides]
@@ -69,7 +73,7 @@ def test_there_are_configs():
     assert not list((ROOT / "configs").rglob("*.yml")), "the tests see .yaml only"
 
 
-@every_config
+@pytest.mark.parametrize("path", CLASSIFIERS, ids=name_of)
 def test_it_runs_forward_and_backward(path):
     cfg = made_small(path)
     model = build_model(cfg).train()
@@ -86,6 +90,23 @@ def test_it_runs_forward_and_backward(path):
     assert last.startswith("head.")
     assert gradients[first].any()
     assert gradients[last].any()
+
+
+@pytest.mark.parametrize("path", DETECTORS, ids=name_of)
+def test_a_detector_runs_forward_and_backward(path):
+    cfg = made_small(path)
+    model = build_model(cfg).train()
+    target = {
+        "boxes": torch.tensor([[8.0, 8.0, 40.0, 56.0]]),
+        "labels": torch.tensor([cfg.MODEL.NUM_CLASSES]),
+        "masks": torch.ones(1, 64, 64, dtype=torch.uint8),
+    }
+    losses = model(torch.randn(1, 3, 64, 64), [(64, 64)], [target])
+    sum(losses.values()).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    assert gradients["backbone.body.stages.0.blocks.0.attn.qkv.weight"].any()
 
 
 @every_config

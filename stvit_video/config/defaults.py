@@ -36,7 +36,8 @@ def default_config() -> CfgNode:
     c.TRAIN.CHECKPOINT_PERIOD = 1
     # Steps between two checkpoints inside an epoch; 0: none there.
     c.TRAIN.CHECKPOINT_STEPS = 0
-    # Finished epochs whose checkpoints stay: the newest (0: all), and those of lowest top1_err.
+    # Finished epochs whose checkpoints stay: the newest (0: all), and those of lowest top1_err
+    # (in detection, of highest box AP).
     c.TRAIN.KEEP_LAST = 0
     c.TRAIN.KEEP_BEST = 1
     # Go on from the newest readable checkpoint in OUTPUT_DIR.
@@ -63,7 +64,8 @@ def default_config() -> CfgNode:
     c.TEST = CfgNode()
     c.TEST.ENABLE = True
     c.TEST.DATASET = "kinetics"
-    # Clips forwarded at once on this machine, divided evenly among its processes.
+    # Clips forwarded at once on this machine, divided evenly among its processes. (In detection
+    # each forwards one image at a time.)
     c.TEST.BATCH_SIZE = 64
     # Weights to test; empty: the last checkpoint of this OUTPUT_DIR; "best": the one of the
     # lowest validation error.
@@ -72,7 +74,8 @@ def default_config() -> CfgNode:
     c.TEST.NUM_ENSEMBLE_VIEWS = 4
     c.TEST.NUM_SPATIAL_CROPS = 3
     # Predictions of every video as a CSV file, a path from OUTPUT_DIR; empty:
-    # results/predictions.csv.
+    # results/predictions.csv. (In detection a JSON file in COCO's format; empty:
+    # results/predictions.json.)
     c.TEST.SAVE_RESULTS_PATH = ""
 
     c.DATA = CfgNode()
@@ -158,7 +161,7 @@ def default_config() -> CfgNode:
     c.DATA_LOADER.PIN_MEMORY = True
 
     c.MODEL = CfgNode()
-    # Name of a builder in models/build.py: "swin" or "deit".
+    # Name of a builder in models/build.py: "swin", "deit", "ptv" or "cascade_mask_rcnn".
     c.MODEL.ARCH = "swin"
     # With ARCH "ptv": a model of PyTorchVideo by its name there, such as "slowfast_r50".
     c.MODEL.MODEL_NAME = ""
@@ -247,6 +250,48 @@ def default_config() -> CfgNode:
     # repeat; 1: all windows share them (the paper), 2: all of a frame of 224 pixels (the released
     # STViT-R with USE_GLOBAL).
     c.STVIT.GLOBAL_WINDOWS = 1
+
+    # Of MODEL.ARCH "cascade_mask_rcnn", whose backbone the SWIN and STVIT keys describe;
+    # MODEL.NUM_CLASSES does not count the background.
+    c.DETECTION = CfgNode()
+    # Names of the training, validation and test split in DATA.PATH_TO_DATA_DIR, which holds
+    # annotations/instances_NAME.json and the images NAME/*.jpg, as COCO comes.
+    c.DETECTION.SPLITS = ("train2017", "val2017", "val2017")
+    # Training: the short side is drawn from these, and the long one is at most MAX_SIZE.
+    c.DETECTION.TRAIN_SHORT_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    c.DETECTION.MAX_SIZE = 1333
+    # Half of the images are first resized to one of these short sides and cut to a rectangle whose
+    # sides are drawn from the range; both empty: none are.
+    c.DETECTION.CROP_SHORT_SIDES = (400, 500, 600)
+    c.DETECTION.CROP_RANGE = (384, 600)
+    # Validation and test: the short side, with the same limit of the long one.
+    c.DETECTION.TEST_SHORT_SIDE = 800
+    # Annotations of all splits that may be degenerate before the run stops; they are left out, and
+    # OUTPUT_DIR/annotations_left_out.csv lists them.
+    c.DETECTION.MAX_BAD_ANNOTATIONS = 1000
+    # Channels of the feature pyramid, and the sides of the anchors on each of its maps (one more
+    # than the backbone has stages).
+    c.DETECTION.FPN_CHANNELS = 256
+    c.DETECTION.ANCHOR_SIZES = (32, 64, 128, 256, 512)
+    # Proposals of an image in training and in evaluation.
+    c.DETECTION.NUM_PROPOSALS = (2000, 1000)
+    # Boxes of an image that each stage is trained on.
+    c.DETECTION.BOXES_PER_IMAGE = 512
+    # An entry for each stage: from which IoU on a box is an object's, and the weight of its losses.
+    c.DETECTION.IOU_THRESHOLDS = (0.5, 0.6, 0.7)
+    c.DETECTION.STAGE_WEIGHTS = (1.0, 0.5, 0.25)
+    # Loss of the regression of boxes: "giou" (of the decoded boxes, times 10) or "smooth_l1".
+    c.DETECTION.BOX_LOSS = "giou"
+    # Convolutions of the box heads and channels of the linear layer after them; convolutions of
+    # the mask heads.
+    c.DETECTION.BOX_CONVS = 4
+    c.DETECTION.BOX_FC_DIM = 1024
+    c.DETECTION.MASK_CONVS = 4
+    # Detections of an image: the lowest score, the IoU above which the better one of two of a
+    # class suppresses the other, and how many there are at most.
+    c.DETECTION.SCORE_THRESH = 0.05
+    c.DETECTION.NMS_THRESH = 0.5
+    c.DETECTION.MAX_DETECTIONS = 100
 
     c.SOLVER = CfgNode()
     # Learning rate for the whole batch of one machine, at the end of warm-up.

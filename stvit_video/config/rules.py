@@ -70,5 +70,15 @@ def each(text: str, holds: Callable[[Any], bool], *keys: str, mend: str = "") ->
     return tuple(Rule((key,), text, holds, mend=mend) for key in keys)
 
 
+def is_range(values: tuple[float, ...]) -> bool:
+    """Say whether values are a lowest and a highest one above 0, or none."""
+    return not values or (len(values) == 2 and 0 < values[0] <= values[1])
+
+
+def is_swin(arch: str) -> bool:
+    """Say whether MODEL.ARCH is a Swin, or has one as its backbone."""
+    return arch in ("swin", "cascade_mask_rcnn")
+
+
 def _show(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)

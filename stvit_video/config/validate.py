@@ -6,8 +6,18 @@ from itertools import pairwise
 
 from fvcore.common.config import CfgNode
 
+from stvit_video.config.detection import DETECTION_RULES
 from stvit_video.config.keys import leaves
-from stvit_video.config.rules import Rule, at_least, each, entries_at_least, length, one_of
+from stvit_video.config.rules import (
+    Rule,
+    at_least,
+    each,
+    entries_at_least,
+    is_range,
+    is_swin,
+    length,
+    one_of,
+)
 from stvit_video.errors import UserError
 
 
@@ -29,11 +39,6 @@ def validate(cfg: CfgNode, *, origins: Mapping[str, str]) -> None:
 
 def _climbs_from_zero(steps: tuple[int, ...]) -> bool:
     return steps[:1] == (0,) and all(early < late for early, late in pairwise(steps))
-
-
-def _is_range(values: tuple[float, ...]) -> bool:
-    """Say whether values are a lowest and a highest one above 0, or none."""
-    return not values or (len(values) == 2 and 0 < values[0] <= values[1])
 
 
 def _heads_divide_channels(heads: tuple[int, ...], channels: int) -> bool:
@@ -117,7 +122,7 @@ RULES: tuple[Rule, ...] = (
         Rule(
             ("DATA.NUM_FRAMES", f"{part}.DATASET"),
             "must be 1 for images",
-            lambda frames, name: name != "imagenet" or frames == 1,
+            lambda frames, name: name not in ("imagenet", "coco") or frames == 1,
             when=f"{part}.ENABLE",
         )
         for part in ("TRAIN", "TEST")
@@ -127,7 +132,7 @@ RULES: tuple[Rule, ...] = (
     *each("must be above 0 in every entry", lambda std: min(std) > 0, "DATA.STD"),
     *each(
         "must be a lowest and a highest value above 0, or empty",
-        _is_range,
+        is_range,
         "DATA.TRAIN_JITTER_SCALES_RELATIVE",
         "DATA.TRAIN_JITTER_ASPECT_RELATIVE",
     ),
@@ -284,7 +289,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("STVIT.RECOVERY_WINDOW", "STVIT.NUM_TOKENS", "MODEL.ARCH"),
         "must be 0, or with Swin at least the side of a window's semantic tokens",
-        lambda side, tokens, arch: not side or (arch == "swin" and side >= math.isqrt(tokens)),
+        lambda side, tokens, arch: not side or (is_swin(arch) and side >= math.isqrt(tokens)),
         when="STVIT.ENABLE",
     ),
     Rule(
@@ -316,13 +321,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("STVIT.STAGE", "SWIN.DEPTHS", "MODEL.ARCH"),
         "must be a stage of SWIN.DEPTHS, counted from 1",
-        lambda stage, depths, arch: arch != "swin" or 1 <= stage <= len(depths),
+        lambda stage, depths, arch: not is_swin(arch) or 1 <= stage <= len(depths),
         when="STVIT.ENABLE",
     ),
     Rule(
         ("STVIT.NUM_TOKENS", "SWIN.WINDOW_SIZE", "MODEL.ARCH"),
         "must be at most the image tokens of a window, rows times columns",
-        lambda tokens, window, arch: arch != "swin" or tokens <= window[1] * window[2],
+        lambda tokens, window, arch: not is_swin(arch) or tokens <= window[1] * window[2],
         when="STVIT.ENABLE",
     ),
     Rule(
@@ -356,8 +361,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("SWIN.STEM", "SWIN.PATCH_SIZE", "MODEL.ARCH"),
         'must be "patch", unless SWIN.PATCH_SIZE is (1, 4, 4), which is what "conv" makes',
-        lambda stem, patch, arch: arch != "swin" or stem == "patch" or patch == (1, 4, 4),
+        lambda stem, patch, arch: not is_swin(arch) or stem == "patch" or patch == (1, 4, 4),
     ),
+    *DETECTION_RULES,
     # The optimizer and its schedule.
     one_of("SOLVER.OPTIMIZING_METHOD", "adamw", "sgd"),
     one_of("SOLVER.LR_POLICY", "cosine", "steps_with_relative_lrs"),

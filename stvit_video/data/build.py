@@ -8,6 +8,8 @@ import torch
 from fvcore.common.config import CfgNode
 
 from stvit_video.data.augment.build import build_augmentations
+from stvit_video.data.coco.build import build_coco, build_coco_loader
+from stvit_video.data.coco.dataset import CocoImages
 from stvit_video.data.imagenet import read_image_folders
 from stvit_video.data.kinetics import CentreClips, MultiViewVideos, TrainingClips, VideoDataset
 from stvit_video.data.labeled_paths import read_labeled_paths
@@ -25,12 +27,13 @@ from stvit_video.data.transforms import (
 from stvit_video.errors import UserError
 from stvit_video.runtime.registry import Registry
 
-DATASETS: Registry[Callable[[CfgNode, str], VideoDataset]] = Registry(
+DATASETS: Registry[Callable[[CfgNode, str], VideoDataset | CocoImages]] = Registry(
     "data set (TRAIN.DATASET, TEST.DATASET)"
 )
+DATASETS.register("coco")(build_coco)
 
 
-def build_dataset(cfg: CfgNode, split: str) -> VideoDataset:
+def build_dataset(cfg: CfgNode, split: str) -> VideoDataset | CocoImages:
     """Build the data set of a split: "train", "val" or "test".
 
     A sample is a dict with PyTorchVideo's names: ``video`` (uint8), ``label``, ``video_index``,
@@ -39,8 +42,7 @@ def build_dataset(cfg: CfgNode, split: str) -> VideoDataset:
     Raises:
         UserError: a file that the config names is missing or has a mistake in it.
     """
-    name = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
-    return DATASETS.get(name)(cfg, split)
+    return DATASETS.get(_dataset_name(cfg, split))(cfg, split)
 
 
 def build_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> VideoLoader:
@@ -49,12 +51,16 @@ def build_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> Vid
     "train" batches are shuffled (``loader.batch_sampler.set_epoch`` chooses the order) and hold
     ``[B S, 3, T, H, W]``, the S (AUG.NUM_SAMPLE) clips of a video in a row; "val" batches hold
     ``[B, 3, T, H, W]``, every video once, dealt out to the ranks in turn; "test" batches hold
-    ``[B, V K, 3, T, H, W]``, all views of whole videos.
+    ``[B, V K, 3, T, H, W]``, all views of whole videos. Batches of "coco" hold images and
+    their objects, see `build_coco_loader`.
 
     Raises:
         UserError: as `build_dataset`, or there are fewer training videos than one step takes.
     """
+    if _dataset_name(cfg, split) == "coco":
+        return build_coco_loader(cfg, split, rank=rank, world_size=world_size)
     dataset = build_dataset(cfg, split)
+    assert isinstance(dataset, VideoDataset)
     is_train = split == "train"
     build_sampler = _train_sampler if is_train else _eval_sampler
     return VideoLoader(
@@ -178,6 +184,10 @@ def build_test_crops(cfg: CfgNode) -> SpatialCrops:
     size, count = cfg.DATA.TEST_CROP_SIZE, cfg.TEST.NUM_SPATIAL_CROPS
     short_side = cfg.DATA.VAL_SHORT_SIDE if count == 1 else size
     return SpatialCrops(short_side, size, count=count, interpolation=cfg.DATA.INTERPOLATION)
+
+
+def _dataset_name(cfg: CfgNode, split: str) -> str:
+    return cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
 
 
 def _replacement(cfg: CfgNode, dataset: VideoDataset) -> Callable[[Draw, int], Draw]:

@@ -112,7 +112,9 @@ def video_index(key: Key) -> int:
     return key.index if isinstance(key, Draw) else key
 
 
-def collate_items(items: list[Item]) -> Item:
+def collate_items(
+    items: list[Item], *, collate: Callable[[list[dict[str, Any]]], Any] = collate
+) -> Item:
     """Make a batch of the samples that there are (None of none), and gather the reports."""
     reports = [report for _, item_reports in items for report in item_reports]
     samples = [sample for made, _ in items for sample in _samples(made)]

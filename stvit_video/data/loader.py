@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.collate import collate
 from stvit_video.data.guarded import GuardedVideos, Item, Videos, collate_items
 from stvit_video.data.quarantine import Quarantine
 from stvit_video.data.samplers import Draw
@@ -47,6 +49,7 @@ class VideoLoader:
         replace: gives the sample that takes the place of a bad one at the n-th try; None: bad
             ones are left out, and a batch of bad ones alone too.
         seconds_per_video: limit of the time for one video; 0: none.
+        collate: makes a batch of samples.
     """
 
     def __init__(
@@ -60,12 +63,14 @@ class VideoLoader:
         second_try: Videos | None = None,
         replace: Callable[[Draw, int], Draw] | None = None,
         seconds_per_video: float = 0.0,
+        collate: Callable[[list[dict[str, Any]]], Any] = collate,
     ) -> None:
         self.dataset = dataset
         self.batch_sampler = batch_sampler
         self.quarantine = quarantine
         self._num_workers = num_workers
         self._pin_memory = pin_memory
+        self._collate = partial(collate_items, collate=collate)
         self._watch = WorkerWatch(num_workers=num_workers, seconds=seconds_per_video)
         self._guarded = GuardedVideos(
             [dataset] if second_try is None else [dataset, second_try],
@@ -126,7 +131,7 @@ class VideoLoader:
             batch_sampler=self._remaining,
             num_workers=self._num_workers,
             pin_memory=self._pin_memory,
-            collate_fn=collate_items,
+            collate_fn=self._collate,
             worker_init_fn=_prepare_worker,
             persistent_workers=self._num_workers > 0,
             # Of its own: the seed of the workers, drawn when they start, must not move the global

@@ -1,6 +1,6 @@
 """Which samples make a batch on which rank."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,11 +72,54 @@ class TrainBatchSampler(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         shuffle = np.random.default_rng([self._seed, self._epoch])
-        order = shuffle.permutation(self._num_samples).tolist()
+        order = self._arrange(shuffle.permutation(self._num_samples))
         for step in range(self._first_batch, len(self)):
             begin = (step * self._world_size + self._rank) * self._batch_size
             indices = order[begin : begin + self._batch_size]
             yield [Draw(index, self._epoch) for index in indices]
+
+    def _arrange(self, order: np.ndarray) -> list[int]:
+        return order.tolist()
+
+
+class GroupedBatchSampler(TrainBatchSampler):
+    """Shuffled batches as above, where the samples of a step of all ranks are of one group.
+
+    Images that are batched are padded to one size, which costs little if all are wide or all are
+    high. A step comes where its last sample comes in the shuffled order. What does not fill a
+    step of its group at the end of an epoch is left out of it.
+
+    Args:
+        groups: number of each sample's group, from 0.
+        batch_size: samples a step on each rank.
+        rank: this process.
+        world_size: number of processes.
+        seed: the order of an epoch depends on it and on the epoch alone.
+    """
+
+    def __init__(
+        self, groups: Sequence[int], *, batch_size: int, rank: int, world_size: int, seed: int
+    ) -> None:
+        super().__init__(
+            len(groups), batch_size=batch_size, rank=rank, world_size=world_size, seed=seed
+        )
+        self._groups = np.asarray(groups)
+        self._per_step = batch_size * world_size
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return int((np.bincount(self._groups) // self._per_step).sum())
+
+    def _arrange(self, order: np.ndarray) -> list[int]:
+        groups = self._groups[order]
+        steps: list[tuple[int, list[int]]] = []
+        for group in range(groups.max() + 1):
+            (places,) = np.nonzero(groups == group)
+            whole = places[: len(places) // self._per_step * self._per_step]
+            steps += [
+                (int(step[-1]), order[step].tolist()) for step in whole.reshape(-1, self._per_step)
+            ]
+        return [index for _, indices in sorted(steps) for index in indices]
 
 
 class EvalBatchSampler(Sampler[list[int]]):

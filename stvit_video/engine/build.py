@@ -16,6 +16,7 @@ from stvit_video.engine.epochs import EpochRunner
 from stvit_video.engine.keep import CheckpointKeeper
 from stvit_video.engine.loss_guard import LossGuard
 from stvit_video.engine.meters import TrainMeter
+from stvit_video.engine.objective import Classification, Detection, Objective
 from stvit_video.engine.optim import build_optimizer
 from stvit_video.engine.precision import build_normalise, build_precision
 from stvit_video.engine.random_state import seed_generators
@@ -92,12 +93,10 @@ def build_epoch_runner(
     step = TrainingStep(
         _synchronised(state.model, state.device),
         state.optimizer,
+        objective=build_objective(cfg, state.device),
         scaler=state.scaler,
-        normalise=build_normalise(cfg, state.device),
         precision=build_precision(cfg, state.device),
-        loss_function=build_loss(cfg),
         guard=state.guard,
-        mixing=build_mixing(cfg),
         clip_value=cfg.SOLVER.CLIP_GRAD_VAL,
         clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM,
     )
@@ -111,6 +110,21 @@ def build_epoch_runner(
         passes=cfg.TRAIN.ACCUMULATE_STEPS,
         log_period=cfg.LOG_PERIOD,
     )
+
+
+def build_objective(cfg: CfgNode, device: torch.device) -> Objective:
+    """Build what training minimises."""
+    normalise = build_normalise(cfg, device)
+    if is_detection(cfg):
+        return Detection(normalise=normalise)
+    return Classification(
+        normalise=normalise, loss_function=build_loss(cfg), mixing=build_mixing(cfg)
+    )
+
+
+def is_detection(cfg: CfgNode) -> bool:
+    """Whether the model of a config detects objects in images; else it classifies videos."""
+    return cfg.MODEL.ARCH == "cascade_mask_rcnn"
 
 
 def build_loss(cfg: CfgNode) -> nn.Module:

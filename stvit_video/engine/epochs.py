@@ -6,11 +6,12 @@ from pathlib import Path
 
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.loss_guard import BadLossError
+from stvit_video.engine.objective import Batch
 from stvit_video.engine.random_state import capture_random_state
 from stvit_video.engine.recorder import Recorder
 from stvit_video.engine.schedule import Schedule
 from stvit_video.engine.state import TrainingState
-from stvit_video.engine.step import Batch, StepResult, TrainingStep
+from stvit_video.engine.step import StepResult, TrainingStep
 from stvit_video.engine.stopped import stop
 from stvit_video.runtime.logging import get_logger, progress
 

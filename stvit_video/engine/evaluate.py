@@ -6,15 +6,16 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from stvit_video.data.build import build_loader
 from stvit_video.data.kinetics import VideoDataset
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.accuracy import error_percent, topk_correct
-from stvit_video.engine.build import compile_model
+from stvit_video.engine.build import compile_model, is_detection
 from stvit_video.engine.checkpoint import newest_checkpoint, verify
 from stvit_video.engine.class_names import build_class_names
+from stvit_video.engine.detection.evaluate import evaluate_detector
+from stvit_video.engine.detection.report import report_detection
 from stvit_video.engine.durable import sha256
 from stvit_video.engine.keep import best_checkpoint
 from stvit_video.engine.meters import memory
@@ -22,6 +23,7 @@ from stvit_video.engine.precision import Normalise, Precision, build_normalise, 
 from stvit_video.engine.predict import ViewPredictor, predict_all
 from stvit_video.engine.predictions import Predictions, measure, merge
 from stvit_video.engine.results import format_table, write_results
+from stvit_video.engine.statistics import share_running_statistics
 from stvit_video.engine.stopping import ShouldStop, agreed, never, until
 from stvit_video.errors import UserError
 from stvit_video.models import LoadReport, build_model, load_weights
@@ -66,13 +68,7 @@ def validate(
     Raises:
         UserError: too many videos cannot be read, or none can.
     """
-    # Running statistics are those of a rank's own clips; a checkpoint has rank 0's.
-    distributed.broadcast_tensors(
-        statistic
-        for module in model.modules()
-        if isinstance(module, _BatchNorm)
-        for statistic in module.buffers()
-    )
+    share_running_statistics(model)
     was_training = model.training
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=normalise.device)
@@ -119,7 +115,9 @@ def _say_what_was_read(what: str, *, read: int, expected: int) -> None:
 
 
 def test(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
-    """Test the model of a config on all views of every video; called inside ``run_ranks``.
+    """Test the model of a config on all views of every video, or a detector on every image.
+
+    Called inside ``run_ranks``.
 
     Args:
         cfg: the config.
@@ -139,6 +137,52 @@ def test(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
     model = build_model(cfg).to(device).eval()
     _log.info("%s", load_tested_weights(cfg, model, path))
     compile_model(cfg, model)
+    test_model = _test_detector if is_detection(cfg) else _test_classifier
+    if not test_model(cfg, model, loader, checkpoint=path, should_stop=should_stop):
+        _log.info("The test was stopped as asked; start again to do it anew")
+
+
+def _test_detector(
+    cfg: CfgNode,
+    model: nn.Module,
+    loader: VideoLoader,
+    *,
+    checkpoint: Path,
+    should_stop: ShouldStop,
+) -> bool:
+    """Test, and write the results; return False if it was cut short."""
+    device = distributed.device()
+    evaluated = evaluate_detector(
+        model,
+        loader,
+        normalise=build_normalise(cfg, device),
+        precision=build_precision(cfg, device),
+        should_stop=should_stop,
+    )
+    if evaluated is None:
+        return False
+    if distributed.is_main():
+        report_detection(
+            evaluated,
+            loader,
+            output_dir=Path(cfg.OUTPUT_DIR),
+            predictions_path=predictions_path(cfg),
+            checkpoint=checkpoint,
+            device=device,
+        )
+    return True
+
+
+def _test_classifier(
+    cfg: CfgNode,
+    model: nn.Module,
+    loader: VideoLoader,
+    *,
+    checkpoint: Path,
+    should_stop: ShouldStop,
+) -> bool:
+    """Test, and write the results; return False if it was cut short."""
+    device = distributed.device()
     predictor = ViewPredictor(
         model,
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
@@ -157,13 +201,13 @@ def test(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
     )
     loader.quarantine.share()
     if agreed(should_stop)():
-        _log.info("The test was stopped as asked; start again to do it anew")
-        return
+        return False
     parts = [part for rank_parts in distributed.gather_objects(own) for part in rank_parts]
     read = sum(len(part.labels) for part in parts)
     _say_what_was_read("The test", read=read, expected=len(loader.dataset))
     if distributed.is_main():
-        _report(cfg, parts, loader, checkpoint=path, device=device)
+        _report(cfg, parts, loader, checkpoint=checkpoint, device=device)
+    return True
 
 
 def load_tested_weights(cfg: CfgNode, model: nn.Module, path: Path) -> LoadReport:
@@ -206,7 +250,8 @@ def checkpoint_to_test(cfg: CfgNode) -> Path:
 
 def predictions_path(cfg: CfgNode) -> Path:
     """Return where the predictions go; as in PySlowFast, the key's path is from OUTPUT_DIR."""
-    return Path(cfg.OUTPUT_DIR) / (cfg.TEST.SAVE_RESULTS_PATH or "results/predictions.csv")
+    suffix = "json" if is_detection(cfg) else "csv"
+    return Path(cfg.OUTPUT_DIR) / (cfg.TEST.SAVE_RESULTS_PATH or f"results/predictions.{suffix}")
 
 
 def _report(

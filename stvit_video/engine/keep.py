@@ -17,6 +17,8 @@ from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.logging import get_logger
 
+# What a validation measures and the best is lowest in: of classification, of detection.
+_ERRORS = ("top1_err", "box_AP_err")
 # What a run can go on from, should the newest one be damaged.
 _ALWAYS_KEPT = 2
 
@@ -78,13 +80,18 @@ class CheckpointKeeper:
 
 
 def best_epochs(validations: Mapping[int, Mapping[str, float]], *, count: int) -> list[int]:
-    """Return the finished epochs of the lowest top-1 errors, the best first, of equals the earlier.
+    """Return the finished epochs of the lowest errors, the best first, of equals the earlier.
 
     Args:
         validations: finished epochs -> what their validation measured.
         count: at most so many.
     """
-    return sorted(validations, key=lambda epochs: (validations[epochs]["top1_err"], epochs))[:count]
+
+    def error(epochs: int) -> float:
+        measured = validations[epochs]
+        return next(measured[name] for name in _ERRORS if name in measured)
+
+    return sorted(validations, key=lambda epochs: (error(epochs), epochs))[:count]
 
 
 def obsolete(

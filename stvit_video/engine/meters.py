@@ -1,12 +1,11 @@
 """Running sums of a training run and the json_stats lines made of them."""
 
 import datetime
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass, field
 
 import psutil
 import torch
 
-from stvit_video.engine.accuracy import error_percent
 from stvit_video.engine.step import StepResult
 from stvit_video.runtime import distributed
 
@@ -18,18 +17,17 @@ class Totals:
     steps: int = 0
     loss: float = 0.0
     clips: int = 0
-    top1_correct: float = 0.0
-    top5_correct: float = 0.0
     data_seconds: float = 0.0
     net_seconds: float = 0.0
+    measured: dict[str, float] = field(default_factory=dict)
 
     def add(self, result: StepResult, *, data_seconds: float, net_seconds: float) -> None:
         """Add one step of this rank."""
         self.steps += 1
         self.loss += result.loss
         self.clips += result.clips
-        self.top1_correct += result.top1_correct
-        self.top5_correct += result.top5_correct
+        for name, value in result.measured.items():
+            self.measured[name] = self.measured.get(name, 0.0) + value
         self.data_seconds += data_seconds
         self.net_seconds += net_seconds
 
@@ -44,12 +42,15 @@ class Totals:
         return self.data_seconds / max(1e-9, self.data_seconds + self.net_seconds)
 
     def mean_over_ranks(self) -> dict[str, float]:
-        """Return loss, errors in percent and times of a step over all ranks; all must call this."""
-        steps, loss, clips, top1, top5, data, net = distributed.all_reduce_sum(astuple(self))
+        """Return means of a step and of its clips over all ranks; all must call this."""
+        own = (self.steps, self.loss, self.clips, self.data_seconds, self.net_seconds)
+        steps, loss, clips, data, net, *sums = distributed.all_reduce_sum(
+            [*own, *self.measured.values()]
+        )
+        measured = {name: total / clips for name, total in zip(self.measured, sums, strict=True)}
         return {
             "loss": loss / steps,
-            "top1_err": error_percent(top1, clips),
-            "top5_err": error_percent(top5, clips),
+            **measured,
             "dt": (data + net) / steps,
             "dt_data": data / steps,
             "dt_net": net / steps,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Normalise:
-    """Move uint8 videos to the device and normalise them there, where that is cheap.
+    """Move uint8 videos or images to the device and normalise them there, where that is cheap.
 
     Args:
         device: where the videos go.
@@ -22,21 +22,22 @@ class Normalise:
         self, device: torch.device, *, mean: Sequence[float], std: Sequence[float]
     ) -> None:
         self.device = device
-        self.mean = torch.tensor(mean, device=device).view(1, -1, 1, 1, 1)
-        self.std = torch.tensor(std, device=device).view(1, -1, 1, 1, 1)
+        self.mean = torch.tensor(mean, device=device)
+        self.std = torch.tensor(std, device=device)
 
     def __call__(self, video: Tensor) -> Tensor:
         """Return ``(video / 255 - mean) / std`` as float32 on the device.
 
         Args:
-            video: uint8 [B, 3, T, H, W], in any memory layout.
+            video: uint8 [B, 3, T, H, W], or images [B, 3, H, W], in any memory layout.
         """
         assert video.dtype == torch.uint8, video.dtype
         # Converted after the move: four times fewer bytes cross the bus.
         video = video.to(self.device, non_blocking=True)
         # Samples lie in memory with the channels last, as decoded: what models see never does.
         video = video.to(torch.float32, memory_format=torch.contiguous_format)
-        return video.div_(255).sub_(self.mean).div_(self.std)
+        mean, std = (each.view(-1, *(1,) * (video.ndim - 2)) for each in (self.mean, self.std))
+        return video.div_(255).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def _check_test(cfg: CfgNode, model: nn.Module) -> None:
     build_class_names(cfg)
     if predictions_path(cfg).is_dir():
         raise UserError(
-            f"TEST.SAVE_RESULTS_PATH names a CSV file, but {predictions_path(cfg)} is a folder; "
+            f"TEST.SAVE_RESULTS_PATH names a file, but {predictions_path(cfg)} is a folder; "
             "add a file name."
         )
     path = Path(cfg.TEST.CHECKPOINT_FILE_PATH)

@@ -12,6 +12,7 @@ from stvit_video.data.bad_video import BadVideo
 from stvit_video.data.build import build_loader
 from stvit_video.data.check.journal import Journal
 from stvit_video.data.check.videos import check_videos
+from stvit_video.data.coco.dataset import CocoImages
 from stvit_video.data.kinetics import VideoDataset
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.data.labeled_videos import LabeledVideos
@@ -37,9 +38,10 @@ def preflight_data(cfg: CfgNode) -> list[str]:
     notes = []
     for split in ["train", "val"] * cfg.TRAIN.ENABLE + ["test"] * cfg.TEST.ENABLE:
         loader = build_loader(cfg, split, rank=0, world_size=cfg.NUM_GPUS * cfg.NUM_SHARDS)
-        assert isinstance(loader.dataset, VideoDataset)
-        videos = loader.dataset.videos
-        if split == "train":
+        dataset = loader.dataset
+        assert isinstance(dataset, VideoDataset | CocoImages)
+        videos = dataset.videos
+        if split == "train" and isinstance(dataset, VideoDataset):
             notes += _absent_classes(videos.paths, num_classes=cfg.MODEL.NUM_CLASSES)
         notes += _try_videos(
             videos,

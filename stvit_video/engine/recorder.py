@@ -12,14 +12,10 @@ from stvit_video.runtime.logging import log_json_stats
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# PySlowFast's names of the curves, and the keys of the lines that they are drawn from.
-_TRAIN_CURVES = {
-    "Train/loss": "loss",
-    "Train/lr": "lr",
-    "Train/Top1_err": "top1_err",
-    "Train/Top5_err": "top5_err",
-}
-_VAL_CURVES = {"Val/loss": "loss", "Val/Top1_err": "top1_err", "Val/Top5_err": "top5_err"}
+# PySlowFast's names of some curves; others have the names of their keys.
+_CURVES = {"top1_err": "Top1_err", "top5_err": "Top5_err"}
+# What is a number in a line, but no measurement of the model.
+_NO_CURVES = ("dt", "dt_data", "dt_net", "num_videos")
 
 
 class Recorder:
@@ -49,19 +45,22 @@ class Recorder:
     def train_iteration(self, line: Mapping[str, object], *, step: int) -> None:
         """Write a ``train_iter`` line and its points of the training curves at ``step``."""
         self.line(line)
-        self._draw(_TRAIN_CURVES, line, step)
+        self._draw("Train", line, step)
 
     def validation(self, line: Mapping[str, object], *, step: int) -> None:
         """Write a ``val_epoch`` line and its points of the validation curves at ``step``."""
         self.line(line)
-        self._draw(_VAL_CURVES, line, step)
+        self._draw("Val", line, step)
 
     def close(self) -> None:
         """Flush the event files."""
         if self.writer is not None:
             self.writer.close()
 
-    def _draw(self, curves: Mapping[str, str], line: Mapping[str, object], step: int) -> None:
-        if self.writer is not None:
-            for curve, key in curves.items():
-                self.writer.add_scalar(curve, line[key], step)
+    def _draw(self, split: str, line: Mapping[str, object], step: int) -> None:
+        if self.writer is None:
+            return
+        for key, value in line.items():
+            is_number = isinstance(value, int | float) and key not in _NO_CURVES
+            if is_number and not key.startswith("min_"):
+                self.writer.add_scalar(f"{split}/{_CURVES.get(key, key)}", value, step)

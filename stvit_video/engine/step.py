@@ -1,46 +1,41 @@
 """One training step: forward and backward passes, then one update of the weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stvit_video.data.augment.mixing import Mixing
-from stvit_video.engine.accuracy import topk_correct
 from stvit_video.engine.loss_guard import BadLossError, LossGuard
+from stvit_video.engine.objective import Batch, Objective
 from stvit_video.engine.optim import clip_gradients, set_learning_rate
-from stvit_video.engine.precision import Normalise, Precision
+from stvit_video.engine.precision import Precision
 from stvit_video.runtime import distributed
-
-Batch = Mapping[str, Any]
 
 
 class StepResult(NamedTuple):
     """What one step of this rank measured."""
 
-    # Mean over the step's clips.
+    # Mean over the step's clips (or images).
     loss: float
-    # Clips, and how many of them were right at the first and among the first five guesses.
+    # Their number.
     clips: int
-    top1_correct: float
-    top5_correct: float
+    # What else the objective measures, summed over them.
+    measured: dict[str, float]
 
 
 class TrainingStep:
     """Make one step of the optimizer from one or several batches.
 
     Args:
-        model: maps a float video [B, 3, T, H, W] to logits [B, classes]; may be wrapped in DDP.
+        model: may be wrapped in DDP.
         optimizer: with the groups of :func:`~stvit_video.engine.optim.parameter_groups`.
+        objective: forwards a batch through the model, and gives the loss.
         scaler: loss scaler, a disabled one unless the passes run in float16.
-        normalise: uint8 video -> float video on the device.
         precision: of the forward passes.
-        loss_function: (logits, labels or soft targets) -> mean loss.
         guard: judges the losses.
-        mixing: makes soft targets of labels, and mixes clips; None: the loss takes the labels.
         clip_value: limit of each gradient's entries; 0: none.
         clip_norm: limit of the norm of all gradients together; 0: none.
     """
@@ -50,23 +45,19 @@ class TrainingStep:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
+        objective: Objective,
         scaler: torch.amp.GradScaler,
-        normalise: Normalise,
         precision: Precision,
-        loss_function: nn.Module,
         guard: LossGuard,
-        mixing: Mixing | None = None,
         clip_value: float = 0.0,
         clip_norm: float = 0.0,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
+        self.objective = objective
         self.scaler = scaler
-        self.normalise = normalise
         self.precision = precision
-        self.loss_function = loss_function
         self.guard = guard
-        self.mixing = mixing
         self.clip_value = clip_value
         self.clip_norm = clip_norm
 
@@ -79,29 +70,26 @@ class TrainingStep:
         """
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        measured = []
+        passes = []
         for index, batch in enumerate(batches):
             with self._gradient_exchange(is_last=index == len(batches) - 1):
-                measured.append(self._forward_backward(batch, share=1 / len(batches)))
+                passes.append(self._forward_backward(batch, share=1 / len(batches)))
         # The only place where the CPU waits for the device, which then updates the weights while
         # the CPU waits for the next batches.
-        loss, top1, top5 = torch.stack(measured).sum(dim=0).tolist()
+        values = torch.stack([torch.stack(list(each.values())) for each in passes])
+        measured = dict(zip(passes[0], values.sum(dim=0).tolist(), strict=True))
+        loss = measured.pop("loss")
         self._judge(loss)
         self._update()
-        return StepResult(loss, sum(len(batch["label"]) for batch in batches), top1, top5)
+        clips = sum(self.objective.num_samples(batch) for batch in batches)
+        return StepResult(loss, clips, measured)
 
-    def _forward_backward(self, batch: Batch, *, share: float) -> Tensor:
-        video = self.normalise(batch["video"])
-        targets = batch["label"].to(video.device, non_blocking=True)
-        if self.mixing is not None:
-            # Seeded by the batch itself: a resumed run mixes as an uninterrupted one.
-            seed = int(batch["mixing_seed"][0])
-            video, targets = self.mixing(video, targets, seed=seed)
+    def _forward_backward(self, batch: Batch, *, share: float) -> dict[str, Tensor]:
         with self.precision.autocast():
-            logits = self.model(video)
-            loss = self.loss_function(logits, targets) * share
+            loss, measured = self.objective(self.model, batch)
+            loss = loss * share
         self.scaler.scale(loss).backward()
-        return torch.cat([loss.detach().view(1), topk_correct(logits.detach(), targets)]).double()
+        return {"loss": loss.detach().double(), **measured}
 
     def _gradient_exchange(self, *, is_last: bool) -> AbstractContextManager:
         # Ranks need to average only the sum of a step's gradients, not every pass's.

@@ -64,7 +64,8 @@ def stop(
 def _describe(loss: float, batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the loss of a rank and what its clips were, in types that ``weights_only`` accepts."""
     described: dict[str, Any] = {"loss": loss}
-    for key in ("video_name", "video_index", "clip_index", "label"):
+    keys = ("video_name", "video_index", "clip_index", "label")
+    for key in (key for key in keys if key in batches[0]):  # images with objects have no labels
         described[key] = [
             value if isinstance(value, str) else int(value)
             for batch in batches

@@ -8,6 +8,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from stvit_video.data.build import build_loader
+from stvit_video.data.coco.collate import padded_size
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.build import (
     build_epoch_runner,
@@ -16,7 +17,9 @@ from stvit_video.engine.build import (
     build_recorder,
     build_state,
     compile_model,
+    is_detection,
 )
+from stvit_video.engine.detection.evaluate import evaluate_detector
 from stvit_video.engine.epochs import EpochRunner
 from stvit_video.engine.evaluate import validate
 from stvit_video.engine.keep import read_best
@@ -135,20 +138,14 @@ def _validate(
     should_stop: ShouldStop,
 ) -> bool:
     """Validate and write the result, or return False if it was cut short."""
-    measured = validate(
-        state.average.model if state.average is not None and cfg.EMA.EVAL else state.model,
-        loader,
-        normalise=build_normalise(cfg, state.device),
-        precision=build_precision(cfg, state.device),
-        loss_function=build_loss(cfg),
-        should_stop=should_stop,
-    )
+    measured = _measure(cfg, state, loader, should_stop)
     if measured is None:
         return False
     state.validations[state.finished_epochs] = measured
     lowest = {
         f"min_{name}": min(each[name] for each in state.validations.values())
-        for name in ("top1_err", "top5_err")
+        for name in measured
+        if name.endswith("_err")
     }
     line = {
         "_type": "val_epoch",
@@ -159,6 +156,28 @@ def _validate(
     }
     recorder.validation(line, step=state.total_steps)
     return True
+
+
+def _measure(
+    cfg: CfgNode, state: TrainingState, loader: VideoLoader, should_stop: ShouldStop
+) -> dict[str, float] | None:
+    average = state.average if cfg.EMA.EVAL else None
+    model = state.model if average is None else average.model
+    normalise = build_normalise(cfg, state.device)
+    precision = build_precision(cfg, state.device)
+    if is_detection(cfg):
+        evaluated = evaluate_detector(
+            model, loader, normalise=normalise, precision=precision, should_stop=should_stop
+        )
+        return None if evaluated is None else evaluated.measured
+    return validate(
+        model,
+        loader,
+        normalise=normalise,
+        precision=precision,
+        loss_function=build_loss(cfg),
+        should_stop=should_stop,
+    )
 
 
 def _steps_per_epoch(loader: VideoLoader, *, passes: int) -> int:
@@ -181,12 +200,20 @@ def _log_plan(cfg: CfgNode, state: TrainingState) -> None:
     if cfg.AUG.ENABLE and cfg.AUG.AA_TYPE and cfg.AUG.COLOR_JITTER:
         _log.info("AUG.COLOR_JITTER is not used, as AUG.AA_TYPE is set (as in PySlowFast)")
     if cfg.LOG_MODEL_INFO:
-        size = cfg.DATA.TRAIN_CROP_SIZE
-        clip = torch.zeros(1, 3, cfg.DATA.NUM_FRAMES, size, size, device=state.device)
+        # What a detector's heads cost depends on what they find.
+        part = state.model.get_submodule("backbone" if is_detection(cfg) else "")
+        view = torch.zeros(1, 3, *_view_size(cfg), device=state.device)
         _log.info(
-            "Model %s: %.4g M parameters, %.4g G FLOPs (multiply-adds) a view of %d x %d x %d",
+            "Model %s: %.4g M parameters, %.4g G FLOPs (multiply-adds) %s %s",
             cfg.MODEL.MODEL_NAME or cfg.MODEL.ARCH,
             count_parameters(state.model) / 1e6,
-            count_flops(state.model, clip) / 1e9,
-            *clip.shape[2:],
+            count_flops(part, view) / 1e9,
+            "in its backbone for an image of" if is_detection(cfg) else "a view of",
+            " x ".join(map(str, view.shape[2:])),
         )
+
+
+def _view_size(cfg: CfgNode) -> tuple[int, ...]:
+    if is_detection(cfg):
+        return padded_size((cfg.DETECTION.TEST_SHORT_SIDE, cfg.DETECTION.MAX_SIZE))
+    return (cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_CROP_SIZE)

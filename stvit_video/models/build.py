@@ -12,6 +12,7 @@ from stvit_video.errors import UserError
 from stvit_video.runtime.registry import Registry
 
 from .deit import Deit, deit_blocks
+from .detection.build import build_cascade
 from .heads import ClassificationHead, ClassTokenHead
 from .layers.checkpointed import CheckpointedSequential
 from .layers.patch import ConvStem, PatchEmbed
@@ -102,6 +103,25 @@ def build_swin(cfg: CfgNode) -> nn.Module:
         norm=nn.LayerNorm(final_dim),
         head=_head(cfg, final_dim, ClassificationHead),
         is_pyramid=semantic is None or not semantic.ends_semantic(semantic.stage),
+    )
+
+
+@MODELS.register("cascade_mask_rcnn")
+def build_cascade_mask_rcnn(cfg: CfgNode) -> nn.Module:
+    """Build a Cascade Mask R-CNN on a Swin; it takes images with their sizes, not videos.
+
+    Raises:
+        UserError: the keys of its semantic tokens do not fit together.
+    """
+    body = build_swin(cfg)
+    # Nothing would train them.
+    body.norm, body.head = nn.Identity(), nn.Identity()
+    stages = range(len(cfg.SWIN.DEPTHS))
+    return build_cascade(
+        cfg,
+        body,
+        channels=[cfg.SWIN.EMBED_DIM << stage for stage in stages],
+        strides=[cfg.SWIN.PATCH_SIZE[1] << stage for stage in stages],
     )
 
 

@@ -117,7 +117,8 @@ PYTORCHVIDEO_MVIT = Format("PyTorchVideo MViT", ((r"^(?!head\.)", "backbone."),)
 def detect_format(state: Mapping[str, Tensor]) -> Format | None:
     """Tell the format of a state dict by its keys, or give None."""
     keys = state.keys()
-    if any(key.startswith(("stages.", "position.", "backbone.blocks.")) for key in keys):
+    ours = ("stages.", "position.", "backbone.blocks.", "backbone.body.")
+    if any(key.startswith(ours) for key in keys):
         return STVIT_VIDEO
     if {"pos_embed", "cls_token", "blocks.0.attn.qkv.weight"} <= keys:
         return DEIT

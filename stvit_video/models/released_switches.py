@@ -40,7 +40,9 @@ def switch_mismatches(model: nn.Module, names: Iterable[str]) -> list[str]:
             f"The file was trained with USE_GLOBAL {value}, the model is made otherwise: set "
             f"STVIT.INITIALIZATION {wanted}."
         )
-    is_detector = any(_DETECTOR.match(name) for name in names)
+    # A detector has SHORTCUT too where it begins with a classifier's weights.
+    own = (name for name, _ in model.named_parameters())
+    is_detector = any(_DETECTOR.match(name) for name in (*names, *own))
     model_has_shortcut = generations[0].layers[0].shortcut
     if is_detector and not model_has_shortcut:
         sentences.append(

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from stvit_video.errors import UserError
 
 from .depths import dense_name
+from .detection.detector import CascadeMaskRCNN
+from .detection.weights import BODY, to_detector_names
 from .formats import STVIT_R, detect_format, to_our_names
 from .inflate import Size, inflate_bias_table, inflate_patch_embed, resize_bias_table
 from .layers.attention import WindowAttention
@@ -26,6 +28,8 @@ from .released_switches import switch_mismatches
 # What training frameworks call the weights in their checkpoints.
 _STATE_KEYS = ("model_state", "state_dict", "model")
 _AVERAGED_KEY = "ema_state"
+# Of a classifier, and of a detector's backbone.
+_PATCH_NAMES = ("patch_embed.proj.weight", f"{BODY}patch_embed.proj.weight")
 
 
 def load_weights(
@@ -42,7 +46,8 @@ def load_weights(
     files, torchvision's ``swin3d_*``, timm's Swin and DeiT, and PyTorchVideo's model zoo;
     ``.safetensors`` or a pickle, which is read with ``weights_only=True``. Weights of image
     models are inflated. A dense file loads into a model with semantic tokens: layers that take
-    the place of dense ones take their weights.
+    the place of dense ones take their weights. A classifier's file, or an official detector's,
+    loads into a detector's backbone.
 
     Args:
         model: what is filled, in place; untouched if the file is refused.
@@ -65,7 +70,10 @@ def load_weights(
             "load a checkpoint of stvit_video, Video Swin, Swin, DeiT, STViT-R, torchvision "
             "swin3d, timm or PyTorchVideo."
         )
-    state = to_our_names(state, format_)
+    if isinstance(model, CascadeMaskRCNN):
+        state = to_detector_names(state, format_)
+    else:
+        state = to_our_names(state, format_)
     report = LoadReport(path=str(path), format=format_.name, averaged=averaged)
     if format_ is STVIT_R:
         report.warnings = switch_mismatches(model, state)
@@ -176,7 +184,7 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> d
     fitters = _fitters(model, state)
     fitted, used = {}, set()
     for name, old in target.items():
-        source = name if name in state else dense_name(name) or name
+        source = name if name in state else _dense_name(name)
         used.add(source)
         value: Tensor | None = state.get(source)
         if value is None:
@@ -194,11 +202,18 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> d
     return fitted
 
 
+def _dense_name(name: str) -> str:
+    """Give the name that a weight would have in a dense model, of a classifier or a detector."""
+    prefix = BODY if name.startswith(BODY) else ""
+    dense = dense_name(name.removeprefix(prefix))
+    return name if dense is None else prefix + dense
+
+
 def _fitters(
     model: nn.Module, state: Mapping[str, Tensor]
 ) -> dict[str, Callable[[Tensor], tuple[str, Tensor | None]]]:
     """Give, for weights that can be fitted, a function to (part of the report, fitted value)."""
-    patch = state.get("patch_embed.proj.weight")
+    patch = next((state[name] for name in _PATCH_NAMES if name in state), None)
     from_image = patch is not None and patch.ndim == 4
 
     def fit_patch(value: Tensor, *, frames: int) -> tuple[str, Tensor | None]:

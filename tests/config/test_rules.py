@@ -10,6 +10,10 @@ from stvit_video.config.keys import leaves
 from stvit_video.config.validate import RULES
 from stvit_video.errors import UserError
 
+DETECTOR = (
+    "MODEL.ARCH=cascade_mask_rcnn TRAIN.DATASET=coco TEST.DATASET=coco DATA.NUM_FRAMES=1 "
+    "SWIN.PATCH_SIZE=[1,4,4]"
+)
 # Overrides that break a rule, and the beginning of what is said.
 BROKEN = [
     ("DEVICE=gpu", 'DEVICE must be "cuda", "cpu" or "auto", but it is "gpu" (override)'),
@@ -264,9 +268,78 @@ BROKEN = [
         "SOLVER.OPTIMIZING_METHOD=sgd SOLVER.MOMENTUM=0",
         "SOLVER.NESTEROV must be false where SOLVER.MOMENTUM is 0",
     ),
+    (
+        "TRAIN.DATASET=coco DATA.NUM_FRAMES=1",
+        'TRAIN.DATASET must be "coco" if and only if MODEL.ARCH is',
+    ),
+    ("TEST.DATASET=coco", "DATA.NUM_FRAMES must be 1 for images, but it is 32"),
+    (
+        "TEST.DATASET=coco DATA.NUM_FRAMES=1",
+        'TEST.DATASET must be "coco" if and only if MODEL.ARCH is "cascade_mask_rcnn"',
+    ),
+    *(
+        (f"{DETECTOR} {key}=true", f'{key} must be false with MODEL.ARCH "cascade_mask_rcnn"')
+        for key in ("AUG.ENABLE", "MODEL.COMPILE")
+    ),
+    (
+        f"{DETECTOR} MIXUP.ENABLE=true MODEL.LOSS_FUNC=soft_cross_entropy",
+        'MIXUP.ENABLE must be false with MODEL.ARCH "cascade_mask_rcnn"',
+    ),
+    (
+        f"{DETECTOR} MODEL.PARAM_DTYPE=bfloat16",
+        'MODEL.PARAM_DTYPE must be "float32" with MODEL.ARCH "cascade_mask_rcnn"',
+    ),
+    (
+        f"{DETECTOR} SWIN.PATCH_SIZE=[2,4,4]",
+        "SWIN.PATCH_SIZE must be of 1 frame with MODEL.ARCH",
+    ),
+    (
+        f"{DETECTOR} SWIN.PATCH_SIZE=[1,3,3]",
+        "SWIN.PATCH_SIZE must have as many rows as columns, 1, 2 or 4, with MODEL.ARCH",
+    ),
+    (
+        f"{DETECTOR} SOLVER.LAYER_DECAY=0.9",
+        'SOLVER.LAYER_DECAY must be 1 with MODEL.ARCH "cascade_mask_rcnn"',
+    ),
+    ("DETECTION.SPLITS=[train,val]", "DETECTION.SPLITS must have 3 entries"),
+    ("DETECTION.NUM_PROPOSALS=[1]", "DETECTION.NUM_PROPOSALS must have 2 entries"),
+    ("DETECTION.TRAIN_SHORT_SIDES=[]", "DETECTION.TRAIN_SHORT_SIDES must not be empty"),
+    ("DETECTION.IOU_THRESHOLDS=[]", "DETECTION.IOU_THRESHOLDS must not be empty"),
+    *(
+        (f"DETECTION.{key}=[0,1]", f"DETECTION.{key} must be at least 1 in every entry")
+        for key in ("TRAIN_SHORT_SIDES", "CROP_SHORT_SIDES", "ANCHOR_SIZES", "NUM_PROPOSALS")
+    ),
+    *(
+        (f"DETECTION.{key}=0", f"DETECTION.{key} must be at least 1")
+        for key in (
+            *("MAX_SIZE", "TEST_SHORT_SIDE", "FPN_CHANNELS", "BOXES_PER_IMAGE", "BOX_FC_DIM"),
+            "MAX_DETECTIONS",
+        )
+    ),
+    *(
+        (f"DETECTION.{key}=-1", f"DETECTION.{key} must be at least 0")
+        for key in ("MAX_BAD_ANNOTATIONS", "BOX_CONVS", "MASK_CONVS")
+    ),
+    ("DETECTION.CROP_RANGE=[600,384]", "DETECTION.CROP_RANGE must be a lowest and a highest value"),
+    ("DETECTION.CROP_RANGE=[]", "DETECTION.CROP_RANGE must be empty if and only if"),
+    (
+        f"{DETECTOR} DETECTION.ANCHOR_SIZES=[32,64]",
+        "DETECTION.ANCHOR_SIZES must have one entry more than SWIN.DEPTHS",
+    ),
+    ("DETECTION.STAGE_WEIGHTS=[1]", "DETECTION.STAGE_WEIGHTS must have an entry for each one"),
+    (
+        "DETECTION.IOU_THRESHOLDS=[0.5,0.6,1]",
+        "DETECTION.IOU_THRESHOLDS must be above 0 and below 1 in every entry",
+    ),
+    ("DETECTION.STAGE_WEIGHTS=[1,1,-1]", "DETECTION.STAGE_WEIGHTS must be at least 0 in every"),
+    ("DETECTION.SCORE_THRESH=2", "DETECTION.SCORE_THRESH must be from 0 to 1"),
+    ("DETECTION.NMS_THRESH=-1", "DETECTION.NMS_THRESH must be from 0 to 1"),
+    ("DETECTION.BOX_LOSS=iou", 'DETECTION.BOX_LOSS must be "giou" or "smooth_l1"'),
 ]
 # What looks odd but runs.
 FINE = [
+    DETECTOR,
+    "DETECTION.CROP_RANGE=[] DETECTION.CROP_SHORT_SIDES=[]",
     "AUG.ENABLE=true AUG.NUM_SAMPLE=2",
     "MODEL.LOSS_FUNC=soft_cross_entropy MIXUP.ALPHA=0 MIXUP.CUTMIX_ALPHA=0",
     "MIXUP.ENABLE=true MODEL.LOSS_FUNC=soft_cross_entropy MIXUP.ALPHA=0",

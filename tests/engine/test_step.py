@@ -7,6 +7,7 @@ from torch import nn
 from stvit_video.data.augment.mixing import Mixing
 from stvit_video.engine.accuracy import error_percent, topk_correct
 from stvit_video.engine.loss_guard import BadLossError, LossGuard
+from stvit_video.engine.objective import Classification
 from stvit_video.engine.optim import parameter_groups
 from stvit_video.engine.precision import Normalise, Precision
 from stvit_video.engine.step import TrainingStep
@@ -44,10 +45,11 @@ def build_step(model, *, dtype=None, method=torch.optim.SGD, **clipping):
     return TrainingStep(
         model,
         method(parameter_groups(model, weight_decay=0.0), lr=1.0),
+        objective=Classification(
+            normalise=Normalise(CPU, mean=MEAN, std=STD), loss_function=nn.CrossEntropyLoss()
+        ),
         scaler=precision.scaler(),
-        normalise=Normalise(CPU, mean=MEAN, std=STD),
         precision=precision,
-        loss_function=nn.CrossEntropyLoss(),
         guard=LossGuard(),
         **clipping,
     )
@@ -122,7 +124,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_has_changed(model):
 
 def step_with_mixing(model, mixing):
     step = build_step(model)
-    step.mixing = mixing
+    step.objective.mixing = mixing
     return step
 
 

@@ -1,0 +1,146 @@
+"""From a config to data sets and loaders of images with objects."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+from torch.utils.data import Sampler
+from torchvision.transforms import v2
+
+from stvit_video.data.coco.annotations import CocoAnnotations, read_annotations
+from stvit_video.data.coco.collate import collate_images
+from stvit_video.data.coco.dataset import (
+    CocoImages,
+    EvaluationImages,
+    TrainingImages,
+    image_files,
+)
+from stvit_video.data.coco.left_out import check_budget, write_left_out
+from stvit_video.data.coco.masks import require_pycocotools
+from stvit_video.data.coco.transforms import eval_transform, train_transform
+from stvit_video.data.loader import VideoLoader
+from stvit_video.data.quarantine import Quarantine
+from stvit_video.data.samplers import EvalBatchSampler, GroupedBatchSampler, replacement
+from stvit_video.errors import UserError
+from stvit_video.runtime import distributed
+from stvit_video.runtime.logging import get_logger
+
+_SPLITS = ("train", "val", "test")
+
+_log = get_logger(__name__)
+
+
+def build_coco(cfg: CfgNode, split: str) -> CocoImages:
+    """Build the data set of a split: "train", "val" or "test".
+
+    Raises:
+        UserError: pycocotools is not there, the annotation file cannot be read, has a mistake in
+            it or too many degenerate annotations, or none of its first images exists.
+    """
+    require_pycocotools()
+    annotations = read_annotations(
+        annotation_file(cfg, split),
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        only_with_objects=split == "train",
+    )
+    check_budget(annotations.bad, max_bad=cfg.DETECTION.MAX_BAD_ANNOTATIONS)
+    videos = image_files(annotations, Path(cfg.DATA.PATH_TO_DATA_DIR) / _name(cfg, split))
+    if split != "train":
+        return EvaluationImages(annotations, videos=videos, transform=build_eval_transform(cfg))
+    detection = cfg.DETECTION
+    transform = train_transform(
+        short_sides=detection.TRAIN_SHORT_SIDES,
+        max_size=detection.MAX_SIZE,
+        crop_short_sides=detection.CROP_SHORT_SIDES,
+        crop_range=detection.CROP_RANGE,
+        flip=cfg.DATA.RANDOM_FLIP,
+    )
+    return TrainingImages(annotations, videos=videos, transform=transform, seed=cfg.RNG_SEED)
+
+
+def build_eval_transform(cfg: CfgNode) -> v2.Transform:
+    """Build what is done to images before a detector looks for objects in them."""
+    return eval_transform(short_side=cfg.DETECTION.TEST_SHORT_SIDE, max_size=cfg.DETECTION.MAX_SIZE)
+
+
+def annotation_file(cfg: CfgNode, split: str) -> Path:
+    """Where the annotations of a split are."""
+    folder = Path(cfg.DATA.PATH_TO_DATA_DIR) / "annotations"
+    return folder / f"instances_{_name(cfg, split)}.json"
+
+
+def build_coco_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> VideoLoader:
+    """Build the loader of a split for one rank.
+
+    "train" batches are shuffled and hold images of one orientation, wide or high, in each step of
+    all ranks; "val" and "test" batches hold one image each, which so is never padded to another's
+    size, dealt out to the ranks in turn.
+
+    Raises:
+        UserError: as `build_coco`, or there are fewer training images than one step takes.
+    """
+    dataset = build_coco(cfg, split)
+    _tell_left_out(cfg, dataset.annotations)
+    is_train = split == "train"
+    sampler: Sampler = EvalBatchSampler(
+        len(dataset), batch_size=1, rank=rank, world_size=world_size
+    )
+    if is_train:
+        sampler = _train_sampler(cfg, dataset.annotations, rank=rank, world_size=world_size)
+    replace = partial(replacement, num_samples=len(dataset), seed=cfg.RNG_SEED)
+    return VideoLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.DEVICE != "cpu" and torch.cuda.is_available(),
+        quarantine=Quarantine(
+            dataset.annotations.paths,
+            file=Path(cfg.OUTPUT_DIR) / "quarantine.csv",
+            max_bad=cfg.DATA.MAX_BAD_VIDEOS,
+            fate="replaced by another one" if is_train else "left out",
+        ),
+        replace=replace if is_train else None,
+        seconds_per_video=cfg.DATA.DECODE_TIMEOUT,
+        collate=collate_images,
+    )
+
+
+def _name(cfg: CfgNode, split: str) -> str:
+    return cfg.DETECTION.SPLITS[_SPLITS.index(split)]
+
+
+def _train_sampler(
+    cfg: CfgNode, annotations: CocoAnnotations, *, rank: int, world_size: int
+) -> GroupedBatchSampler:
+    sampler = GroupedBatchSampler(
+        [int(image.width >= image.height) for image in annotations.images],
+        batch_size=cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS,
+        rank=rank,
+        world_size=world_size,
+        seed=cfg.RNG_SEED,
+    )
+    if not len(sampler):
+        raise UserError(
+            f"{annotations.paths.csv_path} lists {len(annotations.paths)} images with objects, and "
+            "neither the wide nor the high ones fill one step of all ranks; lower TRAIN.BATCH_SIZE"
+        )
+    return sampler
+
+
+def _tell_left_out(cfg: CfgNode, annotations: CocoAnnotations) -> None:
+    if not distributed.is_main():
+        return
+    source = annotations.paths.csv_path
+    if annotations.num_without_objects:
+        _log.info(
+            "%d images of %s are left out, as they have no objects",
+            *(annotations.num_without_objects, source),
+        )
+    if annotations.bad:
+        file = Path(cfg.OUTPUT_DIR) / "annotations_left_out.csv"
+        write_left_out(file, annotations.bad)
+        _log.warning(
+            "%d annotations of %s describe no object and are left out; %s lists them",
+            *(len(annotations.bad), source, file),
+        )

@@ -1,0 +1,197 @@
+"""The shapes data set on disk: coloured shapes that overlap, on textured backgrounds.
+
+It is in COCO's layout and format, so what reads COCO reads it.
+
+Letters: H W size of an image.
+"""
+
+import json
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from stvit_video.data.coco.masks import encode_mask, require_pycocotools
+from stvit_video.data.synthetic.render import SHAPES, TEXTURES
+from stvit_video.errors import UserError
+
+# Without the diamond, which is a square that is turned.
+CLASSES = ("disc", "square", "cross", "ring")
+
+_SIDES = (96, 128)
+_NUM_SHAPES = (2, 5)
+# Radius in pixels, and how far a shape is turned, in radians.
+_RADIUS = (10.0, 28.0)
+_ANGLE = 0.35
+# A shape of which later ones leave less to see than this share is not drawn.
+_LEAST_VISIBLE = 0.4
+_TRIES = 20
+_NOISE = 12.0
+# To be raised when the same seed gives other images.
+_RECIPE_FILE, _VERSION = "recipe.json", 1
+
+
+@dataclass(frozen=True)
+class ShapesRecipe:
+    """What determines a shapes data set.
+
+    Attributes:
+        seed: of all choices; splits share none.
+        train: images of the training split.
+        val: images of the validation split.
+        test: images of the test split.
+    """
+
+    seed: int = 0
+    train: int = 800
+    val: int = 40
+    test: int = 160
+
+
+def make_shapes_dataset(folder: str | Path, recipe: ShapesRecipe, *, num_workers: int) -> bool:
+    """Write a data set, unless ``folder`` holds it already.
+
+    It is written beside ``folder`` and renamed at the end: a folder of that name is whole.
+
+    Args:
+        folder: gets ``annotations/instances_SPLIT.json`` and the images ``SPLIT/*.png`` of the
+            splits train, val and test.
+        recipe: the same recipe gives the same images.
+        num_workers: processes.
+
+    Returns:
+        Whether it had to be written.
+
+    Raises:
+        UserError: ``folder`` holds something else, or pycocotools is not there.
+    """
+    require_pycocotools()
+    folder = Path(folder)
+    description = json.dumps({"dataset": "shapes", "version": _VERSION, **asdict(recipe)}) + "\n"
+    recipe_file = folder / _RECIPE_FILE
+    if recipe_file.is_file() and recipe_file.read_text() == description:
+        return False
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(
+            f"{folder} holds something else than this shapes data set; name another folder, or "
+            "remove it"
+        )
+    unfinished = folder.parent / f".{folder.name}.{os.getpid()}.partial"
+    try:
+        _write_splits(unfinished, recipe, num_workers=num_workers)
+        (unfinished / _RECIPE_FILE).write_text(description)
+        unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return True
+
+
+def _write_splits(folder: Path, recipe: ShapesRecipe, *, num_workers: int) -> None:
+    (folder / "annotations").mkdir(parents=True)
+    with ProcessPoolExecutor(num_workers) as pool:
+        for number, split in enumerate(("train", "val", "test")):
+            (folder / split).mkdir()
+            write = partial(_write_one, folder / split, seed=(recipe.seed, number))
+            made = list(pool.map(write, range(getattr(recipe, split)), chunksize=8))
+            file = folder / "annotations" / f"instances_{split}.json"
+            file.write_text(json.dumps(_annotations(made)))
+
+
+def draw_shapes(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[tuple[int, Any]]]:
+    """Draw an image.
+
+    Returns:
+        RGB [H, W, 3], and of each shape its class, from 0, and the mask bool [H, W] of what is
+        seen of it.
+    """
+    height, width = rng.integers(_SIDES[0], _SIDES[1] + 1, size=2)
+    image = _textured(*np.mgrid[:height, :width] / 12.0, rng=rng, brightness=(20, 130))
+    shapes: list[tuple[int, Any]] = []
+    wholes: list[int] = []
+    number = rng.integers(_NUM_SHAPES[0], _NUM_SHAPES[1] + 1)
+    for _ in range(_TRIES):
+        if len(shapes) == number:
+            break
+        label = int(rng.integers(len(CLASSES)))
+        u, v = _coordinates(height, width, rng=rng)
+        mask = SHAPES[CLASSES[label]](u, v) > 0
+        left = [(each & ~mask).sum() for _, each in shapes]
+        hides = any(seen < _LEAST_VISIBLE * whole for seen, whole in zip(left, wholes, strict=True))
+        if hides or not mask.any():
+            continue
+        image[mask] = _textured(u, v, rng=rng, brightness=(110, 255))[mask]
+        shapes = [(other, each & ~mask) for other, each in shapes] + [(label, mask)]
+        wholes.append(int(mask.sum()))
+    image += rng.normal(0, _NOISE, image.shape)
+    return image.clip(0, 255).astype(np.uint8), shapes
+
+
+def _coordinates(
+    height: int, width: int, *, rng: np.random.Generator
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
+    """Coordinates [H, W] of each pixel from a shape's centre, in radii, turned with the shape."""
+    radius, angle = rng.uniform(*_RADIUS), rng.uniform(-_ANGLE, _ANGLE)
+    # The whole shape lies in the image.
+    row, column = (rng.uniform(radius, side - radius) for side in (height, width))
+    rows, columns = np.mgrid[:height, :width]
+    down, right = (rows + 0.5 - row) / radius, (columns + 0.5 - column) / radius
+    return (
+        np.cos(angle) * right + np.sin(angle) * down,
+        np.cos(angle) * down - np.sin(angle) * right,
+    )
+
+
+def _textured(
+    u: NDArray[np.floating[Any]],
+    v: NDArray[np.floating[Any]],
+    *,
+    rng: np.random.Generator,
+    brightness: tuple[int, int],
+) -> NDArray[np.floating[Any]]:
+    """A texture of two similar colours, [H, W, 3]."""
+    texture = TEXTURES[str(rng.choice(list(TEXTURES)))]
+    colour = rng.uniform(*brightness, size=3)
+    other = colour + rng.uniform(-30, 30, size=3)
+    mix = np.clip(texture(u, v), 0, 1)[..., None]
+    return colour + mix * (other - colour)
+
+
+def _write_one(folder: Path, index: int, *, seed: tuple[int, int]) -> dict[str, Any]:
+    """Write an image, and return its entry of the annotation file with its objects."""
+    image, shapes = draw_shapes(np.random.default_rng((*seed, index)))
+    name = f"{index:05d}.png"
+    Image.fromarray(image).save(folder / name)
+    height, width = image.shape[:2]
+    entry = {"id": index + 1, "file_name": name, "height": height, "width": width}
+    return {**entry, "objects": [_object(label, mask) for label, mask in shapes]}
+
+
+def _object(label: int, mask: NDArray[np.bool_]) -> dict[str, Any]:
+    (rows,), (columns,) = np.nonzero(mask.any(axis=1)), np.nonzero(mask.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    return {
+        "category_id": label + 1,
+        "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+        "area": int(mask.sum()),
+        "iscrowd": 0,
+        "segmentation": encode_mask(torch.from_numpy(mask)),
+    }
+
+
+def _annotations(images: list[dict[str, Any]]) -> dict[str, Any]:
+    objects = [{**each, "image_id": image["id"]} for image in images for each in image["objects"]]
+    return {
+        "images": [{k: v for k, v in image.items() if k != "objects"} for image in images],
+        "annotations": [{"id": number, **each} for number, each in enumerate(objects, start=1)],
+        "categories": [
+            {"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)
+        ],
+    }

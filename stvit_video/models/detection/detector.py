@@ -1,0 +1,81 @@
+"""Cascade Mask R-CNN, put together from its parts.
+
+Letters: B images, H rows and W columns of the padded batch, n boxes, m objects of an image.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import FeaturePyramidNetwork
+
+from .backbone import PyramidBackbone
+from .cascade import CascadeHeads, Sizes
+
+
+class FloatRPNHead(RPNHead):
+    """torchvision's head of the region proposal network, with float32 outputs under autocast.
+
+    They are decoded to pixels: in bfloat16, with its 8 significant bits, the place of a box in an
+    image of 1333 pixels would be off by up to four of them.
+    """
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Map feature maps to objectness ``[B, A, h, w]`` and offsets ``[B, 4 A, h, w]``."""
+        logits, offsets = super().forward(x)
+        return [each.float() for each in logits], [each.float() for each in offsets]
+
+
+class CascadeMaskRCNN(nn.Module):
+    """A detector that also outlines what it finds.
+
+    Args:
+        backbone: images to a map for each stage.
+        fpn: the maps to as many of equal channels, and further smaller ones.
+        rpn: maps to proposals.
+        roi_heads: maps and proposals to detections.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: PyramidBackbone,
+        fpn: FeaturePyramidNetwork,
+        rpn: RegionProposalNetwork,
+        roi_heads: CascadeHeads,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fpn = fpn
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+
+    def forward(
+        self,
+        images: Tensor,
+        sizes: Sizes,
+        targets: Sequence[Mapping[str, Tensor]] | None = None,
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Give the losses of a batch with targets, the detections of one without.
+
+        Args:
+            images: normalised ``[B, 3, H, W]``, padded at the bottom and on the right.
+            sizes: rows and columns of each image, without padding.
+            targets: ``boxes`` [m, 4] (left, top, right, bottom, in pixels), ``labels`` int64 [m]
+                from 1 on, ``masks`` uint8 [m, rows, columns], for each image; in training only.
+
+        Returns:
+            losses by name, or ``boxes`` [n, 4], ``scores`` [n], ``labels`` [n] and ``masks``
+            [n, 1, s, s] (probabilities over the box) of each image.
+        """
+        assert self.training == (targets is not None), "targets are for training alone"
+        # In float32 they make anchors, and pool features, exactly; convolutions convert for
+        # themselves under autocast.
+        maps = {name: each.float() for name, each in self.fpn(self.backbone(images)).items()}
+        image_list = ImageList(images, list(sizes))
+        proposals, rpn_losses = self.rpn(image_list, maps, targets)
+        if targets is None:
+            return self.roi_heads.detect(maps, proposals, sizes)
+        losses = {f"rpn_{name}": loss for name, loss in rpn_losses.items()}
+        return losses | self.roi_heads.losses(maps, proposals, sizes, targets)

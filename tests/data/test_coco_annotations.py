@@ -1,0 +1,187 @@
+"""Reading annotation files: what is taken, what is left out and listed, what stops the run."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from coco_folder import content, square, write
+from pycocotools import mask as their_mask
+
+from stvit_video.data.coco.annotations import BadAnnotation, read_annotations
+from stvit_video.data.coco.left_out import check_budget, write_left_out
+from stvit_video.data.coco.masks import decode_mask, encode_mask
+from stvit_video.data.coco.packed import PackedList
+from stvit_video.errors import UserError
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """Return a function from annotations, added to those of the folder, to what is read of them."""
+
+    def read(*annotations, **options):
+        what = content()
+        what["annotations"] += annotations
+        return read_annotations(write(tmp_path, "train", what), num_classes=3, **options)
+
+    return read
+
+
+def test_labels_follow_the_numbers_of_the_categories(annotated):
+    found = annotated()
+    assert found.class_names == ("bar", "disc", "box")
+    assert found.category_ids == (1, 7, 90)
+    assert found.paths[1] == ("11.png", 0)
+    first, second = found.images[0], found.images[1]
+    assert (first.id, first.height, first.width) == (10, 40, 60)
+    assert [each.label for each in second.objects] == [1, 3]
+    assert second.objects[0].box == (5, 6, 21, 22)
+    assert not found.bad
+
+
+def test_training_leaves_out_images_without_objects(annotated):
+    everything, training = annotated(), annotated(only_with_objects=True)
+    assert (len(everything.paths), len(training.paths)) == (9, 8)
+    assert (everything.num_without_objects, training.num_without_objects) == (0, 1)
+    # The one after it is still the ninth of the file.
+    assert training.paths.place(7).endswith("instances_train.json, image 9")
+    assert training.images[7].id == 18
+
+
+def test_crowds_are_no_objects(annotated):
+    crowd = {**square(17, 999, left=0, top=0, side=8), "iscrowd": 1}
+    found = annotated(crowd)
+    assert [len(image.objects) for image in found.images][7] == 0
+    assert not found.bad
+
+
+RLE = {"counts": [0, 2400], "size": [40, 60]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"bbox": [3, 3, 0, 5]}, "its box is 0 pixels wide and 5 high"),
+        ({"bbox": [3, 3, 5, -1.5]}, "its box is 5 pixels wide and -1.5 high"),
+        ({"bbox": [60, 3, 5, 5]}, "its box lies outside of the image"),
+        ({"segmentation": []}, "its mask is empty"),
+        ({"segmentation": [[1, 1, 5, 5]]}, "its mask has a polygon of fewer than 3 points"),
+        (
+            {"segmentation": {**RLE, "size": [60, 40]}},
+            "its mask is of the size [60, 40], not of the image's",
+        ),
+    ],
+)
+def test_degenerate_annotations_are_left_out_and_listed(annotated, tmp_path, changed, error):
+    found = annotated({**square(17, 999, left=3, top=3, side=8), **changed})
+    (bad,) = found.bad
+    file = str(tmp_path / "annotations" / "instances_train.json")
+    assert bad == BadAnnotation(file, 999, "17.png", error)
+    assert not found.images[7].objects
+    listed = tmp_path / "run" / "left_out.csv"
+    other = BadAnnotation("other.json", 1, "1.jpg", "its mask is empty")
+    write_left_out(listed, [other])
+    for _ in range(2):  # a run that goes on lists nothing twice
+        write_left_out(listed, found.bad)
+    assert pd.read_csv(listed).to_numpy().tolist() == [list(other), list(bad)]
+    check_budget(found.bad, max_bad=1)
+    with pytest.raises(
+        UserError, match=r"1 annotations of .*999 of 17\.png: its .*_ANNOTATIONS is 0"
+    ):
+        check_budget(found.bad, max_bad=0)
+
+
+def test_a_run_length_encoding_is_a_mask(annotated):
+    found = annotated({**square(17, 999, left=3, top=3, side=8), "segmentation": RLE})
+    assert found.images[7].objects[0].segmentation == RLE
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda c: c.pop("images"), 'must hold an object with a list "images"'),
+        (lambda c: c["images"][2].pop("id"), r"images\[2\]: it must be an object with a whole"),
+        (
+            lambda c: c["images"][2].update(id=10),
+            r"images\[2\] \(id 10\): another one has the same",
+        ),
+        (
+            lambda c: c["images"][2].update(width="9"),
+            r"images\[2\] \(id 12\): its \"width\" must be",
+        ),
+        (
+            lambda c: c["images"][2].pop("file_name"),
+            r"images\[2\] \(id 12\): it must have a \"file_",
+        ),
+        (
+            lambda c: c["categories"][0].pop("name"),
+            r"categories\[0\] \(id 7\): it must have a \"name",
+        ),
+        (lambda c: c["categories"].pop(), "has 2 categories, but MODEL.NUM_CLASSES is 3"),
+        (
+            lambda c: c["annotations"][1].update(image_id=99),
+            r"annotations\[1\] \(id 101\): there is nothing with its \"image_id\", 99",
+        ),
+        (
+            lambda c: c["annotations"][1].update(category_id=2),
+            r"annotations\[1\] \(id 101\): there is nothing with its \"category_id\", 2",
+        ),
+        (
+            lambda c: c["annotations"][1].update(bbox=[1, 2, 3]),
+            r"annotations\[1\] \(id 101\): its \"bbox\" must be \[left, top, width, height\]",
+        ),
+        (
+            lambda c: c["annotations"][1].update(bbox=[1, 2, 3, float("nan")]),
+            r"annotations\[1\] \(id 101\): its \"bbox\" must be",
+        ),
+        (
+            lambda c: c["annotations"][1].pop("segmentation"),
+            r"annotations\[1\] \(id 101\): its \"segmentation\" must be",
+        ),
+        (lambda c: c.update(images=[], annotations=[]), "has no images"),
+    ],
+)
+def test_a_broken_file_is_one_sentence_with_its_place(tmp_path, spoil, said):
+    what = json.loads(json.dumps(content()))
+    path = write(tmp_path, "train", what)
+    spoil(what)
+    path.write_text(json.dumps(what))
+    with pytest.raises(UserError, match=said) as caught:
+        read_annotations(path, num_classes=3)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_cut_off_says_where(tmp_path):
+    path = write(tmp_path, "train", content())
+    path.write_text(json.dumps(content(), indent=1)[:400])
+    with pytest.raises(
+        UserError, match=r"instances_train\.json, line \d+, column \d+: this is no JSON"
+    ):
+        read_annotations(path, num_classes=3)
+    path.write_bytes(b'{"images": "\xff"}')
+    with pytest.raises(UserError, match=r"instances_train\.json, byte 12: this is no JSON"):
+        read_annotations(path, num_classes=3)
+    with pytest.raises(UserError, match=r"cannot read .*none\.json \(No such file or directory\)"):
+        read_annotations(tmp_path / "none.json", num_classes=3)
+
+
+def test_masks_are_those_of_pycocotools():
+    triangle = [[2, 1, 2, 9, 12, 9]]
+    drawn = decode_mask(triangle, height=12, width=16)
+    assert drawn.shape == (12, 16)
+    assert 30 < drawn.sum() < 60
+    assert drawn[8, 3] == 1 and drawn[2, 10] == 0
+    encoded = encode_mask(drawn)
+    assert json.loads(json.dumps(encoded)) == encoded
+    np.testing.assert_array_equal(their_mask.decode(encoded), drawn)
+    np.testing.assert_array_equal(decode_mask(encoded, height=12, width=16), drawn)
+    counts = {"counts": [0, 3, 12 * 16 - 3], "size": [12, 16]}
+    assert decode_mask(counts, height=12, width=16)[:4, 0].tolist() == [1, 1, 1, 0]
+
+
+def test_a_packed_list_gives_back_what_it_was_given():
+    items = [{"a": [1, 2]}, None, ("b", 3.5)]
+    packed = PackedList(items)
+    assert len(packed) == 3
+    assert [packed[index] for index in range(3)] == items
