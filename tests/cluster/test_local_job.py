@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from stvit_video.cluster.job_record import read_records
@@ -19,7 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def start(config_file, tmp_path):
-    """Return a function that starts the program in a process of its own."""
+    """Return a function that starts the program in a process of its own.
+
+    A job that outlives the program does not outlive the test, whatever became of that.
+    """
 
     def run(*arguments):
         command = [sys.executable, str(ROOT / "slurm" / "launch.py"), "--cfg", str(config_file)]
@@ -30,9 +34,16 @@ def start(config_file, tmp_path):
             env={**os.environ, **env},
             stdout=subprocess.PIPE,
             text=True,
+            # What a shell starts in the background ignores Ctrl-C, and so do its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    return run
+    yield run
+    for record in read_records(tmp_path / "output" / "jobs"):
+        if not job_facts(record).is_over:
+            job = psutil.Process(int(record.job_id))
+            for process in (job, *job.children(recursive=True)):
+                process.kill()
 
 
 def wait_until(condition, *, seconds=180):
@@ -63,12 +74,12 @@ def test_it_outlives_the_program_and_ends_at_a_step_when_asked(start, tmp_path, 
         (record,) = read_records(tmp_path / "output" / "jobs")
         for process in (program.pid, int(record.job_id)):
             os.kill(process, signal.SIGINT)
-        shown, _ = program.communicate(timeout=30)
+        shown, _ = program.communicate(timeout=120)
     assert program.returncode == 0
     assert f"The job goes on: --status shows it, and `kill {record.job_id}` ends it" in shown
     assert job_facts(record).state == "RUNNING"
     os.kill(int(record.job_id), signal.SIGTERM)
-    wait_until(lambda: job_facts(record).is_over, seconds=30)
+    wait_until(lambda: job_facts(record).is_over)
     assert "Stopped as asked" in record.log().read_text()
     newest = list(find_checkpoints(tmp_path / "run"))[-1]
     assert newest.epochs + newest.steps > 0
