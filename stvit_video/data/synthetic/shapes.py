@@ -6,8 +6,6 @@ Letters: H W size of an image.
 """
 
 import json
-import os
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,7 +19,7 @@ from PIL import Image
 
 from stvit_video.data.coco.masks import encode_mask, require_pycocotools
 from stvit_video.data.synthetic.render import SHAPES, TEXTURES
-from stvit_video.errors import UserError
+from stvit_video.data.synthetic.whole_folder import make_whole
 
 # Without the diamond, which is a square that is turned.
 CLASSES = ("disc", "square", "cross", "ring")
@@ -36,7 +34,7 @@ _LEAST_VISIBLE = 0.4
 _TRIES = 20
 _NOISE = 12.0
 # To be raised when the same seed gives other images.
-_RECIPE_FILE, _VERSION = "recipe.json", 1
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,6 @@ class ShapesRecipe:
 def make_shapes_dataset(folder: str | Path, recipe: ShapesRecipe, *, num_workers: int) -> bool:
     """Write a data set, unless ``folder`` holds it already.
 
-    It is written beside ``folder`` and renamed at the end: a folder of that name is whole.
-
     Args:
         folder: gets ``annotations/instances_SPLIT.json`` and the images ``SPLIT/*.png`` of the
             splits train, val and test.
@@ -74,28 +70,13 @@ def make_shapes_dataset(folder: str | Path, recipe: ShapesRecipe, *, num_workers
         UserError: ``folder`` holds something else, or pycocotools is not there.
     """
     require_pycocotools()
-    folder = Path(folder)
-    description = json.dumps({"dataset": "shapes", "version": _VERSION, **asdict(recipe)}) + "\n"
-    recipe_file = folder / _RECIPE_FILE
-    if recipe_file.is_file() and recipe_file.read_text() == description:
-        return False
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(
-            f"{folder} holds something else than this shapes data set; name another folder, or "
-            "remove it"
-        )
-    unfinished = folder.parent / f".{folder.name}.{os.getpid()}.partial"
-    try:
-        _write_splits(unfinished, recipe, num_workers=num_workers)
-        (unfinished / _RECIPE_FILE).write_text(description)
-        unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return True
+    description = {"dataset": "shapes", "version": _VERSION, **asdict(recipe)}
+    write = partial(_write_splits, recipe=recipe, num_workers=num_workers)
+    return make_whole(Path(folder), description, write)
 
 
 def _write_splits(folder: Path, recipe: ShapesRecipe, *, num_workers: int) -> None:
-    (folder / "annotations").mkdir(parents=True)
+    (folder / "annotations").mkdir()
     with ProcessPoolExecutor(num_workers) as pool:
         for number, split in enumerate(("train", "val", "test")):
             (folder / split).mkdir()
