@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from stvit_video.config import load_config
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
+from stvit_video.models.detection.detector import CascadeMaskRCNN
 from stvit_video.runtime.allocator import give_back_freed_memory
 
 
@@ -39,12 +40,15 @@ class Timing:
 def build_contender(name: str, *, overrides: Sequence[str] = ()) -> nn.Module:
     """Build a model from a config file, or a peer: ``torchvision:swin3d_t``, ``timm:deit_...``.
 
+    Of a detector it is the backbone, as only that maps images alone, without their sizes.
+
     Raises:
         UserError: there is no such config or peer.
     """
     library, colon, model = name.partition(":")
     if not colon or library not in _PEERS:
-        return build_model(load_config(name, overrides))
+        built = build_model(load_config(name, overrides))
+        return built.get_submodule("backbone") if isinstance(built, CascadeMaskRCNN) else built
     return _PEERS[library](model)
 
 
@@ -136,7 +140,9 @@ def _inference_pass(model: nn.Module, video: Tensor, amp: torch.dtype | None) ->
 
 def _training_pass(model: nn.Module, video: Tensor, amp: torch.dtype | None) -> None:
     with torch.autocast(video.device.type, amp, enabled=amp is not None):
-        loss = model(video).float().square().mean()
+        output = model(video)
+        maps = output.values() if isinstance(output, dict) else (output,)
+        loss = sum(part.float().square().mean() for part in maps)
     loss.backward()
     model.zero_grad(set_to_none=True)
 

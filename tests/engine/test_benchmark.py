@@ -67,3 +67,12 @@ def test_the_program_compares_image_models():
     )
     assert run.returncode == 0, run.stderr
     assert f"{models[0]} is " in run.stdout
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_of_a_detector_the_backbone_is_timed(train):
+    backbone = build_contender("configs/demo/swin_shapes.yaml")
+    maps = backbone(torch.zeros(1, 3, 40, 56))
+    assert [tuple(level.shape[-2:]) for level in maps.values()] == [(10, 14), (5, 7), (3, 4)]
+    timings = compare({"swin": backbone}, torch.zeros(1, 3, 40, 56), rounds=1, train=train)
+    assert len(timings["swin"].seconds) == 1

@@ -51,9 +51,13 @@ class Attention(nn.Module):
 
         The mask is added to the logits: ``[M, 1, 1, K]`` or what has four axes like these.
         """
+        return self.proj(self.gather(queries, keys_values, mask=mask))
+
+    def gather(self, queries: Tensor, keys_values: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Do what :meth:`attend` does, but for the projection of what is gathered."""
         q = self._heads(queries)
         k, v = (self._heads(x) for x in keys_values.chunk(2, dim=-1))
-        return self.proj(_attend(q, k, v, mask=mask))
+        return _attend(q, k, v, mask=mask)
 
     def _heads(self, x: Tensor) -> Tensor:
         # [M, N, C] -> [M, h, N, d]

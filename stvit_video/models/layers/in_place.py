@@ -15,6 +15,11 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
 
 
+def hardswish(x: Tensor) -> Tensor:
+    """Apply Hardswish to any ``x``, which nothing else needs."""
+    return F.hardswish(x, inplace=not torch.is_grad_enabled())
+
+
 def add_branch(x: Tensor, branch: Tensor) -> Tensor:
     """Add a residual branch, which nothing else needs, to the ``x`` it comes from.
 

@@ -3,9 +3,9 @@
 Letters: N frames, H W grid of queries, h w grid of keys, C channels; M windows, Q queries, K keys.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count, product
+from itertools import count, pairwise
 from typing import NamedTuple
 
 import torch
@@ -116,7 +116,11 @@ def attend_in_windows(
     columns: Sequence[tuple[Span, Span]],
     penalty: Tensor | None = None,
 ) -> Tensor:
-    """Attend window by window, those of equal shape together.
+    """Attend window by window, a row of windows at once.
+
+    Windows of keys overlap, so copies of them all are the grid several times over. Here the rows
+    that a row of windows sees are copied once, column by column; a window is then an unbroken run
+    of them, and the windows are overlapping views.
 
     Args:
         attn: attends.
@@ -129,48 +133,89 @@ def attend_in_windows(
     Returns:
         what the queries gathered, ``[N, H, W, C]``.
     """
-    done: dict[tuple[int, int], Tensor] = {}
-    for places in _alike(rows, columns):
-        windows = [(*rows[i], *columns[j]) for i, j in places]
-        top, key_top, left, key_left = windows[0]
-        shape = (top.stop - top.start, left.stop - left.start)
-        tokens = (key_top.stop - key_top.start) * (key_left.stop - key_left.start)
-        size = rows_of_a_piece(
-            len(windows),
-            device=queries.device,
-            numbers=len(queries) * (tokens * 2 + shape[0] * shape[1]) * attn.dim,
-        )
-        for first in range(0, len(windows), size):
-            piece = windows[first : first + size]
-            q = _gather(queries, [(top, left) for top, _, left, _ in piece])
-            inner = [(top, left) for _, top, _, left in piece]
-            mask = None
-            if penalty is not None:
-                mask = _gather(penalty[None, ..., None], inner).transpose(1, 2)  # [m, 1, K]
-                mask = mask.repeat_interleave(len(queries), dim=0)[:, None]
-            gathered = attn.attend(q, _gather(keys_values, inner), mask=mask)
-            gathered = gathered.unflatten(1, shape).unflatten(0, (-1, len(queries)))
-            done |= zip(places[first : first + size], gathered, strict=True)
-    lines = [
-        torch.cat([done[row, column] for column in range(len(columns))], dim=2)
-        for row in range(len(rows))
-    ]
-    return torch.cat(lines, dim=1)
+    # Windows of several frames are copied after all: a token is in about four of a row.
+    size = rows_of_a_piece(len(queries), device=queries.device, numbers=4 * keys_values[0].numel())
+    if size < len(queries):
+        frames = zip(queries.split(size), keys_values.split(size), strict=True)
+        done = [
+            attend_in_windows(attn, *piece, rows=rows, columns=columns, penalty=penalty)
+            for piece in frames
+        ]
+        return torch.cat(done)
+    runs = _runs(_joined(columns))
+    lines = []
+    for own, reach in _joined(rows):
+        line = queries[:, own.start : own.stop]
+        band = keys_values[:, reach.start : reach.stop].transpose(1, 2).contiguous()
+        logits = None if penalty is None else penalty[reach.start : reach.stop].t()[None, ..., None]
+        lines.append(torch.cat([_attend_run(attn, line, band, run, logits) for run in runs], dim=2))
+    return attn.proj(torch.cat(lines, dim=1))
 
 
-def _alike(
-    rows: Sequence[tuple[Span, Span]], columns: Sequence[tuple[Span, Span]]
-) -> Iterator[list[tuple[int, int]]]:
-    """Give the windows, by row and column, that have as many queries and keys along each axis."""
-    groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-    for i, j in product(range(len(rows)), range(len(columns))):
-        shape = tuple(span.stop - span.start for span in (*rows[i], *columns[j]))
-        groups.setdefault(shape, []).append((i, j))
-    yield from groups.values()
+def _attend_run(
+    attn: Attention,
+    queries: Tensor,
+    keys_values: Tensor,
+    run: Sequence[tuple[Span, Span]],
+    logits: Tensor | None,
+) -> Tensor:
+    """Let the windows of one run attend.
+
+    Args:
+        attn: attends.
+        queries: of a row of windows, ``[N, rows, W, C]``.
+        keys_values: that it sees, column by column, ``[N, w, rows, 2C]``.
+        run: columns of the queries and of the keys of each window.
+        logits: added to those of the keys, ``[1, w, rows, 1]``.
+
+    Returns:
+        what the queries of the run gathered, not yet projected, ``[N, rows, columns, C]``.
+    """
+    q = queries[:, :, run[0][0].start : run[-1][0].stop].unflatten(2, (len(run), -1))
+    q = q.transpose(1, 2)  # [N, windows, rows, columns, C]
+    mask = None
+    if logits is not None:
+        mask = _overlapping(logits, run).transpose(1, 2)[:, None].repeat(len(q), 1, 1, 1)
+    windows = _overlapping(keys_values, run)
+    gathered = attn.gather(q.flatten(0, 1).flatten(1, 2), windows, mask=mask)
+    return gathered.view(q.shape).transpose(1, 2).flatten(2, 3)
 
 
-def _gather(x: Tensor, windows: Sequence[tuple[Span, Span]]) -> Tensor:
-    """Gather windows ``[m N, tokens, C]``, of equal shape, of ``[N, H, W, C]``."""
-    # Stacked as views, so that each token is copied once.
-    slices = [x[:, top.start : top.stop, left.start : left.stop] for top, left in windows]
-    return torch.stack(slices).flatten(0, 1).flatten(1, 2)
+def _overlapping(x: Tensor, run: Sequence[tuple[Span, Span]]) -> Tensor:
+    """Give the windows of a run, ``[N windows, tokens, C]``, of ``[N, w, rows, C]``.
+
+    Those of one frame are a view.
+    """
+    rows, first = x.shape[2], run[0][1]
+    step = run[1][1].start - first.start if len(run) > 1 else 1
+    x = x[:, first.start : run[-1][1].stop].flatten(1, 2)
+    windows = x.unfold(1, (first.stop - first.start) * rows, step * rows)
+    return windows.transpose(2, 3).flatten(0, 1)
+
+
+def _joined(spans: Sequence[tuple[Span, Span]]) -> list[tuple[Span, Span]]:
+    """Make one window of neighbours that see the same keys."""
+    windows: list[tuple[Span, Span]] = []
+    for own, reach in spans:
+        if windows and windows[-1][1] == reach:
+            windows[-1] = (Span(windows[-1][0].start, own.stop), reach)
+        else:
+            windows.append((own, reach))
+    return windows
+
+
+def _runs(spans: Sequence[tuple[Span, Span]]) -> list[list[tuple[Span, Span]]]:
+    """Split windows into runs of equal lengths and equal steps."""
+    runs: list[list[tuple[Span, Span]]] = []
+    for window in spans:
+        if runs and _goes_on(runs[-1], window):
+            runs[-1].append(window)
+        else:
+            runs.append([window])
+    return runs
+
+
+def _goes_on(run: Sequence[tuple[Span, Span]], window: tuple[Span, Span]) -> bool:
+    before, here = ([span.stop - span.start for span in spans] for spans in (run[-1], window))
+    steps = {b.start - a.start for (_, a), (_, b) in pairwise([*run, window])}
+    return before == here and len(steps) == 1
