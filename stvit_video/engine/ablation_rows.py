@@ -9,14 +9,14 @@ _DENSE, _SEMANTIC = "demo/deit_digits.yaml", "demo/stvit_deit_digits.yaml"
 
 _INITIALIZATIONS = ("spatial", "global", "spatial+global", "spatial+position")
 _POOLINGS = ("average", "max", "intra_inter")
-_TOKENS = (4, 16, 36, 64)
+_TOKENS = (4, 9, 16, 36)
 # The studies compare many models, so each is trained for less long than the demo.
 _BRIEFLY = ("SOLVER.MAX_EPOCH", "4")
 # Layers of the generation and of what follows it; all variants have as many layers.
 _LAYOUTS = {
-    2: "base 1, stgm 2, semantic 2",
-    3: "base 1, stgm 3, semantic 1",
-    4: "base 1, stgm 4",
+    2: "base 2, stgm 2, semantic 2",
+    3: "base 2, stgm 3, semantic 1",
+    4: "base 2, stgm 4",
 }
 
 
