@@ -5,6 +5,7 @@ by round:
 
     python tools/benchmark.py configs/k400/stvit_swin_t.yaml configs/k400/swin_t.yaml \\
         torchvision:swin3d_t
+    python tools/benchmark.py configs/k400/stvit_swin_t.yaml configs/k400/swin_t.yaml --keep-memory
     python tools/benchmark.py configs/k400/swin_t.yaml --amp bfloat16 --batch 8 --train
 
 The loader of a config (default configs/k400/stvit_swin_t.yaml), on videos of one's own or, without
@@ -29,6 +30,7 @@ from stvit_video.engine.benchmark import build_contender, compare, report
 from stvit_video.engine.loader_benchmark import find_videos
 from stvit_video.engine.loader_report import loader_report
 from stvit_video.errors import UserError
+from stvit_video.runtime.allocator import keep_freed_memory
 
 _LOADER_CONFIG = Path(__file__).resolve().parents[1] / "configs/k400/stvit_swin_t.yaml"
 _GENERATED_VIDEOS = 4
@@ -53,6 +55,11 @@ def parse_arguments() -> argparse.Namespace:
         help="of a clip (default 32 224 224); 1 frame is an image",
     )
     models.add_argument("--train", action="store_true", help="time forward and backward")
+    models.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="on a CPU, keep freed memory for the next tensors, as run_net.py does",
+    )
     models.add_argument("--amp", choices=("bfloat16", "float16"), help="automatic mixed precision")
     loader = parser.add_argument_group("loader")
     loader.add_argument(
@@ -95,6 +102,8 @@ def main() -> None:
 def measure_models(arguments: argparse.Namespace) -> None:
     """Build the models, time them, print the table."""
     device = torch.device(arguments.device)
+    if arguments.keep_memory and not keep_freed_memory():
+        raise UserError("--keep-memory needs the GNU C library: leave it out.")
     frames, *size = arguments.size
     shape = [frames, *size] if frames > 1 else size  # other libraries' image models want images
     video = torch.randn(arguments.batch, 3, *shape, device=device)
@@ -108,7 +117,8 @@ def measure_models(arguments: argparse.Namespace) -> None:
     )
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else "CUDA"
-    print(f"{where}, {threads}, {arguments.amp or 'float32'}, torch {torch.__version__}")
+    kept = ", freed memory kept" if arguments.keep_memory else ""
+    print(f"{where}, {threads}{kept}, {arguments.amp or 'float32'}, torch {torch.__version__}")
     print(report(timings, batch=arguments.batch))
 
 

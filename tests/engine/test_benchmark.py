@@ -63,10 +63,15 @@ def test_the_program_compares_image_models():
     models = ("configs/imagenet/deit_t.yaml", "timm:deit_tiny_patch16_224")
     command = [sys.executable, "tools/benchmark.py", *models, "--size", "1", "224", "224"]
     run = subprocess.run(
-        [*command, "--rounds", "1"], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, "--rounds", "1", "--keep-memory"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     assert f"{models[0]} is " in run.stdout
+    assert "freed memory kept" in run.stdout
 
 
 @pytest.mark.parametrize("train", [False, True])
