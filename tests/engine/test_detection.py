@@ -180,8 +180,9 @@ def test_one_rank_of_many_threads_and_two_ranks_measure_the_same(config, tmp_pat
     make_shapes_dataset(tmp_path / "shapes", ShapesRecipe(train=1, val=1, test=9), num_workers=1)
     shapes = (
         *("DATA.PATH_TO_DATA_DIR", str(tmp_path / "shapes"), "MODEL.NUM_CLASSES", "4"),
-        # Wide enough for kernels that divide a sum among threads.
-        *("SWIN.EMBED_DIM", "32", "DETECTION.FPN_CHANNELS", "64", "DETECTION.SCORE_THRESH", "0.0"),
+        # Large enough for kernels that divide a sum among threads.
+        *("SWIN.EMBED_DIM", "32", "DETECTION.FPN_CHANNELS", "32", "DETECTION.SCORE_THRESH", "0.0"),
+        *("DETECTION.TEST_SHORT_SIDE", "96", "DETECTION.MAX_SIZE", "128"),
     )
     written = []
     for ranks in (1, 2):

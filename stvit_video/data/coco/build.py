@@ -43,6 +43,7 @@ def build_coco(cfg: CfgNode, split: str) -> CocoImages:
         annotation_file(cfg, split),
         num_classes=cfg.MODEL.NUM_CLASSES,
         only_with_objects=split == "train",
+        cache_folder=Path(cfg.OUTPUT_DIR) / "cache",
     )
     check_budget(annotations.bad, max_bad=cfg.DETECTION.MAX_BAD_ANNOTATIONS)
     videos = image_files(annotations, Path(cfg.DATA.PATH_TO_DATA_DIR) / _name(cfg, split))
@@ -114,7 +115,7 @@ def _train_sampler(
     cfg: CfgNode, annotations: CocoAnnotations, *, rank: int, world_size: int
 ) -> GroupedBatchSampler:
     sampler = GroupedBatchSampler(
-        [int(image.width >= image.height) for image in annotations.images],
+        annotations.is_wide.astype(int),
         batch_size=cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS,
         rank=rank,
         world_size=world_size,
