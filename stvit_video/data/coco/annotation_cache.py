@@ -47,13 +47,10 @@ def load_or_parse(path: Path, parse: Callable[[], FileContent], *, folder: Path)
 
 
 def _write(kept: Path, content: FileContent) -> None:
-    *listed, images = content
+    listed, images = content[:-1], content.images
     head = json.dumps(dict(zip(FileContent._fields, listed, strict=False))).encode("ascii")
-    arrays = {
-        "head": np.frombuffer(head, np.uint8),
-        "text": images.text,
-        "ends": images.ends,
-    }
+    arrays: dict[str, np.ndarray] = {"text": images.text, "ends": images.ends}
+    arrays["head"] = np.frombuffer(head, np.uint8)
     # Under another name first, as a process may be killed here.
     unfinished = kept.with_suffix(f".{os.getpid()}")
     save_file(arrays, unfinished)

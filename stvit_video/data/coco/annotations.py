@@ -127,7 +127,7 @@ def _select(path: Path, content: FileContent, *, only_with_objects: bool) -> Coc
     num_images = len(content.names)
     kept = np.arange(num_images)
     if only_with_objects:
-        (kept,) = np.nonzero(content.num_objects)
+        (kept,) = np.nonzero(np.array(content.num_objects))
     if not len(kept):
         raise UserError(f"{path} has no images{' with objects' if num_images else ''}")
     # An image as a whole has no label.
