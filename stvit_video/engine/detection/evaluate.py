@@ -19,12 +19,11 @@ from stvit_video.engine.objective import Batch, normalised_images
 from stvit_video.engine.precision import Normalise, Precision
 from stvit_video.engine.statistics import share_running_statistics
 from stvit_video.engine.stopping import ShouldStop, agreed, never, until
+from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
-from stvit_video.runtime.logging import get_logger, progress
+from stvit_video.runtime.logging import progress
 from stvit_video.runtime.threads import map_by_single_threads
-
-_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def evaluate_detector(
     left_out = [bad for bad in loader.quarantine.bad if bad.index not in found]
     seen = sorted([*found, *(bad.index for bad in left_out)])
     assert seen == list(range(len(dataset))), "images missing or repeated"
-    _say_what_was_read(read=len(found), expected=len(dataset))
+    say_what_was_read("The evaluation", "image", read=len(found), expected=len(dataset))
     measured, results = {}, [result for index in sorted(found) for result in found[index]]
     if distributed.is_main():
         measured = average_precision(
@@ -152,17 +151,3 @@ def _merge(parts: Iterable[dict[int, list[dict[str, Any]]]]) -> dict[int, list[d
         assert not merged.keys() & part.keys(), "images repeated"
         merged.update(part)
     return merged
-
-
-def _say_what_was_read(*, read: int, expected: int) -> None:
-    if not read:
-        raise UserError(
-            f"The evaluation is over no image: none of its {expected} could be read; "
-            "quarantine.csv in OUTPUT_DIR says why."
-        )
-    if read < expected:
-        _log.warning(
-            "The evaluation is over %d of %d images: %d could not be read (quarantine.csv says "
-            "why)",
-            *(read, expected, expected - read),
-        )
