@@ -1,5 +1,7 @@
 """Check a data set before training: lines, labels, duplicates, and every frame of every video.
 
+Of a detector's config the annotation files are checked, and every image and mask.
+
     python tools/check_data.py --cfg configs/k400/stvit_swin_t.yaml DATA.PATH_TO_DATA_DIR /data/k400
     python tools/check_data.py --csv /data/k400/train.csv --num_classes 400
 
@@ -14,12 +16,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from _program import program
+from fvcore.common.config import CfgNode
 
 from stvit_video.config import load_config
 from stvit_video.config.defaults import default_config
 from stvit_video.errors import UserError
+
+if TYPE_CHECKING:
+    from stvit_video.engine.check_coco import CocoCheck
+    from stvit_video.engine.check_data import DataCheck
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -50,11 +58,19 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(arguments)
     if options.workers < 1:
         raise UserError(f"--workers must be at least 1, but it is {options.workers}")
-    # Imported here so that --help and a typing error need not wait seconds for PyTorch.
+    cfg = load_config(options.cfg, options.overrides) if options.cfg else default_config()
+    build = _coco_check if options.cfg and cfg.TRAIN.DATASET == "coco" else _data_check
+    problems, report = build(cfg, options).run()
+    print(report)
+    print(f"\nThe lists are in {options.output}")
+    return 1 if problems else 0
+
+
+# Both import here so that --help and a typing error need not wait seconds for PyTorch.
+def _data_check(cfg: CfgNode, options: argparse.Namespace) -> "DataCheck":
     from stvit_video.engine.check_data import DataCheck
 
-    cfg = load_config(options.cfg, options.overrides) if options.cfg else default_config()
-    check = DataCheck(
+    return DataCheck(
         csv_files=_files_of_config(cfg.DATA.PATH_TO_DATA_DIR)
         if options.cfg
         else _files_by_name(options.csv),
@@ -67,10 +83,19 @@ def main(arguments: Sequence[str]) -> int:
         seconds_per_video=cfg.DATA.DECODE_TIMEOUT,
         output=options.output,
     )
-    problems, report = check.run()
-    print(report)
-    print(f"\nThe lists, cleaned CSV files and the picture are in {options.output}")
-    return 1 if problems else 0
+
+
+def _coco_check(cfg: CfgNode, options: argparse.Namespace) -> "CocoCheck":
+    from stvit_video.data.coco.build import split_files
+    from stvit_video.engine.check_coco import CocoCheck
+
+    return CocoCheck(
+        splits=split_files(cfg),
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        num_workers=options.workers,
+        seconds_per_image=cfg.DATA.DECODE_TIMEOUT,
+        output=options.output,
+    )
 
 
 def _files_of_config(folder: str) -> dict[str, Path]:

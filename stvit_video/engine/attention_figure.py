@@ -13,8 +13,8 @@ from torch import Tensor
 from stvit_video.data.build import build_dataset
 from stvit_video.data.kinetics import MultiViewVideos
 from stvit_video.engine.class_names import build_class_names
-from stvit_video.engine.evaluate import checkpoint_to_test
 from stvit_video.engine.precision import build_normalise
+from stvit_video.engine.tested_weights import checkpoint_to_test
 from stvit_video.errors import UserError
 from stvit_video.models import build_model, load_weights
 from stvit_video.models.semantic.maps import record_attention_maps

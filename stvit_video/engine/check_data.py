@@ -128,10 +128,11 @@ class DataCheck:
         draw_statistics(self.output / "statistics.png", facts, labels)
         text = "".join(f"{problem.text}\n" for problem in problems)
         (self.output / "problems.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
-        return f"{table.to_string()}\n\n{_list_problems(problems)}"
+        return f"{table.to_string()}\n\n{list_problems(problems)}"
 
 
-def _list_problems(problems: Sequence[Problem]) -> str:
+def list_problems(problems: Sequence[Problem]) -> str:
+    """Name the first problems of each kind, and count them."""
     if not problems:
         return "No problems were found."
     lines = []

@@ -1,4 +1,4 @@
-"""Evaluation: one clip of every video while training, all views of every video in the test."""
+"""The test: all views of every video, or a detector on every image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,108 +10,24 @@ from torch import nn
 from stvit_video.data.build import build_loader
 from stvit_video.data.kinetics import VideoDataset
 from stvit_video.data.loader import VideoLoader
-from stvit_video.engine.accuracy import error_percent, topk_correct
 from stvit_video.engine.build import compile_model, is_detection
-from stvit_video.engine.checkpoint import newest_checkpoint, verify
 from stvit_video.engine.class_names import build_class_names
 from stvit_video.engine.detection.evaluate import evaluate_detector
 from stvit_video.engine.detection.report import report_detection
 from stvit_video.engine.durable import sha256
-from stvit_video.engine.keep import best_checkpoint
 from stvit_video.engine.meters import memory
-from stvit_video.engine.precision import Normalise, Precision, build_normalise, build_precision
+from stvit_video.engine.precision import build_normalise, build_precision
 from stvit_video.engine.predict import ViewPredictor, predict_all
 from stvit_video.engine.predictions import Predictions, measure, merge
 from stvit_video.engine.results import format_table, write_results
-from stvit_video.engine.statistics import share_running_statistics
-from stvit_video.engine.stopping import ShouldStop, agreed, never, until
-from stvit_video.errors import UserError
-from stvit_video.models import LoadReport, build_model, load_weights
+from stvit_video.engine.stopping import ShouldStop, agreed, never
+from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.what_was_read import say_what_was_read
+from stvit_video.models import build_model
 from stvit_video.runtime import distributed
-from stvit_video.runtime.logging import get_logger, log_json_stats, progress, setup_logging
-
-# TEST.CHECKPOINT_FILE_PATH of the checkpoint of the lowest validation error.
-BEST = "best"
+from stvit_video.runtime.logging import get_logger, log_json_stats, setup_logging
 
 _log = get_logger(__name__)
-
-
-@torch.no_grad()
-def validate(
-    model: nn.Module,
-    loader: VideoLoader,
-    *,
-    normalise: Normalise,
-    precision: Precision,
-    loss_function: nn.Module,
-    should_stop: ShouldStop = never,
-) -> dict[str, float] | None:
-    """Measure the mean loss and the errors in percent; every rank must call this.
-
-    Ranks may have different numbers of batches, and batches of different sizes, because only
-    sums meet at the end: the model must not be wrapped in DDP. Videos that cannot be read are
-    left out, and a sentence in the log says so.
-
-    Args:
-        model: left in the mode, training or evaluation, that it was in; its running statistics,
-            if it has any, become rank 0's.
-        loader: this rank's share of the clips.
-        normalise: uint8 video -> float video on the device.
-        precision: of the forward passes.
-        loss_function: (logits, labels) -> mean loss.
-        should_stop: asked after every batch.
-
-    Returns:
-        ``loss``, ``top1_err`` and ``top5_err`` over the clips of all ranks, and their number,
-        ``num_videos``; or None on all ranks, if any of them was asked to stop.
-
-    Raises:
-        UserError: too many videos cannot be read, or none can.
-    """
-    share_running_statistics(model)
-    was_training = model.training
-    model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=normalise.device)
-    clips = 0
-    batches = until(loader, should_stop)
-    for batch in progress(batches, total=len(loader), description="validation"):
-        video = normalise(batch["video"])
-        labels = batch["label"].to(video.device, non_blocking=True)
-        with precision.autocast():
-            logits = model(video)
-            loss_sum = loss_function(logits, labels) * len(labels)
-        sums += torch.cat([loss_sum.view(1), topk_correct(logits, labels)])
-        clips += len(labels)
-    model.train(was_training)
-    loader.quarantine.share()
-    if agreed(should_stop)():
-        return None
-    all_clips, all_loss, top1, top5 = distributed.all_reduce_sum([clips, *sums.tolist()])
-    _say_what_was_read("Validation", read=int(all_clips), expected=len(loader.dataset))
-    return {
-        "loss": all_loss / all_clips,
-        "top1_err": error_percent(top1, all_clips),
-        "top5_err": error_percent(top5, all_clips),
-        "num_videos": int(all_clips),
-    }
-
-
-def _say_what_was_read(what: str, *, read: int, expected: int) -> None:
-    """Log in a sentence how many videos an evaluation is not about.
-
-    Raises:
-        UserError: none could be read, so there is no accuracy.
-    """
-    if not read:
-        raise UserError(
-            f"{what} is over no video: none of its {expected} could be read; quarantine.csv in "
-            "OUTPUT_DIR says why."
-        )
-    if read < expected:
-        _log.warning(
-            "%s is over %d of %d videos: %d could not be read (quarantine.csv says why)",
-            *(what, read, expected, expected - read),
-        )
 
 
 def test(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
@@ -204,48 +120,10 @@ def _test_classifier(
         return False
     parts = [part for rank_parts in distributed.gather_objects(own) for part in rank_parts]
     read = sum(len(part.labels) for part in parts)
-    _say_what_was_read("The test", read=read, expected=len(loader.dataset))
+    say_what_was_read("The test", "video", read=read, expected=len(loader.dataset))
     if distributed.is_main():
         _report(cfg, parts, loader, checkpoint=checkpoint, device=device)
     return True
-
-
-def load_tested_weights(cfg: CfgNode, model: nn.Module, path: Path) -> LoadReport:
-    """Fill ``model`` with the weights of a checkpoint, or (EMA.EVAL) with their average.
-
-    Raises:
-        UserError: the file cannot be read, does not fit, or holds no average.
-    """
-    averaged = cfg.EMA.ENABLE and cfg.EMA.EVAL
-    if averaged:
-        # As the validation measures it, whatever MODEL.PARAM_DTYPE is.
-        model.float()
-    return load_weights(model, path, min_share=1.0, averaged=averaged)
-
-
-def checkpoint_to_test(cfg: CfgNode) -> Path:
-    """Return the file of TEST.CHECKPOINT_FILE_PATH, else the newest checkpoint in OUTPUT_DIR.
-
-    "best" is the checkpoint in OUTPUT_DIR of the lowest validation error.
-
-    Raises:
-        UserError: there is neither, or the file is damaged: a test of random weights is never
-            what was meant.
-    """
-    if cfg.TEST.CHECKPOINT_FILE_PATH:
-        path = Path(cfg.TEST.CHECKPOINT_FILE_PATH)
-        if cfg.TEST.CHECKPOINT_FILE_PATH == BEST:
-            path = best_checkpoint(cfg.OUTPUT_DIR)
-        verify(path)
-        return path
-    newest = newest_checkpoint(cfg.OUTPUT_DIR)
-    if newest is None:
-        raise UserError(
-            f"There are no weights to test: TEST.CHECKPOINT_FILE_PATH is empty and OUTPUT_DIR "
-            f"{cfg.OUTPUT_DIR} holds no checkpoint; set the former, or train first "
-            "(TRAIN.ENABLE True)."
-        )
-    return newest
 
 
 def predictions_path(cfg: CfgNode) -> Path:

@@ -15,9 +15,9 @@ from stvit_video.data.imagenet import IMAGE_SUFFIXES
 from stvit_video.data.kinetics import MultiViewVideos
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.data.labeled_videos import LabeledVideos
-from stvit_video.engine.evaluate import checkpoint_to_test, load_tested_weights
 from stvit_video.engine.loader_benchmark import find_videos
 from stvit_video.engine.precision import build_normalise, build_precision
+from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.runtime.logging import progress

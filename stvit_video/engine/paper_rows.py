@@ -1,94 +1,21 @@
-"""The rows of the paper's tables as data: what the paper says, and which config builds each."""
+"""The rows of the paper's tables: what the paper says, and which config builds each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Table 1. GFLOPs, images/s and top-1 of the base, then of 16, 36, 64 and 100 tokens.
-_TABLE_1 = {
-    "T": (
-        ("1.26", 2752, 72.2),
-        ("0.53", 5511, 72.2),
-        ("0.60", 4769, 72.7),
-        ("0.71", 4214, 73.0),
-        ("0.86", 3551, 73.2),
-    ),
-    "S": (
-        ("4.58", 1408, 79.8),
-        ("1.91", 2891, 79.8),
-        ("2.20", 2542, 80.1),
-        ("2.62", 2229, 80.5),
-        ("3.16", 1837, 80.6),
-    ),
-    "B": (
-        ("17.58", 626, 81.8),
-        ("7.31", 1308, 81.8),
-        ("8.44", 1150, 82.2),
-        ("10.04", 1087, 82.6),
-        ("12.13", 826, 82.7),
-    ),
-}
-# Table 2. The base, then 4, 9 and 16 tokens a window, then 9 with the generation moved forward.
-_TABLE_2 = {
-    "T": (
-        ("4.5", 878, 81.3),
-        ("2.99", 1128, 80.8),
-        ("3.43", 1061, 81.5),
-        ("4.06", 1008, 81.8),
-        ("3.14", 1124, 81.0),
-    ),
-    "S": (
-        ("8.7", 551, 83.0),
-        ("5.95", 732, 82.4),
-        ("6.53", 691, 83.0),
-        ("7.36", 657, 83.1),
-        ("5.95", 739, 82.8),
-    ),
-    "B": (
-        ("15.4", 415, 83.5),
-        ("10.48", 551, 83.0),
-        ("11.51", 521, 83.4),
-        ("12.97", 489, 83.7),
-        ("10.48", 558, 83.2),
-    ),
-}
-# By counting: one layer earlier in T, two in S and B.
-_MOVED = {
-    "T": "base 1, stgm 2, semantic 3",
-    "S": "base 8, stgm 2, semantic 8",
-    "B": "base 8, stgm 2, semantic 8",
-}
-# Table 3. GFLOPs, images/s and top-1: dense (of table 2), and with recovery.
-_TABLE_3 = {
-    "S": (("8.7", 551, 83.0), ("5.83", 717, 82.7)),
-    "B": (("15.4", 415, 83.5), ("10.26", 539, 83.2)),
-}
-# Table 4, of whose models these are ours. GFLOPs and top-1, with 16 tokens.
-_TABLE_4 = {"S": ("1.91", 79.8), "B": ("7.31", 81.8)}
-# Table 5. GFLOPs of the backbone at 800 x 1344 and box AP on COCO: dense, and with recovery.
-_TABLE_5 = {"S": (("194", 51.8), ("134", 51.8)), "B": (("343", 51.9), ("233", 52.2))}
-# Of STViT-R as a detector's backbone.
-_DETECTION = (
-    *("STVIT.SHORTCUT", "True", "STVIT.SEMANTIC_KEYS", "none"),
-    *("STVIT.KEY_WINDOWS", "(14, 21)", "STVIT.RECOVERY_WINDOW", "27"),
+from stvit_video.engine.paper_figures import (
+    DETECTION,
+    MOVED,
+    TABLE_1,
+    TABLE_2,
+    TABLE_3,
+    TABLE_4,
+    TABLE_5,
+    TABLE_6,
+    TABLE_7,
+    TABLE_8,
+    TABLE_9,
 )
-# Table 6. GFLOPs, views/s and top-1 (4 clips x 3 crops): dense, and with semantic tokens.
-_TABLE_6 = {
-    "T": (("88", 779, 78.8), ("64.4", 975, 78.5)),
-    "S": (("166", 456, 80.6), ("120.5", 572, 80.3)),
-}
-# Table 7. Top-1 of STViT-DeiT-S with 16 tokens.
-_TABLE_7 = {"spatial": 79.4, "global": 78.7, "spatial+global": 79.8, "spatial+position": 79.7}
-# Table 8. Layers of the generation module: GFLOPs and top-1 of STViT-DeiT-S with 16 tokens.
-_TABLE_8 = {2: ("1.91", 79.8), 3: ("1.97", 79.5), 4: ("2.03", 79.6)}
-# Table 9. Box AP on COCO, and the layout of stage 3.
-_TABLE_9 = {
-    "STViT-R": (51.8, "3 x (base 1, stgm 2, semantic 2, recovery 1)"),
-    "without dumbbell units": (51.4, "base 5, stgm 2, semantic 10, recovery 1"),
-    "reusing semantic tokens": (
-        51.6,
-        "base 1, stgm 2, semantic 2, recovery 1, 2 x (base 1, semantic 4, recovery 1)",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -143,7 +70,7 @@ def paper_rows() -> list[PaperRow]:
 
 
 def _table_1() -> Iterator[PaperRow]:
-    for size, ((gflops, speed, top1), *semantic) in _TABLE_1.items():
+    for size, ((gflops, speed, top1), *semantic) in TABLE_1.items():
         base, config = f"DeiT-{size}", f"imagenet/deit_{size.lower()}.yaml"
         # Counted with 196 tokens, so without a class token.
         plain = ("DEIT.CLASS_TOKEN", "False")
@@ -162,11 +89,11 @@ def _table_1() -> Iterator[PaperRow]:
 
 
 def _table_2() -> Iterator[PaperRow]:
-    for size, ((gflops, speed, top1), *semantic) in _TABLE_2.items():
+    for size, ((gflops, speed, top1), *semantic) in TABLE_2.items():
         base, config = f"Swin-{size}", f"imagenet/swin_{size.lower()}.yaml"
         yield PaperRow(2, base, config, (), base, top1, gflops, speed)
         variants = [(f"{n} tokens", ("STVIT.NUM_TOKENS", str(n))) for n in (4, 9, 16)]
-        variants.append(("9 tokens, earlier", ("STVIT.LAYOUT", _MOVED[size])))
+        variants.append(("9 tokens, earlier", ("STVIT.LAYOUT", MOVED[size])))
         for (what, overrides), (gflops, speed, top1) in zip(variants, semantic, strict=True):
             yield PaperRow(
                 2,
@@ -181,7 +108,7 @@ def _table_2() -> Iterator[PaperRow]:
 
 
 def _table_3() -> Iterator[PaperRow]:
-    for size, models in _TABLE_3.items():
+    for size, models in TABLE_3.items():
         base = f"Swin-{size}"
         for name, prefix, (gflops, speed, top1) in zip(
             (base, f"STViT-R-Swin-{size}"), ("", "stvit_r_"), models, strict=True
@@ -191,14 +118,14 @@ def _table_3() -> Iterator[PaperRow]:
 
 
 def _table_4() -> Iterator[PaperRow]:
-    for size, (gflops, top1) in _TABLE_4.items():
+    for size, (gflops, top1) in TABLE_4.items():
         config = f"imagenet/stvit_deit_{size.lower()}.yaml"
         tokens = ("STVIT.NUM_TOKENS", "16")
         yield PaperRow(4, f"STViT-DeiT-{size}", config, tokens, f"DeiT-{size}", top1, gflops)
 
 
 def _table_5() -> Iterator[PaperRow]:
-    for size, ((gflops, ap), (semantic_gflops, semantic_ap)) in _TABLE_5.items():
+    for size, ((gflops, ap), (semantic_gflops, semantic_ap)) in TABLE_5.items():
         base = f"Swin-{size}, backbone"
         config = f"imagenet/swin_{size.lower()}.yaml"
         yield PaperRow(5, base, config, (), base, ap, gflops, is_detector=True)
@@ -211,7 +138,7 @@ def _table_5() -> Iterator[PaperRow]:
                 5,
                 f"STViT-R-Swin-{size}, {what}",
                 f"imagenet/stvit_r_swin_{size.lower()}.yaml",
-                (*_DETECTION, "STVIT.BORDER", border),
+                (*DETECTION, "STVIT.BORDER", border),
                 base,
                 semantic_ap,
                 printed,
@@ -220,7 +147,7 @@ def _table_5() -> Iterator[PaperRow]:
 
 
 def _table_6() -> Iterator[PaperRow]:
-    for size, models in _TABLE_6.items():
+    for size, models in TABLE_6.items():
         base = f"Video Swin-{size}"
         for name, prefix, (gflops, speed, top1) in zip(
             (base, f"STViT-Swin-{size}, video"), ("", "stvit_"), models, strict=True
@@ -230,7 +157,7 @@ def _table_6() -> Iterator[PaperRow]:
 
 
 def _table_7() -> Iterator[PaperRow]:
-    for initialization, top1 in _TABLE_7.items():
+    for initialization, top1 in TABLE_7.items():
         overrides = ("STVIT.INITIALIZATION", initialization)
         yield PaperRow(
             7, initialization, "imagenet/stvit_deit_s.yaml", overrides, "spatial+global", top1
@@ -238,7 +165,7 @@ def _table_7() -> Iterator[PaperRow]:
 
 
 def _table_8() -> Iterator[PaperRow]:
-    for layers, (gflops, top1) in _TABLE_8.items():
+    for layers, (gflops, top1) in TABLE_8.items():
         layout = f"base 4, stgm {layers}, semantic {8 - layers}"
         keys = f"({', '.join('0' * layers)})"
         overrides = ("STVIT.LAYOUT", layout, "STVIT.KEY_WINDOWS", keys)
@@ -247,7 +174,7 @@ def _table_8() -> Iterator[PaperRow]:
 
 
 def _table_9() -> Iterator[PaperRow]:
-    for name, (ap, layout) in _TABLE_9.items():
-        overrides = (*_DETECTION, "STVIT.BORDER", "cut", "STVIT.LAYOUT", layout)
+    for name, (ap, layout) in TABLE_9.items():
+        overrides = (*DETECTION, "STVIT.BORDER", "cut", "STVIT.LAYOUT", layout)
         config = "imagenet/stvit_r_swin_s.yaml"
         yield PaperRow(9, name, config, overrides, "STViT-R", ap, is_detector=True)

@@ -9,13 +9,9 @@ from torch import nn
 from stvit_video.data.build import build_dataset
 from stvit_video.engine.checkpoint import checkpoint_folder
 from stvit_video.engine.class_names import build_class_names
-from stvit_video.engine.evaluate import (
-    BEST,
-    checkpoint_to_test,
-    load_tested_weights,
-    predictions_path,
-)
+from stvit_video.engine.evaluate import predictions_path
 from stvit_video.engine.start import goes_on_from, load_initial_weights, run_to_resume
+from stvit_video.engine.tested_weights import BEST, checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 

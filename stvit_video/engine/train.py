@@ -21,7 +21,6 @@ from stvit_video.engine.build import (
 )
 from stvit_video.engine.detection.evaluate import evaluate_detector
 from stvit_video.engine.epochs import EpochRunner
-from stvit_video.engine.evaluate import validate
 from stvit_video.engine.keep import read_best
 from stvit_video.engine.meters import memory
 from stvit_video.engine.precision import build_normalise, build_precision
@@ -31,6 +30,7 @@ from stvit_video.engine.recorder import Recorder
 from stvit_video.engine.start import start_from_files
 from stvit_video.engine.state import TrainingState
 from stvit_video.engine.stopping import ShouldStop, agreed, never
+from stvit_video.engine.validate import validate
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.logging import get_logger, setup_logging

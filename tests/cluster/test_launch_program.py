@@ -1,6 +1,5 @@
 """The command line, over programs that answer as SLURM's do but run nothing."""
 
-import importlib.util
 import json
 import os
 import re
@@ -9,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import launch as launch_program
 import pytest
 
 from stvit_video.config import load_config
@@ -17,21 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "slurm" / "launch.py"
 
 
-@pytest.fixture(scope="module")
-def program():
-    spec = importlib.util.spec_from_file_location("launch", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def launch(program, config_file, fake_slurm, tmp_path, monkeypatch, capsys):
+def launch(config_file, fake_slurm, tmp_path, monkeypatch, capsys):
     """Return a function from arguments, behind --cfg, to the exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def start(*arguments, cfg=("--cfg", str(config_file))):
-        status = program.main([*cfg, *arguments])
+        status = launch_program.main([*cfg, *arguments])
         return (status, *capsys.readouterr())
 
     return start

@@ -8,6 +8,7 @@ import pytest
 from coco_folder import content, square, write
 from pycocotools import mask as their_mask
 
+from stvit_video.data.coco import annotation_file
 from stvit_video.data.coco.annotations import BadAnnotation, read_annotations
 from stvit_video.data.coco.left_out import check_budget, write_left_out
 from stvit_video.data.coco.masks import decode_mask, encode_mask
@@ -181,7 +182,43 @@ def test_masks_are_those_of_pycocotools():
 
 
 def test_a_packed_list_gives_back_what_it_was_given():
-    items = [{"a": [1, 2]}, None, ("b", 3.5)]
-    packed = PackedList(items)
+    items = [{"a": [1, 2]}, None, ["b", 3.5, 0.1]]
+    packed = PackedList.of(items)
     assert len(packed) == 3
     assert [packed[index] for index in range(3)] == items
+
+
+def test_a_file_is_parsed_once_and_kept_until_it_changes(tmp_path, monkeypatch):
+    path = write(tmp_path, "train", content())
+    parsed = []
+    real = annotation_file._parse
+    monkeypatch.setattr(annotation_file, "_parse", lambda path: parsed.append(path) or real(path))
+    options = {"num_classes": 3, "cache_folder": tmp_path / "cache"}
+    plain = read_annotations(path, num_classes=3)
+    for _ in range(2):
+        found = read_annotations(path, **options)
+        assert list(found.images) == list(plain.images)
+        assert list(found.paths) == list(plain.paths)
+        assert (found.class_names, found.category_ids, found.bad) == (
+            *(plain.class_names, plain.category_ids),
+            plain.bad,
+        )
+        assert found.is_wide.tolist() == plain.is_wide.tolist()
+    training = read_annotations(path, **options, only_with_objects=True)
+    assert [image.id for image in training.images] == [10, 11, 12, 13, 14, 15, 16, 18]
+    assert len(parsed) == 2
+    with pytest.raises(UserError, match="has 3 categories, but"):
+        read_annotations(path, **{**options, "num_classes": 4})
+    changed = content()
+    changed["annotations"][0]["segmentation"] = []
+    path.write_text(json.dumps(changed))
+    assert [bad.id for bad in read_annotations(path, **options).bad] == [1]
+    assert len(parsed) == 3
+
+
+def test_a_file_with_a_mistake_is_not_kept(tmp_path):
+    path = write(tmp_path, "train", content())
+    path.write_text(path.read_text()[:-1])
+    for _ in range(2):
+        with pytest.raises(UserError, match="this is no JSON"):
+            read_annotations(path, num_classes=3, cache_folder=tmp_path / "cache")

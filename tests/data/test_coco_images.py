@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 import torch
 from coco_folder import content, write, write_folder
+from PIL import Image
+from PIL.ExifTags import Base
 from torchvision import tv_tensors
 
 from stvit_video.config import load_config
@@ -231,6 +233,25 @@ def test_what_cannot_be_read_is_listed(tmp_path, config, folder):
     listed = pd.read_csv(tmp_path / "run" / "quarantine.csv")
     assert listed["path"].tolist() == ["10.png", "11.png", "12.png", "18.png"]
     assert listed["line"].tolist() == [1, 2, 3, 9]
+
+
+def test_an_exif_orientation_does_not_turn_an_annotated_image(tmp_path, config):
+    what = content()
+    write(tmp_path / "data", "train", what)
+    file = tmp_path / "data" / "train" / "10.png"
+    with Image.open(file) as image:
+        stored = np.asarray(image.copy())
+        exif = image.getexif()
+        exif[Base.Orientation] = 6  # to be turned by a quarter
+        image.save(file, exif=exif)
+    cfg = config("DATA.PATH_TO_DATA_DIR", str(tmp_path / "data"))
+    dataset = build_dataset(cfg, "train")
+    np.testing.assert_array_equal(dataset.read(0).permute(1, 2, 0), stored)
+    # Annotated as it is seen.
+    what["images"][0].update(width=40, height=60)
+    (tmp_path / "data" / "annotations" / "instances_train.json").write_text(json.dumps(what))
+    with pytest.raises(BadVideoError, match="60 x 40 pixels, its annotations 40 x 60; if they"):
+        build_dataset(cfg, "train").read(0)
 
 
 def test_too_few_images_for_a_step_are_one_sentence(config):

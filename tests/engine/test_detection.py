@@ -13,6 +13,7 @@ from torch import nn
 
 from stvit_video.config import load_config
 from stvit_video.data.build import build_loader
+from stvit_video.data.synthetic.shapes import ShapesRecipe, make_shapes_dataset
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 from stvit_video.engine.detection.evaluate import evaluate_detector
 from stvit_video.engine.evaluate import test as run_test
@@ -21,6 +22,7 @@ from stvit_video.engine.preflight import preflight
 from stvit_video.engine.preflight_data import preflight_data
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
+from stvit_video.models import build_model
 from stvit_video.runtime import distributed
 from stvit_video.runtime.distributed import run_ranks
 
@@ -145,34 +147,61 @@ class Guesser(nn.Module):
         return found
 
 
-def evaluate_guesses(cfg):
-    cpu = torch.device("cpu")
+def evaluate(cfg, model):
+    """Write what a rank gets of an evaluation, from rank 0 the predictions too."""
+    cpu, rank = torch.device("cpu"), distributed.get_rank()
     evaluated = evaluate_detector(
-        Guesser(),
-        build_loader(
-            cfg, "test", rank=distributed.get_rank(), world_size=distributed.get_world_size()
-        ),
+        model,
+        build_loader(cfg, "test", rank=rank, world_size=distributed.get_world_size()),
         normalise=build_normalise(cfg, cpu),
         precision=build_precision(cfg, cpu),
     )
-    file = Path(cfg.OUTPUT_DIR) / f"{distributed.get_rank()}.json"
+    file = Path(cfg.OUTPUT_DIR) / f"{rank}.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps([evaluated.measured, evaluated.results]))
 
 
-def test_one_rank_and_two_measure_the_same(config):
-    one, two = config("one"), config("two", "NUM_GPUS", "2")
-    for cfg in (one, two):
-        run_ranks(evaluate_guesses, cfg, num_local_ranks=cfg.NUM_GPUS, device="cpu")
-    of_one = (Path(one.OUTPUT_DIR) / "0.json").read_bytes()
-    assert (Path(two.OUTPUT_DIR) / "0.json").read_bytes() == of_one
-    measured, results = json.loads(of_one)
+def evaluate_guesser_and_cascade(configs):
+    guesser, cascade = configs
+    evaluate(guesser, Guesser())
+    torch.manual_seed(0)
+    evaluate(cascade, build_model(cascade))
+
+
+@pytest.fixture
+def four_threads():
+    torch.set_num_threads(4)
+    yield
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(1)
+
+
+def test_one_rank_of_many_threads_and_two_ranks_measure_the_same(config, tmp_path, four_threads):
+    make_shapes_dataset(tmp_path / "shapes", ShapesRecipe(train=1, val=1, test=9), num_workers=1)
+    shapes = (
+        *("DATA.PATH_TO_DATA_DIR", str(tmp_path / "shapes"), "MODEL.NUM_CLASSES", "4"),
+        # Large enough for kernels that divide a sum among threads.
+        *("SWIN.EMBED_DIM", "32", "DETECTION.FPN_CHANNELS", "32", "DETECTION.SCORE_THRESH", "0.0"),
+        *("DETECTION.TEST_SHORT_SIDE", "96", "DETECTION.MAX_SIZE", "128"),
+    )
+    written = []
+    for ranks in (1, 2):
+        gpus = ("NUM_GPUS", str(ranks))
+        configs = config(f"guesser {ranks}", *gpus), config(f"cascade {ranks}", *shapes, *gpus)
+        run_ranks(evaluate_guesser_and_cascade, configs, num_local_ranks=ranks, device="cpu")
+        written.append([(Path(cfg.OUTPUT_DIR) / "0.json").read_bytes() for cfg in configs])
+        # The other ranks know the figures too, as they keep the best checkpoint.
+        last = Path(configs[0].OUTPUT_DIR) / f"{ranks - 1}.json"
+        assert json.loads(last.read_text())[0] == json.loads(written[0][0])[0]
+    assert written[0] == written[1]
+    measured, results = json.loads(written[0][0])
     assert len(results) == 7 * 3
     assert measured["num_videos"] == 7
     assert 5 < measured["box_AP"] < measured["box_AP50"] < 95
     assert 0.5 < measured["mask_AP"] < measured["mask_AP50"] < 95
-    # The other rank knows the figures too, as it keeps the best checkpoint.
-    assert json.loads((Path(two.OUTPUT_DIR) / "1.json").read_text())[0] == measured
+    _, results = json.loads(written[0][1])
+    assert len({each["image_id"] for each in results}) == 9
+    assert len({each["score"] for each in results}) > 0.9 * len(results)
 
 
 def test_an_image_that_cannot_be_read_is_left_out_and_listed(config, tmp_path, folder):

@@ -11,9 +11,9 @@ from recording import train_recording
 from stvit_video.data.build import build_loader
 from stvit_video.engine.build import build_loss
 from stvit_video.engine.evaluate import test as run_test
-from stvit_video.engine.evaluate import validate
 from stvit_video.engine.precision import build_normalise, build_precision
 from stvit_video.engine.preflight import preflight
+from stvit_video.engine.validate import validate
 from stvit_video.models import build_model, load_weights
 from stvit_video.runtime.distributed import run_ranks
 

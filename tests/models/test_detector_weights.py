@@ -14,8 +14,9 @@ from weight_files import accounted_for, saved
 
 from stvit_video.errors import UserError
 from stvit_video.models import load_weights, save_weights
+from stvit_video.models.detection.weights import BODY, to_detector_names
+from stvit_video.models.formats import STVIT_R
 
-BODY = "backbone.body."
 REFERENCE = Path(__file__).parent / "reference" / "official_stvit_r_detection.json"
 RELEASED = json.loads(REFERENCE.read_text())
 
@@ -106,6 +107,20 @@ def test_a_detector_is_no_classifier(tmp_path):
     file = saved(small_detector().state_dict(), tmp_path)
     with pytest.raises(UserError, match=r"fills 0\.0% of the model's parameters"):
         load_weights(classifier(), file)
+
+
+def test_weights_that_belong_together_are_joined_wherever_they_stand_in_the_file():
+    state = make_state(RELEASED[0]["keys"])
+    file = dict(sorted(state.items(), key=lambda entry: entry[0][::-1]))
+    names = list(file)
+    parted = [name for name in names if name.endswith(".attn.q.weight")]
+    assert names.index(parted[0].replace(".q.", ".kv.")) - names.index(parted[0]) > 5
+    found = to_detector_names(file, STVIT_R)
+    assert len(parted) > 10
+    for name in parted:
+        ours = name.replace("backbone.layers.", f"{BODY}stages.").replace(".q.", ".qkv.")
+        whole = torch.cat([state[name], state[name.replace(".q.", ".kv.")]])
+        torch.testing.assert_close(found[ours], whole)
 
 
 @pytest.mark.parametrize(

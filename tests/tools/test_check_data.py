@@ -1,11 +1,11 @@
 """The check of a data set, from the command line to the files it leaves."""
 
-import importlib.util
 import json
 import os
 import signal
 from pathlib import Path
 
+import check_data
 import pandas as pd
 import pytest
 from broken_videos import BROKEN, make_broken_videos
@@ -17,15 +17,6 @@ from stvit_video.data.check.journal import Journal, VideoFacts
 from stvit_video.data.encode import write_video
 from stvit_video.data.labeled_paths import read_labeled_paths
 from stvit_video.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def check_data():
-    path = Path(__file__).resolve().parents[2] / "tools" / "check_data.py"
-    spec = importlib.util.spec_from_file_location("check_data", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -57,7 +48,7 @@ def opened(monkeypatch, tmp_path):
     return record
 
 
-def test_a_clean_data_set_is_status_0(check_data, folder, tmp_path, capsys):
+def test_a_clean_data_set_is_status_0(folder, tmp_path, capsys):
     (folder / "train.csv").write_text("a.mp4 0\nb.mp4 1\n")
     (folder / "val.csv").write_text("c.mp4 0\nd.mp4 1\n")
     (folder / "test.csv").write_text("c.mp4 0\nd.mp4 1\n")  # often the same as val.csv
@@ -80,7 +71,7 @@ def test_a_clean_data_set_is_status_0(check_data, folder, tmp_path, capsys):
     assert len(pd.read_csv(output / "quarantine.csv")) == 0
 
 
-def test_every_problem_is_found_at_once(check_data, folder, tmp_path, opened):
+def test_every_problem_is_found_at_once(folder, tmp_path, opened):
     lines = ["a.mp4 0", "b.mp4", "./a.mp4 1", "b.mp4 9", "b.mp4 x", "b.mp4 0", "kills.mp4 3"]
     lines += [f"{name} 3" for name in BROKEN]
     (folder / "kills.mp4").touch()
@@ -115,7 +106,7 @@ def test_every_problem_is_found_at_once(check_data, folder, tmp_path, opened):
     assert list(clean) == [("a.mp4", 0), ("b.mp4", 0)]
 
 
-def test_it_goes_on_where_it_was_stopped(check_data, folder, tmp_path, opened):
+def test_it_goes_on_where_it_was_stopped(folder, tmp_path, opened):
     (folder / "kills.mp4").touch()
     names = ["kills.mp4", "a.mp4", "b.mp4", "c.mp4", "text.mp4", "missing.mp4", "d.mp4"]
     (folder / "train.csv").write_text("".join(f"{name} 0\n" for name in names))
@@ -155,7 +146,7 @@ def test_it_goes_on_where_it_was_stopped(check_data, folder, tmp_path, opened):
         ("--csv c.csv --num_classes 2", "there is no video gone.mp4, nor any other"),
     ],
 )
-def test_mistakes_are_status_2(check_data, tmp_path, monkeypatch, capsys, arguments, message):
+def test_mistakes_are_status_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("a.csv").write_text("a.mp4\n")
     Path("c.csv").write_text("gone.mp4 1\n")

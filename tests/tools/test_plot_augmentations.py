@@ -1,8 +1,8 @@
-import importlib.util
 import re
 import sys
 from pathlib import Path
 
+import plot_augmentations
 import pytest
 from PIL import Image
 
@@ -13,14 +13,10 @@ PAGE = ROOT / "docs" / "augmentations.md"
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """The pictures as the tool draws them now."""
-    program = ROOT / "tools" / "plot_augmentations.py"
-    spec = importlib.util.spec_from_file_location("plot_augmentations", program)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("pictures")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["plot_augmentations.py", str(folder)])
-        assert module.main() == 0
+        assert plot_augmentations.main() == 0
     return sorted(folder.iterdir())
 
 

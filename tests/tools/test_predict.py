@@ -8,6 +8,7 @@ import pytest
 import torch
 from coco_folder import write_folder
 from PIL import Image
+from PIL.ExifTags import Base
 
 from stvit_video.config import load_config
 from stvit_video.engine.detection.predict import draw
@@ -72,6 +73,19 @@ def test_objects_are_listed_and_drawn(program, tmp_path):
     assert said.out.startswith("0 objects")
     picture = np.asarray(Image.open(tmp_path / "found" / "picture.png"))
     np.testing.assert_array_equal(picture, original)
+
+
+def test_a_photo_is_turned_upright(program, tmp_path):
+    weights = ("TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "w.pyth"))
+    with Image.open(tmp_path / "data" / "test" / "11.png") as image:
+        upright = np.asarray(image.copy())
+        exif = image.getexif()
+        exif[Base.Orientation] = 6  # a quarter to the right makes it upright
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photo.png", exif=exif)
+    status, _ = program(tmp_path / "photo.png", "--min-score", "1.1", *weights)
+    assert status == 0
+    picture = np.asarray(Image.open(tmp_path / "found" / "picture.png"))
+    np.testing.assert_array_equal(picture, upright)
 
 
 @pytest.mark.parametrize(

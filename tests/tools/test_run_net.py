@@ -1,23 +1,15 @@
 """The command line: in a process of its own where the exit status and the output matter."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import run_net
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "tools" / "run_net.py"
-
-
-@pytest.fixture(scope="module")
-def run_net():
-    spec = importlib.util.spec_from_file_location("run_net", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -49,7 +41,7 @@ def test_a_wrong_key_is_one_line_and_status_2(config_file, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yaml"]
 
 
-def test_help_shows_examples(run_net, capsys):
+def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as ended:
         run_net.main(["--help"])
     assert ended.value.code == 0
@@ -66,19 +58,19 @@ def test_help_shows_examples(run_net, capsys):
         "NUM_GPUS 2 TRAIN.BATCH_SIZE -8 --cfg a.yaml",
     ],
 )
-def test_overrides_stand_behind_opts_or_alone(run_net, line):
+def test_overrides_stand_behind_opts_or_alone(line):
     parsed = run_net.parse_arguments(line.split())
     assert parsed.cfg_files == ["a.yaml"]
     assert parsed.overrides == ["NUM_GPUS", "2", "TRAIN.BATCH_SIZE", "-8"]
 
 
-def test_several_configs(run_net):
+def test_several_configs():
     parsed = run_net.parse_arguments(["--cfg", "a.yaml", "b.yml", "TEST.CHECKPOINT_FILE_PATH", "x"])
     assert parsed.cfg_files == ["a.yaml", "b.yml"]
     assert parsed.overrides == ["TEST.CHECKPOINT_FILE_PATH", "x"]
 
 
-def test_shards_are_overrides(run_net):
+def test_shards_are_overrides():
     arguments = ["--cfg", "a.yaml", "--num_shards", "2", "--shard_id", "1"]
     parsed = run_net.parse_arguments([*arguments, "--init_method", "tcp://host:1"])
     assert parsed.overrides == ["NUM_SHARDS", "2", "SHARD_ID", "1"]
@@ -89,7 +81,7 @@ def test_configs_run_in_their_order_and_all_are_read_first(
     run_net, config_file, tmp_path, monkeypatch
 ):
     ran = []
-    monkeypatch.setattr(run_net, "run", lambda cfg, init_method: ran.append(cfg.OUTPUT_DIR))
+    monkeypatch.setattr("run", lambda cfg, init_method: ran.append(cfg.OUTPUT_DIR))
     second = tmp_path / "b.yaml"
     second.write_text("OUTPUT_DIR: elsewhere\n")
     assert run_net.main(["--cfg", str(config_file), str(second), "DEVICE", "cpu"]) == 0
@@ -99,7 +91,7 @@ def test_configs_run_in_their_order_and_all_are_read_first(
     assert ran == ["output", "elsewhere"]
 
 
-def test_two_trainings_in_one_folder_are_refused(run_net, config_file, tmp_path, capsys):
+def test_two_trainings_in_one_folder_are_refused(config_file, tmp_path, capsys):
     second = tmp_path / "b.yaml"
     second.write_text("RNG_SEED: 2\n")
     assert run_net.main(["--cfg", str(config_file), str(second)]) == 2

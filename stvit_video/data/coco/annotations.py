@@ -1,12 +1,16 @@
-"""COCO's annotation files: read, checked, and kept in little memory."""
+"""COCO's annotations: those of a split, in little memory that processes share."""
 
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from stvit_video.data.coco.annotation_cache import load_or_parse
+from stvit_video.data.coco.annotation_file import FileContent, check_classes, parse_file
 from stvit_video.data.coco.packed import PackedList
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.errors import UserError
@@ -47,6 +51,29 @@ class BadAnnotation(NamedTuple):
     error: str
 
 
+class ImageRecords(Sequence[ImageRecord]):
+    """The images of a file that a split takes.
+
+    Args:
+        packed: all images of the file.
+        kept: places of those that are taken.
+    """
+
+    def __init__(self, packed: PackedList, kept: NDArray[np.int64]) -> None:
+        self._packed = packed
+        self._kept = kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> ImageRecord:  # type: ignore[override]
+        number, height, width, objects = self._packed[int(self._kept[index])]
+        records = [
+            ObjectRecord(tuple(box), label, segmentation) for box, label, segmentation in objects
+        ]
+        return ImageRecord(number, height, width, records)
+
+
 @dataclass(frozen=True)
 class CocoAnnotations:
     """What an annotation file says.
@@ -54,6 +81,7 @@ class CocoAnnotations:
     Attributes:
         paths: the images' names; the "line" of each is its place in the file's list, from 1.
         images: in the same order.
+        is_wide: which of them are at least as wide as high.
         class_names: in the order of labels, without the background.
         category_ids: the file's numbers of the same classes.
         bad: annotations that were left out.
@@ -61,7 +89,8 @@ class CocoAnnotations:
     """
 
     paths: LabeledPaths
-    images: Sequence[ImageRecord]
+    images: ImageRecords
+    is_wide: NDArray[np.bool_]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     bad: tuple[BadAnnotation, ...]
@@ -69,7 +98,11 @@ class CocoAnnotations:
 
 
 def read_annotations(
-    path: str | Path, *, num_classes: int, only_with_objects: bool = False
+    path: str | Path,
+    *,
+    num_classes: int,
+    only_with_objects: bool = False,
+    cache_folder: Path | None = None,
 ) -> CocoAnnotations:
     """Read an annotation file.
 
@@ -77,168 +110,34 @@ def read_annotations(
         path: such as ``annotations/instances_train2017.json``.
         num_classes: how many categories it must have.
         only_with_objects: leave out images without objects, as training does.
+        cache_folder: keeps what was read, so that a file is parsed once by the processes and the
+            parts of a run; None: it is parsed.
 
     Raises:
         UserError: it cannot be read, or is not what COCO's files are; the message names the place.
     """
     path = Path(path)
-    content = _parse(path)
-    images = _by_id(content["images"], path, "images", _check_image)
-    categories = _by_id(content["categories"], path, "categories", _check_category)
-    if len(categories) != num_classes:
-        raise UserError(
-            f"{path} has {len(categories)} categories, but MODEL.NUM_CLASSES is {num_classes}: "
-            "change one of them"
-        )
-    objects, bad = _objects(content["annotations"], path, images=images, categories=categories)
-    places = {number: place for place, number in enumerate(images, start=1)}
-    kept = [number for number in images if objects[number] or not only_with_objects]
-    if not kept:
-        raise UserError(f"{path} has no images with objects" if images else f"{path} has no images")
+    parse = partial(parse_file, path, num_classes=num_classes)
+    content = load_or_parse(path, parse, folder=cache_folder) if cache_folder else parse()
+    check_classes(path, len(content.categories), num_classes=num_classes)
+    return _select(path, content, only_with_objects=only_with_objects)
+
+
+def _select(path: Path, content: FileContent, *, only_with_objects: bool) -> CocoAnnotations:
+    num_images = len(content.names)
+    kept = np.arange(num_images)
+    if only_with_objects:
+        (kept,) = np.nonzero(np.array(content.num_objects))
+    if not len(kept):
+        raise UserError(f"{path} has no images{' with objects' if num_images else ''}")
+    # An image as a whole has no label.
+    entries = [Entry(place + 1, content.names[place], 0) for place in kept.tolist()]
     return CocoAnnotations(
-        # An image as a whole has no label.
-        paths=LabeledPaths(
-            path, [Entry(places[n], images[n]["file_name"], 0) for n in kept], unit="image"
-        ),
-        images=PackedList(
-            ImageRecord(n, images[n]["height"], images[n]["width"], objects[n]) for n in kept
-        ),
-        class_names=tuple(categories[number]["name"] for number in sorted(categories)),
-        category_ids=tuple(sorted(categories)),
-        bad=bad,
-        num_without_objects=len(images) - len(kept),
-    )
-
-
-def _objects(
-    annotations: list, path: Path, *, images: Mapping[int, dict], categories: Mapping[int, dict]
-) -> tuple[dict[int, list[ObjectRecord]], tuple[BadAnnotation, ...]]:
-    """Give the objects of each image by its id, and the annotations that describe none."""
-    labels = {number: label for label, number in enumerate(sorted(categories), start=1)}
-    objects: dict[int, list[ObjectRecord]] = {number: [] for number in images}
-    bad = []
-    for place, annotation in _entries(annotations, path, "annotations"):
-        _check_annotation(annotation, place, images=images, labels=labels)
-        if annotation.get("iscrowd"):
-            continue  # a crowd is no object to learn; the evaluation knows it by the file itself
-        image = images[annotation["image_id"]]
-        error = _defect(annotation, image)
-        if error:
-            bad.append(BadAnnotation(str(path), annotation["id"], image["file_name"], error))
-            continue
-        left, top, width, height = annotation["bbox"]
-        box = (left, top, left + width, top + height)
-        record = ObjectRecord(box, labels[annotation["category_id"]], annotation["segmentation"])
-        objects[annotation["image_id"]].append(record)
-    return objects, tuple(bad)
-
-
-def _parse(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error.strerror}): set DATA.PATH_TO_DATA_DIR to a folder with "
-            "annotations/instances_NAME.json and the images NAME/*.jpg for each of "
-            "DETECTION.SPLITS, or try tools/make_shapes.py, which makes one"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}, line {error.lineno}, column {error.colno}: this is no JSON ({error.msg}); "
-            "copy the file again"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}, byte {error.start}: this is no JSON, but no text either; copy the file again"
-        ) from error
-    for name in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise UserError(f'{path} must hold an object with a list "{name}", as COCO\'s files do')
-    return content
-
-
-def _entries(entries: list, path: Path, name: str) -> Iterator[tuple[str, dict]]:
-    """Give each entry of a list and its place, for messages."""
-    for index, entry in enumerate(entries):
-        place = f"{path}, {name}[{index}]"
-        if not isinstance(entry, dict) or type(entry.get("id")) is not int:
-            raise UserError(f'{place}: it must be an object with a whole number "id"')
-        yield f"{place} (id {entry['id']})", entry
-
-
-def _by_id(
-    entries: list, path: Path, name: str, check: Callable[[dict, str], None]
-) -> dict[int, dict]:
-    found: dict[int, dict] = {}
-    for place, entry in _entries(entries, path, name):
-        if entry["id"] in found:
-            raise UserError(f"{place}: another one has the same id; give each its own")
-        check(entry, place)
-        found[entry["id"]] = entry
-    return found
-
-
-def _check_image(image: dict, place: str) -> None:
-    if not isinstance(image.get("file_name"), str) or not image["file_name"]:
-        raise UserError(f'{place}: it must have a "file_name"')
-    for side in ("height", "width"):
-        if type(image.get(side)) is not int or image[side] < 1:
-            raise UserError(
-                f'{place}: its "{side}" must be a whole number above 0, not {image.get(side)!r}'
-            )
-
-
-def _check_category(category: dict, place: str) -> None:
-    if not isinstance(category.get("name"), str):
-        raise UserError(f'{place}: it must have a "name"')
-
-
-def _check_annotation(
-    annotation: dict, place: str, *, images: Mapping[int, dict], labels: Mapping[int, int]
-) -> None:
-    for key, known in (("image_id", images), ("category_id", labels)):
-        if annotation.get(key) not in known:
-            raise UserError(f'{place}: there is nothing with its "{key}", {annotation.get(key)!r}')
-    box = annotation.get("bbox")
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
-        raise UserError(
-            f'{place}: its "bbox" must be [left, top, width, height] in numbers, not {box!r:.60}'
-        )
-    if not isinstance(annotation.get("segmentation"), list | dict):
-        raise UserError(
-            f'{place}: its "segmentation" must be a list of polygons or a run-length encoding'
-        )
-
-
-def _is_finite(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def _defect(annotation: dict, image: dict) -> str:
-    """Say why an annotation describes no object, or nothing if it does."""
-    left, top, width, height = annotation["bbox"]
-    if width <= 0 or height <= 0:
-        return f"its box is {width:g} pixels wide and {height:g} high"
-    inside_width = min(left + width, image["width"]) - max(left, 0)
-    inside_height = min(top + height, image["height"]) - max(top, 0)
-    if inside_width <= 0 or inside_height <= 0:
-        return "its box lies outside of the image"
-    segmentation = annotation["segmentation"]
-    if isinstance(segmentation, dict):
-        size = segmentation.get("size")
-        if "counts" not in segmentation or size != [image["height"], image["width"]]:
-            return f"its mask is of the size {size}, not of the image's"
-    elif not segmentation:
-        return "its mask is empty"
-    elif not all(_is_polygon(polygon) for polygon in segmentation):
-        return "its mask has a polygon of fewer than 3 points"
-    return ""
-
-
-def _is_polygon(polygon: object) -> bool:
-    return (
-        isinstance(polygon, list)
-        and len(polygon) >= 6
-        and len(polygon) % 2 == 0
-        and all(map(_is_finite, polygon))
+        paths=LabeledPaths(path, entries, unit="image"),
+        images=ImageRecords(content.images, kept),
+        is_wide=np.array(content.is_wide, bool)[kept],
+        class_names=tuple(name for _, name in content.categories),
+        category_ids=tuple(number for number, _ in content.categories),
+        bad=tuple(BadAnnotation(str(path), *each) for each in content.bad),
+        num_without_objects=num_images - len(kept),
     )

@@ -43,9 +43,10 @@ def build_coco(cfg: CfgNode, split: str) -> CocoImages:
         annotation_file(cfg, split),
         num_classes=cfg.MODEL.NUM_CLASSES,
         only_with_objects=split == "train",
+        cache_folder=Path(cfg.OUTPUT_DIR) / "cache",
     )
     check_budget(annotations.bad, max_bad=cfg.DETECTION.MAX_BAD_ANNOTATIONS)
-    videos = image_files(annotations, Path(cfg.DATA.PATH_TO_DATA_DIR) / _name(cfg, split))
+    videos = image_files(annotations, _image_folder(cfg, split))
     if split != "train":
         return EvaluationImages(annotations, videos=videos, transform=build_eval_transform(cfg))
     detection = cfg.DETECTION
@@ -68,6 +69,14 @@ def annotation_file(cfg: CfgNode, split: str) -> Path:
     """Where the annotations of a split are."""
     folder = Path(cfg.DATA.PATH_TO_DATA_DIR) / "annotations"
     return folder / f"instances_{_name(cfg, split)}.json"
+
+
+def split_files(cfg: CfgNode) -> dict[str, tuple[Path, Path]]:
+    """The annotation file and the folder of images of each of DETECTION.SPLITS, by its name."""
+    return {
+        _name(cfg, split): (annotation_file(cfg, split), _image_folder(cfg, split))
+        for split in _SPLITS
+    }
 
 
 def build_coco_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> VideoLoader:
@@ -106,6 +115,10 @@ def build_coco_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -
     )
 
 
+def _image_folder(cfg: CfgNode, split: str) -> Path:
+    return Path(cfg.DATA.PATH_TO_DATA_DIR) / _name(cfg, split)
+
+
 def _name(cfg: CfgNode, split: str) -> str:
     return cfg.DETECTION.SPLITS[_SPLITS.index(split)]
 
@@ -114,7 +127,7 @@ def _train_sampler(
     cfg: CfgNode, annotations: CocoAnnotations, *, rank: int, world_size: int
 ) -> GroupedBatchSampler:
     sampler = GroupedBatchSampler(
-        [int(image.width >= image.height) for image in annotations.images],
+        annotations.is_wide.astype(int).tolist(),
         batch_size=cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS,
         rank=rank,
         world_size=world_size,

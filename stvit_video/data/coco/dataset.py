@@ -43,7 +43,11 @@ class CocoImages(Dataset[dict[str, Any]]):
         return self.videos.bad_video(index, error, kills=kills)
 
     def read(self, index: int) -> tv_tensors.Image:
-        """Read an image, uint8 [3, H, W].
+        """Read an image, uint8 [3, H, W], as its pixels are stored.
+
+        COCO's annotations are of the stored pixels, so an EXIF orientation does not turn them.
+        Other labelling programs annotate the upright picture: an image of which the orientation
+        exchanges rows and columns is then refused, because it is of another size.
 
         Raises:
             BadVideoError: it cannot be read, or is not of the size that the annotations are for.
@@ -53,7 +57,12 @@ class CocoImages(Dataset[dict[str, Any]]):
             pixels = reader.get_frames([0])[0].permute(2, 0, 1)
         if pixels.shape[1:] != (record.height, record.width):
             found = f"{pixels.shape[2]} x {pixels.shape[1]}"
-            self.refuse(index, f"it is {found} pixels, its annotations {_size(record)}")
+            hint = ""
+            if pixels.shape[:0:-1] == (record.height, record.width):
+                hint = (
+                    "; were they made of the picture as its EXIF orientation turns it, store it so"
+                )
+            self.refuse(index, f"it is {found} pixels, its annotations {_size(record)}{hint}")
         return tv_tensors.Image(pixels)
 
     def refuse(self, index: int, error: str) -> None:

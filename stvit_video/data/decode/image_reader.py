@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stvit_video.data.decode.errors import VideoError
@@ -14,7 +14,10 @@ from stvit_video.data.decode.reader import FrameFunction, VideoReader
 
 
 class ImageReader(VideoReader):
-    """Reads what Pillow reads, in RGB and without turning it, as ImageNet's users do.
+    """Reads what Pillow reads, in RGB, the pixels as they are stored.
+
+    An orientation in the EXIF data does not turn them: ImageNet's users and torchvision's
+    ``CocoDetection`` read so, and COCO's boxes, masks and sizes are of the stored pixels.
 
     Args:
         path: the file.
@@ -28,16 +31,7 @@ class ImageReader(VideoReader):
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
-        try:
-            with Image.open(path) as image:
-                pixels = np.array(image.convert("RGB"))
-        except UnidentifiedImageError as error:
-            raise VideoError(path, "it is no image that Pillow knows") from error
-        # Pillow refuses pictures of more than 179 megapixels, which would fill the memory.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise VideoError(path, reason) from error
-        self._frame = torch.from_numpy(pixels)
+        self._frame = read_image(path)
 
     def close(self) -> None:
         """Do nothing: the file is closed already."""
@@ -48,3 +42,25 @@ class ImageReader(VideoReader):
 
     def _times(self) -> Sequence[Fraction]:
         return [Fraction(0)]
+
+
+def read_image(path: str | Path, *, upright: bool = False) -> Tensor:
+    """Read an image, uint8 ``[H, W, 3]``.
+
+    Args:
+        path: the file.
+        upright: turn it as its EXIF orientation says, for photos as cameras and phones store them.
+
+    Raises:
+        VideoError: the file is missing, no image, or not whole.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = ImageOps.exif_transpose(image) if upright else image
+            return torch.from_numpy(np.array(turned.convert("RGB")))
+    except UnidentifiedImageError as error:
+        raise VideoError(path, "it is no image that Pillow knows") from error
+    # Pillow refuses pictures of more than 179 megapixels, which would fill the memory.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(path, reason) from error

@@ -1,8 +1,9 @@
 """Detecting in all images of a split, on all ranks, and measuring what was found."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from stvit_video.engine.objective import Batch, normalised_images
 from stvit_video.engine.precision import Normalise, Precision
 from stvit_video.engine.statistics import share_running_statistics
 from stvit_video.engine.stopping import ShouldStop, agreed, never, until
+from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
-from stvit_video.runtime.logging import get_logger, progress
-
-_log = get_logger(__name__)
+from stvit_video.runtime.logging import progress
+from stvit_video.runtime.threads import map_by_single_threads
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,6 @@ class Evaluated:
     left_out: list[BadVideo]
 
 
-@torch.no_grad()
 def evaluate_detector(
     model: nn.Module,
     loader: VideoLoader,
@@ -50,6 +50,9 @@ def evaluate_detector(
     should_stop: ShouldStop = never,
 ) -> Evaluated | None:
     """Detect in this rank's share of the images, and measure all ranks'; all must call this.
+
+    Images are looked at one by one, on the CPU by one thread each, so what is found in one is the
+    same bit for bit however many ranks there are.
 
     Args:
         model: left in the mode, training or evaluation, that it was in; not wrapped in DDP.
@@ -69,10 +72,10 @@ def evaluate_detector(
     share_running_statistics(model)
     was_training = model.training
     model.eval()
-    own: dict[int, list[dict[str, Any]]] = {}
-    batches = until(loader, should_stop)
-    for batch in progress(batches, total=len(loader), description="detection"):
-        own.update(_detect(model, batch, dataset, normalise=normalise, precision=precision))
+    batches = progress(until(loader, should_stop), total=len(loader), description="detection")
+    detect = partial(_detect, model, dataset, normalise=normalise, precision=precision)
+    on_cpu = normalise.device.type == "cpu"
+    own = _merge(map_by_single_threads(detect, batches) if on_cpu else map(detect, batches))
     model.train(was_training)
     loader.quarantine.share()
     if agreed(should_stop)():
@@ -81,7 +84,7 @@ def evaluate_detector(
     left_out = [bad for bad in loader.quarantine.bad if bad.index not in found]
     seen = sorted([*found, *(bad.index for bad in left_out)])
     assert seen == list(range(len(dataset))), "images missing or repeated"
-    _say_what_was_read(read=len(found), expected=len(dataset))
+    say_what_was_read("The evaluation", "image", read=len(found), expected=len(dataset))
     measured, results = {}, [result for index in sorted(found) for result in found[index]]
     if distributed.is_main():
         measured = average_precision(
@@ -112,10 +115,11 @@ def format_table(measured: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
+@torch.no_grad()
 def _detect(
     model: nn.Module,
-    batch: Batch,
     dataset: CocoImages,
+    batch: Batch,
     *,
     normalise: Normalise,
     precision: Precision,
@@ -141,23 +145,9 @@ def _detect(
     return found
 
 
-def _merge(parts: Sequence[dict[int, list[dict[str, Any]]]]) -> dict[int, list[dict[str, Any]]]:
+def _merge(parts: Iterable[dict[int, list[dict[str, Any]]]]) -> dict[int, list[dict[str, Any]]]:
     merged: dict[int, list[dict[str, Any]]] = {}
     for part in parts:
         assert not merged.keys() & part.keys(), "images repeated"
         merged.update(part)
     return merged
-
-
-def _say_what_was_read(*, read: int, expected: int) -> None:
-    if not read:
-        raise UserError(
-            f"The evaluation is over no image: none of its {expected} could be read; "
-            "quarantine.csv in OUTPUT_DIR says why."
-        )
-    if read < expected:
-        _log.warning(
-            "The evaluation is over %d of %d images: %d could not be read (quarantine.csv says "
-            "why)",
-            *(read, expected, expected - read),
-        )

@@ -13,12 +13,13 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 from stvit_video.data.coco.annotations import read_annotations
 from stvit_video.data.coco.build import annotation_file, build_eval_transform
 from stvit_video.data.coco.collate import collate_images
-from stvit_video.data.decode import VideoError, open_video
+from stvit_video.data.decode import VideoError
+from stvit_video.data.decode.image_reader import read_image
 from stvit_video.engine.build import is_detection
 from stvit_video.engine.detection.results import paste_masks, to_original
-from stvit_video.engine.evaluate import checkpoint_to_test, load_tested_weights
 from stvit_video.engine.objective import normalised_images
 from stvit_video.engine.precision import build_normalise, build_precision
+from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.runtime.distributed import resolve_device
@@ -36,7 +37,7 @@ def draw_detections(
     Args:
         cfg: of a detector; TEST.CHECKPOINT_FILE_PATH, or the last checkpoint in its OUTPUT_DIR,
             gives the weights.
-        image_file: what Pillow reads.
+        image_file: what Pillow reads; a photo is turned upright as its EXIF orientation says.
         output: the picture, a PNG file.
         min_score: of what is drawn.
 
@@ -84,8 +85,7 @@ def draw(image: Tensor, found: dict[str, Tensor], *, captions: list[str]) -> Ten
 
 def _read(image_file: str | Path) -> Tensor:
     try:
-        with open_video(image_file, backend="image") as reader:
-            return reader.get_frames([0])[0].permute(2, 0, 1)
+        return read_image(image_file, upright=True).permute(2, 0, 1)
     except VideoError as error:
         raise UserError(f"The image {image_file} cannot be read: {error.reason}.") from error
 

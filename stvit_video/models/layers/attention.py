@@ -157,8 +157,9 @@ class WindowAttention(Attention):
         # inference_mode does not tell when it changes.
         is_kept = not (torch.is_grad_enabled() or table.is_inference())
         key = (tokens, dtype, table.device, table.data_ptr(), table._version) if is_kept else None
-        if key is not None and self._kept is not None and self._kept[0] == key:
-            return self._kept[1]
+        kept = self._kept  # read once, as other threads may replace it
+        if key is not None and kept is not None and kept[0] == key:
+            return kept[1]
         # The released models cut the index of the full window to its first N rows and columns.
         index = relative_position_index(window, table.device)[:tokens, :tokens]
         bias = table.to(dtype)[index.flatten()].view(1, tokens, tokens, -1)

@@ -1,0 +1,73 @@
+"""Validation while training: one clip of every video."""
+
+import torch
+from torch import nn
+
+from stvit_video.data.loader import VideoLoader
+from stvit_video.engine.accuracy import error_percent, topk_correct
+from stvit_video.engine.precision import Normalise, Precision
+from stvit_video.engine.statistics import share_running_statistics
+from stvit_video.engine.stopping import ShouldStop, agreed, never, until
+from stvit_video.engine.what_was_read import say_what_was_read
+from stvit_video.runtime import distributed
+from stvit_video.runtime.logging import progress
+
+
+@torch.no_grad()
+def validate(
+    model: nn.Module,
+    loader: VideoLoader,
+    *,
+    normalise: Normalise,
+    precision: Precision,
+    loss_function: nn.Module,
+    should_stop: ShouldStop = never,
+) -> dict[str, float] | None:
+    """Measure the mean loss and the errors in percent; every rank must call this.
+
+    Ranks may have different numbers of batches, and batches of different sizes, because only
+    sums meet at the end: the model must not be wrapped in DDP. Videos that cannot be read are
+    left out, and a sentence in the log says so.
+
+    Args:
+        model: left in the mode, training or evaluation, that it was in; its running statistics,
+            if it has any, become rank 0's.
+        loader: this rank's share of the clips.
+        normalise: uint8 video -> float video on the device.
+        precision: of the forward passes.
+        loss_function: (logits, labels) -> mean loss.
+        should_stop: asked after every batch.
+
+    Returns:
+        ``loss``, ``top1_err`` and ``top5_err`` over the clips of all ranks, and their number,
+        ``num_videos``; or None on all ranks, if any of them was asked to stop.
+
+    Raises:
+        UserError: too many videos cannot be read, or none can.
+    """
+    share_running_statistics(model)
+    was_training = model.training
+    model.eval()
+    sums = torch.zeros(3, dtype=torch.float64, device=normalise.device)
+    clips = 0
+    batches = until(loader, should_stop)
+    for batch in progress(batches, total=len(loader), description="validation"):
+        video = normalise(batch["video"])
+        labels = batch["label"].to(video.device, non_blocking=True)
+        with precision.autocast():
+            logits = model(video)
+            loss_sum = loss_function(logits, labels) * len(labels)
+        sums += torch.cat([loss_sum.view(1), topk_correct(logits, labels)])
+        clips += len(labels)
+    model.train(was_training)
+    loader.quarantine.share()
+    if agreed(should_stop)():
+        return None
+    all_clips, all_loss, top1, top5 = distributed.all_reduce_sum([clips, *sums.tolist()])
+    say_what_was_read("Validation", "video", read=int(all_clips), expected=len(loader.dataset))
+    return {
+        "loss": all_loss / all_clips,
+        "top1_err": error_percent(top1, all_clips),
+        "top5_err": error_percent(top5, all_clips),
+        "num_videos": int(all_clips),
+    }
