@@ -87,7 +87,7 @@ def small(tmp_path_factory):
     make_digit_dataset(folder, DigitRecipe(train=64, val=20), num_workers=1)
     return (
         *("DATA.PATH_TO_DATA_DIR", str(folder), "DEVICE", "cpu", "TENSORBOARD.ENABLE", "False"),
-        *("SOLVER.MAX_EPOCH", "1", "DATA_LOADER.NUM_WORKERS", "0", "DEIT.EMBED_DIM", "8"),
+        *("SOLVER.MAX_EPOCH", "1", "DATA_LOADER.NUM_WORKERS", "0", "DEIT.EMBED_DIM", "12"),
     )
 
 
@@ -144,7 +144,7 @@ def test_the_result_is_that_of_the_test_and_the_model_that_of_the_variant(run, t
     summary = json.loads((folder / "results" / "summary.json").read_text())
     assert row.top1 == {7: summary["top1_acc"]}
     cfg = load_config(folder / "config.yaml")
-    assert (cfg.STVIT.NUM_TOKENS, cfg.RNG_SEED, cfg.DEIT.EMBED_DIM) == (4, 7, 8)
+    assert (cfg.STVIT.NUM_TOKENS, cfg.RNG_SEED, cfg.DEIT.EMBED_DIM) == (4, 7, 12)
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def test_another_config_or_other_images_are_another_run(run, tmp_path, untrained
     make_digit_dataset(other, DigitRecipe(seed=1, train=64, val=20), num_workers=1)
     for overrides in (
         (),
-        ("SOLVER.BASE_LR", "1e-3"),
+        ("SOLVER.BASE_LR", "2e-3"),
         ("DATA.PATH_TO_DATA_DIR", str(other)),
     ):
         assert trained(run(PAIR, overrides=overrides)[1]) == [
