@@ -181,8 +181,9 @@ def test_one_rank_of_many_threads_and_two_ranks_measure_the_same(config, tmp_pat
     shapes = (
         *("DATA.PATH_TO_DATA_DIR", str(tmp_path / "shapes"), "MODEL.NUM_CLASSES", "4"),
         # Large enough for kernels that divide a sum among threads.
-        *("SWIN.EMBED_DIM", "32", "DETECTION.FPN_CHANNELS", "32", "DETECTION.SCORE_THRESH", "0.0"),
+        *("SWIN.EMBED_DIM", "32", "DETECTION.FPN_CHANNELS", "256"),
         *("DETECTION.TEST_SHORT_SIDE", "96", "DETECTION.MAX_SIZE", "128"),
+        *("DETECTION.SCORE_THRESH", "0.0"),
     )
     written = []
     for ranks in (1, 2):
