@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
-from contextlib import redirect_stdout
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from cluster import Cluster, wait_for
 from comparing import same, without_times
 
@@ -15,7 +18,7 @@ from stvit_video.cluster.slurm import JobFacts, read_job
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 
 # The ranks' --timeout-s.
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 60
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -76,6 +79,10 @@ class Job:
     def process(self, rank: int) -> int:
         """Process id of a rank."""
         return self.record(rank)["process"]
+
+    def wait_for_rank(self, rank: int) -> None:
+        """Wait until a rank notes signals."""
+        wait_for(rank_record(self.folder, rank).exists, f"rank {rank}", told=self.told)
 
     @property
     def output(self) -> str:
@@ -142,21 +149,37 @@ class Launcher:
         arguments = [
             *("--cfg", str(config or self.config), "--nodes", str(nodes), "--gpus-per-node", "0"),
             *("--cpus-per-task", "1", "--time", "10", "--job-dir", str(job_dir), "--name", name),
-            *(
-                "--timeout-s",
-                str(TIMEOUT_SECONDS),
-                *flags,
-                "--opts",
-                "OUTPUT_DIR",
-                str(output_dir),
-                *overrides,
-            ),
+            *("--timeout-s", str(TIMEOUT_SECONDS), *flags),
+            *("--opts", "OUTPUT_DIR", str(output_dir), *overrides),
         ]
         with redirect_stdout(StringIO()):
             status = self.program.main(arguments)
         assert status == 0
         record = read_records(job_dir)[-1]
         return Job(self.cluster, record.folder, output_dir, record.job_id)
+
+
+# Python imports it before all else.
+LATE = """
+import os, time
+from pathlib import Path
+if os.environ.get("SLURM_PROCID") == "1" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+    while not Path({gate!r}).exists():
+        time.sleep(0.1)
+"""
+
+
+@contextmanager
+def late_rank(folder: Path) -> Iterator[Path]:
+    """Make rank 1 late in the jobs that are submitted in the block.
+
+    It begins when the file that is given has been made; after a requeue, at once.
+    """
+    gate = folder / "gate"
+    (folder / "sitecustomize.py").write_text(LATE.format(gate=str(gate)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield gate
 
 
 def place(line: dict) -> tuple:
