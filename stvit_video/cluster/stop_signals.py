@@ -34,5 +34,13 @@ class StopSignals:
         # of another line of the log.
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
+    def ignore(self) -> None:
+        """Be deaf to the signals from now on: this process is ending, and must come to its end.
+
+        Python takes its handlers back while it still has much to tidy up.
+        """
+        for number in ASKING:
+            signal.signal(number, signal.SIG_IGN)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._flag.value = True

@@ -12,7 +12,10 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from stvit_video.runtime.parent import die_with_parent
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 NODES = ("n1", "n2", "n3", "n4")
@@ -155,7 +158,13 @@ class Cluster:
         path = shutil.which(program, path=DAEMON_PATH)
         assert path, program
         self.daemons[name or program] = subprocess.Popen(
-            [path, *options], env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            [path, *options],
+            env=self.env,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            # However the tests end.
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )
         log.close()
 

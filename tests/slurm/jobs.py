@@ -164,22 +164,38 @@ LATE = """
 import os, time
 from pathlib import Path
 if os.environ.get("SLURM_PROCID") == "1" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
-    while not Path({gate!r}).exists():
+    folder = Path({folder!r})
+    (folder / "process.tmp").write_text(str(os.getpid()))
+    (folder / "process.tmp").rename(folder / "process")
+    while not (folder / "gate").exists():
         time.sleep(0.1)
 """
 
 
-@contextmanager
-def late_rank(folder: Path) -> Iterator[Path]:
-    """Make rank 1 late in the jobs that are submitted in the block.
+class LateRank:
+    """A rank 1 that does not begin yet, though its interpreter has started."""
 
-    It begins when the file that is given has been made; after a requeue, at once.
-    """
-    gate = folder / "gate"
-    (folder / "sitecustomize.py").write_text(LATE.format(gate=str(gate)))
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def process(self) -> int:
+        """Its process id."""
+        file = self.folder / "process"
+        wait_for(file.exists, "the interpreter of rank 1")
+        return int(file.read_text())
+
+    def let_go(self) -> None:
+        (self.folder / "gate").touch()
+
+
+@contextmanager
+def late_rank(folder: Path) -> Iterator[LateRank]:
+    """Make rank 1 late in the job that is submitted in the block; after a requeue it is not."""
+    (folder / "sitecustomize.py").write_text(LATE.format(folder=str(folder)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-        yield gate
+        yield LateRank(folder)
 
 
 def place(line: dict) -> tuple:

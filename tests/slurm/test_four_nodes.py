@@ -44,7 +44,7 @@ def test_two_jobs_on_one_port_never_exchange_a_number(launch, whole, cluster, tm
     alone = launch("alone", *overrides)
     alone.wait()
     assert alone.lines()[0] != whole.lines()[0]
-    with late_rank(tmp_path) as gate:
+    with late_rank(tmp_path) as late:
         holding = launch("holding")
     holding.wait_for_rank(0)
     cluster.configure(first_job=int(holding.id) + NUM_PORTS)
@@ -55,7 +55,7 @@ def test_two_jobs_on_one_port_never_exchange_a_number(launch, whole, cluster, tm
         assert ports_of(passing) == ports
         passing.wait_for_step(1)
         assert told_at(ports[0]) == f"job {holding.id}, step 0, restart 0"
-        gate.touch()
+        late.let_go()
         for job in (holding, passing):
             job.wait()
     assert_same_run(holding, whole)
