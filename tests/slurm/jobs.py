@@ -111,7 +111,12 @@ class Job:
         return "\n".join([str(self.facts), self.endings, *texts])
 
     def _hurry(self) -> None:
-        """After a requeue SLURM holds a job for two minutes."""
+        """After a requeue SLURM holds a job for two minutes.
+
+        It has its reason: when srun has ended a step by force, SLURM sends it TERM again a minute
+        later, by its number, which the job's next start has too. A start that is hurried must be
+        over by then, or is stopped and requeued once more.
+        """
         facts = self.facts
         if facts.state == "PENDING" and facts.reason == "BeginTime":
             self.cluster.run("scontrol", "update", f"jobid={self.id}", "StartTime=now", check=False)

@@ -33,7 +33,6 @@ def test_a_signal_that_comes_before_all_ranks_have_begun(launch, tmp_path, signa
     with late_rank(tmp_path) as late:
         job = launch(f"early {signal_name}", *SHORT)
     job.wait_for_rank(0)
-    # As scancel does it, of which SLURM may send a second one when it is slow.
     for process in (late.process, job.process(0)):
         os.kill(process, signal.Signals[f"SIG{signal_name}"])
     job.wait()
