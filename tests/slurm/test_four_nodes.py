@@ -45,7 +45,7 @@ def test_two_jobs_on_one_port_never_exchange_a_number(launch, whole, cluster, tm
     alone.wait()
     assert alone.lines()[0] != whole.lines()[0]
     with late_rank(tmp_path) as late:
-        holding = launch("holding")
+        holding = launch("holding", flags=("--timeout-s", "600"))
     holding.wait_for_rank(0)
     cluster.configure(first_job=int(holding.id) + NUM_PORTS)
     ports = ports_of(holding)
