@@ -46,10 +46,9 @@ def main(arguments: Sequence[str]) -> None:
     records = read_records(parsed.job_dir, restarts=task.restarts)
     if records and all(record.ending == STOPPED for record in records):
         return  # rank 0 has said what there is to say
-    what, may_help = judge(records, status=parsed.status, num_ranks=int(os.environ["SLURM_NTASKS"]))
-    # TERM is what srun ends the other ranks by, too, once they have begun.
-    asking = ASKING if not records else (signal.SIGUSR1, signal.SIGUSR2)
-    was_asked = parsed.status - 128 in asking
+    num_ranks = int(os.environ["SLURM_NTASKS"])
+    what, may_help = judge(records, status=parsed.status, num_ranks=num_ranks)
+    was_asked = _was_asked(records, status=parsed.status, num_ranks=num_ranks)
     refusal = _refusal(
         task,
         wanted=was_asked or parsed.requeue_on_failure,
@@ -90,6 +89,18 @@ def judge(records: Sequence[RankRecord], *, status: int, num_ranks: int) -> tupl
             if record.ending == ending:
                 return _describe(record, records), ending != MISTAKE
     return f"All ranks came to their end, and then ended with status {status}.", True
+
+
+def _was_asked(records: Sequence[RankRecord], *, status: int, num_ranks: int) -> bool:
+    """Whether ranks that could not note it yet died of a signal that asks the job to stop.
+
+    TERM is what srun ends the other ranks by, too, when one has failed; and it is what a preemption
+    begins with.
+    """
+    if status - 128 != signal.SIGTERM:
+        return status - 128 in ASKING
+    have_failed = any(record.ending in (MISTAKE, FAILED, HUNG) for record in records)
+    return len(records) < num_ranks and not have_failed
 
 
 def _describe_start(status: int) -> str:

@@ -43,4 +43,7 @@ class RankJob:
         signals.install()
         from stvit_video.cluster.rank import run_rank
 
-        run_rank(self, signals)
+        try:
+            run_rank(self, signals)
+        finally:
+            signals.ignore()

@@ -27,6 +27,7 @@ from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.distributed import is_lost_contact, resolve_device, run_ranks
 from stvit_video.runtime.logging import get_logger
+from stvit_video.runtime.parent import die_with_parent
 
 # Exit status of a run that was stopped and does not go on by itself (sysexits: try again later).
 _STOPPED_FOR_GOOD = 75
@@ -72,8 +73,10 @@ def _join_and_run(job: RankJob, signals: StopSignals, task: SlurmTask | None) ->
     if task:
         _log.info("Job %s, restart %d, process %d", task.job_id, task.restarts, os.getpid())
         _remove_old_result()
+    else:
+        # submitit's controller, after which the job is called.
+        die_with_parent(int(JobEnvironment().job_id))
     cfg = load_config(job.config)
-    signals.hands_down = task is None and cfg.NUM_GPUS > 1
     run_ranks(
         partial(_train_and_test, signals=signals, task=task),
         job,
@@ -84,15 +87,18 @@ def _join_and_run(job: RankJob, signals: StopSignals, task: SlurmTask | None) ->
         timeout=timedelta(seconds=job.timeout_s),
         identity=f"config {sha256(job.config.read_bytes()).hexdigest()[:16]}",
     )
-    if signals.hands_down and signals.asked:
+    if task is None and cfg.NUM_GPUS > 1 and signals.asked:
         sys.exit(_STOPPED_FOR_GOOD)
 
 
 def _train_and_test(job: RankJob, *, signals: StopSignals, task: SlurmTask | None) -> None:
     if multiprocessing.parent_process():
-        signals = StopSignals()
         signals.install()
     stacks = _log_to(job.job_dir, distributed.get_rank())
+    if distributed.any_rank(signals.asked):
+        # What comes before the first step may take longer than the time that is left.
+        _log.info("Stopped before the start, as asked")
+        _leave(job, task)
     cfg = load_config(job.config)
 
     def should_stop() -> bool:

@@ -1,7 +1,8 @@
 """The signals that ask a rank to stop: they are noted, and the training asks for them."""
 
-import multiprocessing
 import signal
+from ctypes import c_bool
+from multiprocessing.sharedctypes import RawValue
 from types import FrameType
 
 # SLURM's warning before the time limit (submitit asks for USR2), scancel --signal, preemption, and
@@ -13,13 +14,17 @@ class StopSignals:
     """Note whether this process was asked to stop.
 
     A handler runs wherever the main thread is, be it within a library: all that it does here is to
-    set a flag. A process that is forked later inherits it, and does no harm with it.
+    set a flag. The processes that this one starts share the flag. So ranks among them know that
+    they are to stop without a signal of their own, which would end those that have only begun.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        # Whether the processes that this one has started are ranks, which are to stop too.
-        self.hands_down = False
+        self._flag = RawValue(c_bool, False)
+
+    @property
+    def asked(self) -> bool:
+        """Whether this process, or one that shares its flag, was asked."""
+        return self._flag.value
 
     def install(self) -> None:
         """Take the signals over from whoever has them, submitit among them."""
@@ -29,8 +34,13 @@ class StopSignals:
         # of another line of the log.
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
+    def ignore(self) -> None:
+        """Be deaf to the signals from now on: this process is ending, and must come to its end.
+
+        Python takes its handlers back while it still has much to tidy up.
+        """
+        for number in ASKING:
+            signal.signal(number, signal.SIG_IGN)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        if self.hands_down:
-            for rank in multiprocessing.active_children():
-                rank.terminate()
+        self._flag.value = True

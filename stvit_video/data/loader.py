@@ -3,7 +3,9 @@
 import gc
 import itertools
 import multiprocessing
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +26,11 @@ from stvit_video.data.worker_watch import WorkerWatch, end_on_alarm
 from stvit_video.errors import UserError
 from stvit_video.runtime.allocator import return_freed_memory
 from stvit_video.runtime.logging import get_logger
+from stvit_video.runtime.parent import die_with_parent
+
+# The workers of a rank that was started by "spawn" would be started so as well, and each import
+# everything anew. Forking is not safe on macOS.
+_START_METHOD = "fork" if sys.platform == "linux" else None
 
 _log = get_logger(__name__)
 
@@ -130,9 +137,10 @@ class VideoLoader:
             self._guarded,
             batch_sampler=self._remaining,
             num_workers=self._num_workers,
+            multiprocessing_context=_START_METHOD if self._num_workers else None,
             pin_memory=self._pin_memory,
             collate_fn=self._collate,
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=partial(_prepare_worker, parent=os.getpid()),
             persistent_workers=self._num_workers > 0,
             # Of its own: the seed of the workers, drawn when they start, must not move the global
             # stream, which a resumed run takes up where it was.
@@ -193,7 +201,8 @@ class _RemainingBatches(Sampler[Any]):
         return itertools.islice(self._batch_sampler, self.first_batch, None)
 
 
-def _prepare_worker(worker: int) -> None:
+def _prepare_worker(worker: int, *, parent: int) -> None:
+    die_with_parent(parent)
     # Garbage of the main process came along. Collected here, a decoder among it would wait for
     # ever for its threads, which did not.
     gc.freeze()

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch.multiprocessing
 
 from stvit_video.errors import UserError
+from stvit_video.runtime.parent import die_with_parent
 
 # How long the others may go on after one has failed: long enough to report an error of their
 # own or to end by themselves, short enough for someone who waits for the prompt.
@@ -43,7 +44,8 @@ def spawn_ranks(
 ) -> None:
     """Run ``target(index)`` in fresh processes, index from 0 to ``num_processes`` - 1.
 
-    When one fails the others are stopped, first by SIGTERM and then by SIGKILL.
+    When one fails the others are stopped, first by SIGTERM and then by SIGKILL. When this process
+    is killed they are too.
 
     Args:
         target: a picklable callable, that is an importable function or a partial of one.
@@ -56,7 +58,11 @@ def spawn_ranks(
     """
     with tempfile.TemporaryDirectory(prefix="stvit_video-") as folder:
         processes = torch.multiprocessing.start_processes(
-            _run, args=(target, folder), nprocs=num_processes, join=False, start_method="spawn"
+            _run,
+            args=(target, folder, os.getpid()),
+            nprocs=num_processes,
+            join=False,
+            start_method="spawn",
         ).processes
         try:
             statuses = _wait(processes, grace_seconds=grace_seconds)
@@ -66,7 +72,9 @@ def spawn_ranks(
             raise _cause(Path(folder), statuses=statuses)
 
 
-def _run(index: int, target: Callable[[int], None], folder: str) -> None:
+def _run(index: int, target: Callable[[int], None], folder: str, parent: int) -> None:
+    # PyTorch has asked for SIGINT instead, which a job in the background ignores.
+    die_with_parent(parent)
     try:
         target(index)
     except Exception as error:

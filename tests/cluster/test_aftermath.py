@@ -23,7 +23,12 @@ from stvit_video.cluster.records import (
 from stvit_video.cluster.requeue import RequeueError
 from stvit_video.errors import UserError
 
-JOB_ENV = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "5", "SLURM_RESTART_COUNT": "1"}
+JOB_ENV = {
+    "SUBMITIT_EXECUTOR": "slurm",
+    "SLURM_JOB_ID": "5",
+    "SLURM_RESTART_COUNT": "1",
+    "SLURM_NTASKS": "2",
+}
 
 
 def rank(index, ending="", reason=""):
@@ -88,7 +93,7 @@ def test_a_rank_that_never_began_is_named_by_its_number():
 def end(tmp_path, monkeypatch, *arguments, records=(), status=1, running=True, requeue=None):
     """Run the end of a batch script; returns what it wrote, and which jobs it requeued."""
     requeued = []
-    for name, value in {**JOB_ENV, "SLURM_NTASKS": str(len(records))}.items():
+    for name, value in JOB_ENV.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(aftermath, "is_running", lambda task: running)
     monkeypatch.setattr(
@@ -153,8 +158,16 @@ def test_a_signal_that_came_before_the_ranks_could_note_it_requeues(tmp_path, mo
     assert requeued == ["5"]
 
 
-def test_srun_ends_others_by_a_signal_that_asks_for_nothing(tmp_path, monkeypatch):
-    _, requeued = end(tmp_path, monkeypatch, records=DEAD, status=128 + signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_signal_that_came_before_one_rank_could_note_it_requeues(tmp_path, monkeypatch, number):
+    text, requeued = end(tmp_path, monkeypatch, records=[rank(0)], status=128 + number)
+    assert "Of 2 ranks some ended before they had begun: 1. The job is requeued" in text
+    assert requeued == ["5"]
+
+
+@pytest.mark.parametrize("records", [DEAD, [rank(0, FAILED, "KeyError: 'a'")]])
+def test_srun_ends_others_by_a_signal_that_asks_for_nothing(tmp_path, monkeypatch, records):
+    _, requeued = end(tmp_path, monkeypatch, records=records, status=128 + signal.SIGTERM)
     assert requeued == []
 
 

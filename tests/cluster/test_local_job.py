@@ -1,5 +1,6 @@
 """A job on this machine, without SLURM: the same folder, and the same code in the ranks."""
 
+import json
 import os
 import signal
 import stat
@@ -11,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stvit_video.cluster.job_record import read_records
+from stvit_video.cluster.job_record import JobRecord, read_records
+from stvit_video.cluster.rank_files import rank_record
 from stvit_video.cluster.status import job_facts
 from stvit_video.engine.checkpoint import find_checkpoints
 
@@ -53,6 +55,17 @@ def wait_until(condition, *, seconds=180):
         time.sleep(0.1)
 
 
+def ranks_of(record: JobRecord) -> list[psutil.Process]:
+    """The ranks that a job has started so far, whether they have begun or not."""
+    children = psutil.Process(int(record.job_id)).children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def is_gone(process: psutil.Process) -> bool:
+    # Nobody need wait for an orphan.
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def test_two_ranks_run_the_copy_and_are_followed(start, tmp_path):
     with start("--follow", "NUM_GPUS", "2", "SOLVER.MAX_EPOCH", "1") as program:
         shown, _ = program.communicate(timeout=180)
@@ -83,3 +96,32 @@ def test_it_outlives_the_program_and_ends_at_a_step_when_asked(start, tmp_path, 
     assert "Stopped as asked" in record.log().read_text()
     newest = list(find_checkpoints(tmp_path / "run"))[-1]
     assert newest.epochs + newest.steps > 0
+
+
+def test_it_stops_when_asked_while_its_ranks_start(start, tmp_path):
+    with start("NUM_GPUS", "2") as program:
+        assert program.wait(120) == 0
+    (record,) = read_records(tmp_path / "output" / "jobs")
+    wait_until(lambda: len(ranks_of(record)) == 2)
+    os.kill(int(record.job_id), signal.SIGTERM)
+    wait_until(lambda: job_facts(record).is_over)
+    assert "Stopped before the start, as asked" in record.log().read_text()
+    assert json.loads(rank_record(record.folder, 0).read_text())["ending"] == "stopped"
+
+
+def test_a_job_that_is_killed_leaves_no_process_behind(start, tmp_path):
+    options = ("NUM_GPUS", "2", "DATA_LOADER.NUM_WORKERS", "1", "SOLVER.MAX_EPOCH", "1000")
+    with start(*options) as program:
+        assert program.wait(120) == 0
+    (record,) = read_records(tmp_path / "output" / "jobs")
+    wait_until(lambda: (tmp_path / "run" / "json_stats.log").exists())
+    controller = psutil.Process(int(record.job_id))
+    processes = controller.children(recursive=True)
+    assert len(processes) > 1 + 2 * 2
+    controller.kill()
+    try:
+        wait_until(lambda: all(map(is_gone, processes)), seconds=30)
+    finally:
+        for process in processes:
+            if process.is_running():
+                process.kill()

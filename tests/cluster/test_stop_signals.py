@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -23,6 +25,25 @@ def test_a_signal_is_noted_whoever_had_it_before(number):
     for _ in range(2):
         os.kill(os.getpid(), number)
     assert signals.asked
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGTERM"])
+def test_a_process_that_is_ending_comes_to_its_end(name):
+    """Also when Python has taken its handlers back, and still has to tidy up."""
+    code = f"""
+import os, signal, sys
+from stvit_video.cluster.stop_signals import StopSignals
+
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.{name}):
+        kill(process, number)
+
+signals = StopSignals()
+signals.install()
+signals.ignore()
+sys.late = Late()
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_going_on_after_a_pause_asks_for_nothing():

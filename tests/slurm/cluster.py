@@ -12,7 +12,10 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from stvit_video.runtime.parent import die_with_parent
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 NODES = ("n1", "n2", "n3", "n4")
@@ -21,6 +24,7 @@ DAEMON_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin")
 
 CONFIG = """
 ClusterName=four
+FirstJobId={first_job}
 SlurmctldHost=localhost(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
@@ -62,6 +66,9 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ports = _free_ports(1 + len(NODES))
+        # Clusters of several sessions are on this machine, which jobs tell each other apart on by
+        # their numbers.
+        self.first_job = 100 * self.ports[0]
         self.env = {
             **os.environ,
             "PATH": DAEMON_PATH,
@@ -116,10 +123,16 @@ class Cluster:
         except AssertionError as error:
             warnings.warn(str(error), stacklevel=1)
 
-    def configure(self, *, controller: str = "enable_configless") -> None:
-        """Write slurm.conf, with other parameters of slurmctld."""
+    def configure(
+        self, *, controller: str = "enable_configless", first_job: int | None = None
+    ) -> None:
+        """Write slurm.conf: other parameters of slurmctld, and a higher number of the next job."""
         text = CONFIG.format(
-            user=getpass.getuser(), folder=self.folder, ports=self.ports, controller=controller
+            user=getpass.getuser(),
+            folder=self.folder,
+            ports=self.ports,
+            controller=controller,
+            first_job=first_job or self.first_job,
         )
         (self.folder / "slurm.conf").write_text(text)
         if self.daemons:
@@ -145,7 +158,13 @@ class Cluster:
         path = shutil.which(program, path=DAEMON_PATH)
         assert path, program
         self.daemons[name or program] = subprocess.Popen(
-            [path, *options], env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            [path, *options],
+            env=self.env,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            # However the tests end.
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )
         log.close()
 
@@ -156,7 +175,7 @@ def missing_programs() -> list[str]:
 
 def _free_ports(number: int) -> list[int]:
     """Ports in a row, which slurm.conf can write as a range."""
-    for first in range(35000 + os.getpid() % 10000, 60000, number):
+    for first in range(35000 + os.getpid() * number % 10000, 60000, number):
         ports = list(range(first, first + number))
         if all(map(_is_free, ports)):
             return ports

@@ -38,6 +38,8 @@ def cluster() -> Iterator[Cluster]:
         for name in ("PATH", "SLURM_CONF"):
             patch.setenv(name, cluster.env[name])
         patch.setenv("OMP_NUM_THREADS", "1")
+        # A job that starts again finds its copy of the code compiled.
+        patch.setenv("PYTHONDONTWRITEBYTECODE", "")
         try:
             cluster.start()
             yield cluster

@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
-from contextlib import redirect_stdout
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from cluster import Cluster, wait_for
 from comparing import same, without_times
 
@@ -15,7 +18,7 @@ from stvit_video.cluster.slurm import JobFacts, read_job
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 
 # The ranks' --timeout-s.
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 60
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -77,6 +80,10 @@ class Job:
         """Process id of a rank."""
         return self.record(rank)["process"]
 
+    def wait_for_rank(self, rank: int) -> None:
+        """Wait until a rank notes signals."""
+        wait_for(rank_record(self.folder, rank).exists, f"rank {rank}", told=self.told)
+
     @property
     def output(self) -> str:
         """What the batch script and rank 0 print."""
@@ -104,7 +111,12 @@ class Job:
         return "\n".join([str(self.facts), self.endings, *texts])
 
     def _hurry(self) -> None:
-        """After a requeue SLURM holds a job for two minutes."""
+        """After a requeue SLURM holds a job for two minutes.
+
+        It has its reason: when srun has ended a step by force, SLURM sends it TERM again a minute
+        later, by its number, which the job's next start has too. A start that is hurried must be
+        over by then, or is stopped and requeued once more.
+        """
         facts = self.facts
         if facts.state == "PENDING" and facts.reason == "BeginTime":
             self.cluster.run("scontrol", "update", f"jobid={self.id}", "StartTime=now", check=False)
@@ -142,21 +154,53 @@ class Launcher:
         arguments = [
             *("--cfg", str(config or self.config), "--nodes", str(nodes), "--gpus-per-node", "0"),
             *("--cpus-per-task", "1", "--time", "10", "--job-dir", str(job_dir), "--name", name),
-            *(
-                "--timeout-s",
-                str(TIMEOUT_SECONDS),
-                *flags,
-                "--opts",
-                "OUTPUT_DIR",
-                str(output_dir),
-                *overrides,
-            ),
+            *("--timeout-s", str(TIMEOUT_SECONDS), *flags),
+            *("--opts", "OUTPUT_DIR", str(output_dir), *overrides),
         ]
         with redirect_stdout(StringIO()):
             status = self.program.main(arguments)
         assert status == 0
         record = read_records(job_dir)[-1]
         return Job(self.cluster, record.folder, output_dir, record.job_id)
+
+
+# Python imports it before all else.
+LATE = """
+import os, time
+from pathlib import Path
+if os.environ.get("SLURM_PROCID") == "1" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+    folder = Path({folder!r})
+    (folder / "process.tmp").write_text(str(os.getpid()))
+    (folder / "process.tmp").rename(folder / "process")
+    while not (folder / "gate").exists():
+        time.sleep(0.1)
+"""
+
+
+class LateRank:
+    """A rank 1 that does not begin yet, though its interpreter has started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def process(self) -> int:
+        """Its process id."""
+        file = self.folder / "process"
+        wait_for(file.exists, "the interpreter of rank 1")
+        return int(file.read_text())
+
+    def let_go(self) -> None:
+        (self.folder / "gate").touch()
+
+
+@contextmanager
+def late_rank(folder: Path) -> Iterator[LateRank]:
+    """Make rank 1 late in the job that is submitted in the block; after a requeue it is not."""
+    (folder / "sitecustomize.py").write_text(LATE.format(folder=str(folder)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield LateRank(folder)
 
 
 def place(line: dict) -> tuple:

@@ -6,12 +6,14 @@ import signal
 import time
 
 from cluster import wait_for
-from jobs import TIMEOUT_SECONDS, assert_same_run
+from jobs import assert_same_run
 
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 
 # KillWait of the fixture's SLURM, and for the ranks to be seen dead and the sentence written.
 KILL_SECONDS, SLACK_SECONDS = 10, 20
+# --timeout-s of the job that hangs.
+TIMEOUT_SECONDS = 20
 
 
 def test_a_killed_rank_ends_the_job_with_a_sentence(launch):
@@ -43,7 +45,7 @@ def test_rank_0_may_be_the_one_that_dies(launch, whole):
 
 
 def test_a_rank_that_hangs_is_named_within_the_time_out(launch, whole):
-    job = launch("hanging", flags=("--requeue-on-failure",))
+    job = launch("hanging", flags=("--requeue-on-failure", "--timeout-s", str(TIMEOUT_SECONDS)))
     job.wait_for_step(4)
     os.kill(job.process(1), signal.SIGSTOP)
     stopped = time.monotonic()

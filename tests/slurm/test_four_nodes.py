@@ -1,15 +1,16 @@
 """Four nodes train as one process does, and other jobs have nothing to do with it."""
 
 import socket
-from datetime import timedelta
 
 import numpy as np
-from jobs import ROOT, assert_same_run
+from jobs import ROOT, assert_same_run, late_rank
 
 from stvit_video.data.synthetic.files import MotionRecipe, make_motion_dataset
 from stvit_video.runtime.rendezvous import Rendezvous
 
 CLIPS, EPOCHS, STEPS = 16, 4, 5
+# Jobs whose numbers differ by it take the same ports.
+NUM_PORTS = 12000
 
 
 def test_four_nodes_train_as_one_process(launch, tmp_path):
@@ -21,6 +22,7 @@ def test_four_nodes_train_as_one_process(launch, tmp_path):
             *("DATA.PATH_TO_DATA_DIR", str(tmp_path), "TRAIN.BATCH_SIZE", str(CLIPS // nodes)),
             *("SOLVER.MAX_EPOCH", str(EPOCHS), "TRAIN.EVAL_PERIOD", str(EPOCHS)),
             *("LOG_PERIOD", "1", "DATA_LOADER.NUM_WORKERS", "1", "TENSORBOARD.ENABLE", "False"),
+            *("LOG_MODEL_INFO", "False", "TEST.NUM_ENSEMBLE_VIEWS", "1"),
             nodes=nodes,
             config=ROOT / "configs" / "demo" / "stvit_swin_motion.yaml",
         )
@@ -36,17 +38,36 @@ def test_four_nodes_train_as_one_process(launch, tmp_path):
     assert tested[0]["num_videos"] == tested[1]["num_videos"] == recipe.test
 
 
-def test_a_job_passes_over_a_port_that_is_taken(launch, whole):
-    job_id = int(whole.cluster.run("sbatch", "--parsable", "--hold", "--wrap=true")) + 1
-    whole.cluster.run("scancel", str(job_id - 1))
-    env = {"SLURM_JOB_ID": str(job_id), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
-    ports = Rendezvous.of_slurm(env).ports
-    other = Rendezvous(owner="another job", addresses=("127.0.0.1",), ports=ports[:1])
-    with other.meeting(is_first=True, timeout=timedelta(minutes=2)) as store:
-        before = store.underlying_store.num_keys()
-        with socket.create_server(("", ports[1])):
-            job = launch("ports")
-            assert job.id == str(job_id)
+def test_two_jobs_on_one_port_never_exchange_a_number(launch, whole, cluster, tmp_path):
+    """One holds the port, as its rank 1 is late, while the other one meets and trains."""
+    overrides = ("RNG_SEED", "7", "SOLVER.MAX_EPOCH", "1")
+    alone = launch("alone", *overrides)
+    alone.wait()
+    assert alone.lines()[0] != whole.lines()[0]
+    with late_rank(tmp_path) as late:
+        holding = launch("holding", flags=("--timeout-s", "600"))
+    holding.wait_for_rank(0)
+    cluster.configure(first_job=int(holding.id) + NUM_PORTS)
+    ports = ports_of(holding)
+    # Another program is at the port that comes next.
+    with socket.create_server(("", ports[1])):
+        passing = launch("passing", *overrides)
+        assert ports_of(passing) == ports
+        passing.wait_for_step(1)
+        assert told_at(ports[0]) == f"job {holding.id}, step 0, restart 0"
+        late.let_go()
+        for job in (holding, passing):
             job.wait()
-        assert store.underlying_store.num_keys() == before
-    assert_same_run(job, whole)
+    assert_same_run(holding, whole)
+    assert_same_run(passing, alone)
+
+
+def ports_of(job):
+    env = {"SLURM_JOB_ID": job.id, "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+    return Rendezvous.of_slurm(env).ports
+
+
+def told_at(port):
+    """The first line that is told to whoever comes to a port."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        return connection.makefile().readline().strip()

@@ -7,9 +7,13 @@ from contextlib import suppress
 
 import pytest
 from cluster import wait_for
-from jobs import assert_same_run
+from jobs import assert_same_run, late_rank
 
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
+
+# 10 steps, for jobs that are stopped before the first one.
+STEPS = 10
+SHORT = ("SOLVER.MAX_EPOCH", "1", "DATA_LOADER.NUM_WORKERS", "0")
 
 
 def test_a_signal_requeues_once_however_many_arrive(cluster, launch, whole):
@@ -22,6 +26,32 @@ def test_a_signal_requeues_once_however_many_arrive(cluster, launch, whole):
     assert job.facts.restarts == 1
     assert job.endings == ""
     assert_same_run(job, whole)
+
+
+@pytest.mark.parametrize("signal_name", ["USR2", "TERM"])
+def test_a_signal_that_comes_before_all_ranks_have_begun(launch, tmp_path, signal_name):
+    with late_rank(tmp_path) as late:
+        job = launch(f"early {signal_name}", *SHORT)
+    job.wait_for_rank(0)
+    for process in (late.process, job.process(0)):
+        os.kill(process, signal.Signals[f"SIG{signal_name}"])
+    job.wait()
+    assert job.facts.restarts == 1
+    assert "Of 2 ranks some ended before they had begun: 1. The job is requeued" in job.endings
+    assert job.steps == STEPS
+
+
+def test_a_signal_that_comes_while_ranks_wait_for_each_other(launch, tmp_path):
+    with late_rank(tmp_path) as late:
+        job = launch("early", *SHORT)
+    job.wait_for_rank(0)
+    os.kill(job.process(0), signal.SIGUSR2)
+    late.let_go()
+    job.wait()
+    assert job.facts.restarts == 1
+    assert job.log().count("Stopped before the start, as asked") == 1
+    assert job.endings == ""
+    assert job.steps == STEPS
 
 
 def test_a_requeue_by_somebody_else_is_the_only_one(cluster, launch, whole):
@@ -79,7 +109,7 @@ def test_a_node_that_goes_down(cluster, launch, whole):
 
 
 def test_a_job_that_was_requeued_too_often_ends_with_a_checkpoint(cluster, launch):
-    job = launch("bound", flags=("--max-requeues", "0"))
+    job = launch("bound", flags=("--max-requeues", "0"), nodes=1)
     job.wait_for_step(3)
     cluster.run("scancel", "--signal=USR1", job.id)
     job.wait("FAILED")
@@ -90,7 +120,7 @@ def test_a_job_that_was_requeued_too_often_ends_with_a_checkpoint(cluster, launc
 
 
 def test_a_job_that_is_cancelled_stays_so(cluster, launch):
-    job = launch("cancelled")
+    job = launch("cancelled", nodes=1)
     job.wait_for_step(3)
     cluster.run("scancel", job.id)
     job.wait("CANCELLED")

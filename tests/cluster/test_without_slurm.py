@@ -1,0 +1,28 @@
+"""Where there is no SLURM its tests are skipped, and say why."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_tests_that_need_slurm_are_skipped_with_the_reason(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "tests/slurm"],
+        cwd=ROOT,
+        # Some of the programs are looked for beside it, too, but not all of them.
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (reason, *others) = re.findall(r"^SKIPPED .*: (no SLURM here .*)$", done.stdout, re.MULTILINE)
+    assert re.fullmatch(
+        r"no SLURM here \(\w+ is missing\): make test-slurm installs it where it may", reason
+    )
+    assert set(others) <= {reason}
+    # None has run.
+    assert re.fullmatch(r"\d\d skipped in .*s", done.stdout.splitlines()[-1])
