@@ -72,8 +72,8 @@ finally:
         ("A.B 1 --chain a.yaml b.yml --nodes 4", ["a.yaml", "b.yml"], "A.B 1"),
     ],
 )
-def test_configs_and_overrides(program, line, files, overrides):
-    parsed = program.parse_arguments(line.split())
+def test_configs_and_overrides(line, files, overrides):
+    parsed = launch_program.parse_arguments(line.split())
     assert parsed.cfg_files == files
     assert parsed.overrides == (overrides.split() if overrides else [])
 
