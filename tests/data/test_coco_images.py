@@ -250,7 +250,7 @@ def test_an_exif_orientation_does_not_turn_an_annotated_image(tmp_path, config):
     # Annotated as it is seen.
     what["images"][0].update(width=40, height=60)
     (tmp_path / "data" / "annotations" / "instances_train.json").write_text(json.dumps(what))
-    with pytest.raises(BadVideoError, match="60 x 40 pixels, its annotations 40 x 60; if they"):
+    with pytest.raises(BadVideoError, match="60 x 40 pixels, its annotations 40 x 60; were they"):
         build_dataset(cfg, "train").read(0)
 
 

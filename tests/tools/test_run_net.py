@@ -77,11 +77,9 @@ def test_shards_are_overrides():
     assert parsed.init_method == "tcp://host:1"
 
 
-def test_configs_run_in_their_order_and_all_are_read_first(
-    run_net, config_file, tmp_path, monkeypatch
-):
+def test_configs_run_in_their_order_and_all_are_read_first(config_file, tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr("run", lambda cfg, init_method: ran.append(cfg.OUTPUT_DIR))
+    monkeypatch.setattr(run_net, "run", lambda cfg, init_method: ran.append(cfg.OUTPUT_DIR))
     second = tmp_path / "b.yaml"
     second.write_text("OUTPUT_DIR: elsewhere\n")
     assert run_net.main(["--cfg", str(config_file), str(second), "DEVICE", "cpu"]) == 0
@@ -98,9 +96,7 @@ def test_two_trainings_in_one_folder_are_refused(config_file, tmp_path, capsys):
     assert "OUTPUT_DIR of its own" in capsys.readouterr().err
 
 
-def test_an_output_folder_that_cannot_be_written_is_an_error(
-    run_net, config_file, monkeypatch, capsys
-):
+def test_an_output_folder_that_cannot_be_written_is_an_error(config_file, monkeypatch, capsys):
     monkeypatch.setattr("stvit_video.engine.preflight.preflight", lambda cfg: None)
     folder = str(config_file / "run")  # in a file, where no folder can be
     assert run_net.main(["--cfg", str(config_file), "OUTPUT_DIR", folder]) == 2
