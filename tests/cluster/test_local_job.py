@@ -105,7 +105,8 @@ def test_it_stops_when_asked_while_its_ranks_start(start, tmp_path):
     wait_until(lambda: len(ranks_of(record)) == 2)
     os.kill(int(record.job_id), signal.SIGTERM)
     wait_until(lambda: job_facts(record).is_over)
-    assert "Stopped before the start, as asked" in record.log().read_text()
+    log = (record.folder / "logs" / "rank_00000.log").read_text()
+    assert "Stopped before the start, as asked" in log
     assert json.loads(rank_record(record.folder, 0).read_text())["ending"] == "stopped"
 
 
