@@ -3,9 +3,8 @@
 # make demo-images   trains and tests DeiT, dense and with semantic tokens, on generated pictures
 # make demo-detection   trains and tests a Cascade Mask R-CNN on generated images
 # make test   the tests, but for those that need SLURM
-# make test-slurm   the tests on two SLURMs of four nodes each, which they start on this machine, as
-#             they wait most of the time; installs Debian's packages where it may, and skips the
-#             tests where there is no SLURM
+# make test-slurm   the tests on a SLURM of four nodes, which they start on this machine; installs
+#             Debian's packages where it may, and skips the tests where there is no SLURM
 # make lint   ruff and mypy
 
 PYTHON ?= python3
@@ -49,7 +48,7 @@ test-slurm: venv
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	        apt-get install -qq --yes --no-install-recommends slurm-wlm munge || true; \
 	fi
-	$(BIN)/python -m pytest -rs --durations 10 -n 2 --dist worksteal tests/slurm
+	$(BIN)/python -m pytest -rs --durations 10 tests/slurm
 
 lint: venv
 	$(BIN)/ruff check .
