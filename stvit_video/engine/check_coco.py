@@ -12,12 +12,12 @@ from stvit_video.data.check.journal import Journal, VideoFacts
 from stvit_video.data.check.lines import Problem
 from stvit_video.data.check.videos import check_videos
 from stvit_video.data.coco.annotations import BadAnnotation, CocoAnnotations, read_annotations
-from stvit_video.data.coco.dataset import image_files
+from stvit_video.data.coco.dataset import image_files, size_error
 from stvit_video.data.coco.left_out import write_left_out
 from stvit_video.data.coco.masks import decode_mask, require_pycocotools
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.quarantine import write_quarantine
-from stvit_video.engine.check_data import list_problems
+from stvit_video.engine.check_data import write_problems
 from stvit_video.errors import UserError
 
 
@@ -77,10 +77,8 @@ class CocoCheck:
         write_quarantine(self.output / "quarantine.csv", unreadable)
         counts = pd.DataFrame(table)
         counts.to_csv(self.output / "statistics.csv")
-        text = "".join(f"{problem.text}\n" for problem in problems)
-        (self.output / "problems.txt").write_text(text, "utf-8", errors="surrogateescape")
         shown = f"{counts.to_string()}\n\n" if table else ""
-        return problems, shown + list_problems(problems)
+        return problems, shown + write_problems(self.output, problems)
 
     def _read(self, name: str, images: LabeledVideos, journal: Journal) -> list[VideoFacts]:
         return check_videos(
@@ -99,12 +97,7 @@ def _unreadable(
 ) -> list[BadVideo]:
     bad = []
     for index, (record, found) in enumerate(zip(annotations.images, facts, strict=True)):
-        error = found.error
-        if not error and (found.height, found.width) != (record.height, record.width):
-            error = (
-                f"it is {found.width} x {found.height} pixels, its annotations "
-                f"{record.width} x {record.height}"
-            )
+        error = found.error or size_error(record, (found.height, found.width))
         if error:
             bad.append(images.bad_video(index, error, kills=found.kills))
     return bad

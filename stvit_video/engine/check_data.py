@@ -126,13 +126,13 @@ class DataCheck:
         table = summarise(facts, labels)
         table.to_csv(self.output / "statistics.csv")
         draw_statistics(self.output / "statistics.png", facts, labels)
-        text = "".join(f"{problem.text}\n" for problem in problems)
-        (self.output / "problems.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
-        return f"{table.to_string()}\n\n{list_problems(problems)}"
+        return f"{table.to_string()}\n\n{write_problems(self.output, problems)}"
 
 
-def list_problems(problems: Sequence[Problem]) -> str:
-    """Name the first problems of each kind, and count them."""
+def write_problems(output: Path, problems: Sequence[Problem]) -> str:
+    """Write all problems to problems.txt; returns the first of each kind, and their number."""
+    text = "".join(f"{problem.text}\n" for problem in problems)
+    (output / "problems.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     if not problems:
         return "No problems were found."
     lines = []

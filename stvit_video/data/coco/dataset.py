@@ -3,6 +3,7 @@
 Letters: H W size, m objects of an image.
 """
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,8 @@ class CocoImages(Dataset[dict[str, Any]]):
         record = self.annotations.images[index]
         with self.videos.open(index) as reader:
             pixels = reader.get_frames([0])[0].permute(2, 0, 1)
-        if pixels.shape[1:] != (record.height, record.width):
-            found = f"{pixels.shape[2]} x {pixels.shape[1]}"
-            hint = ""
-            if pixels.shape[:0:-1] == (record.height, record.width):
-                hint = (
-                    "; were they made of the picture as its EXIF orientation turns it, store it so"
-                )
-            self.refuse(index, f"it is {found} pixels, its annotations {_size(record)}{hint}")
+        if error := size_error(record, pixels.shape[1:]):
+            self.refuse(index, error)
         return tv_tensors.Image(pixels)
 
     def refuse(self, index: int, error: str) -> None:
@@ -156,9 +151,17 @@ def image_files(annotations: CocoAnnotations, folder: str | Path) -> LabeledVide
     return LabeledVideos(annotations.paths, prefix=folder, backend="image")
 
 
+def size_error(record: ImageRecord, size: Sequence[int]) -> str:
+    """Say what is wrong where an image of ``size``, (rows, columns), is not what is annotated."""
+    annotated = (record.height, record.width)
+    if tuple(size) == annotated:
+        return ""
+    hint = ""
+    if tuple(size)[::-1] == annotated:
+        hint = "; were they made of the picture as its EXIF orientation turns it, store it so"
+    found, expected = (f"{width} x {height}" for height, width in (size, annotated))
+    return f"it is {found} pixels, its annotations {expected}{hint}"
+
+
 def _plain(value: Tensor) -> Tensor:
     return value.as_subclass(Tensor).contiguous()
-
-
-def _size(record: ImageRecord) -> str:
-    return f"{record.width} x {record.height}"
