@@ -6,9 +6,9 @@ Letters: N frames, H W grid of image tokens, h w grid of semantic tokens, C chan
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers.in_place import gelu
 from .regions import Windows
 
 
@@ -107,7 +107,7 @@ class _Predictor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = F.gelu(self.norm(x))
+        x = gelu(self.norm(x))
         return self.pointwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 

@@ -56,6 +56,16 @@ class KeyRanges:
     semantic_starts: tuple[int, ...]
     semantic_length: int
 
+    @property
+    def image(self) -> tuple[tuple[int, ...], int]:
+        """First image token of each window's keys, and their number."""
+        return self.image_starts, self.image_length
+
+    @property
+    def semantic(self) -> tuple[tuple[int, ...], int]:
+        """First semantic token of each window's keys, and their number."""
+        return self.semantic_starts, self.semantic_length
+
 
 def key_ranges(windows: Windows, *, size: int, key_window: int | None) -> KeyRanges:
     """Place a key window around each window of an axis of ``size`` image tokens.

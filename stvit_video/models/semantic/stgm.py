@@ -5,22 +5,24 @@ I J windows along rows and columns, q q semantic tokens of a window.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.attention import Attention
-from ..layers.block import Mlp, Residual
+from ..layers.block import Residual, TransformerLayer
 from ..layers.in_place import add_branch
 from ..layers.pieces import rows_of_a_piece
 from .centers import learned_centers, tile_centers
+from .keys import KeyPlan, gather_keys, plan_keys
 from .pooling import SpatialPooling
 from .reach import Reach
 from .regions import KeyRanges, Windows, key_ranges
 
 
-class SemanticTokenLayer(nn.Module):
+class SemanticTokenLayer(TransformerLayer):
     """A transformer layer in which semantic tokens gather from image tokens.
 
     Queries are the semantic tokens; keys and values are image tokens and, beside them, semantic
@@ -42,6 +44,8 @@ class SemanticTokenLayer(nn.Module):
         reach: says which image tokens, and no others, are seen, instead of ``key_window``.
     """
 
+    attn: Attention
+
     def __init__(
         self,
         dim: int,
@@ -57,21 +61,21 @@ class SemanticTokenLayer(nn.Module):
         shortcut: bool = True,
         reach: Reach | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            dim,
+            attention=Attention(dim, num_heads=num_heads),
+            mlp_ratio=mlp_ratio,
+            drop_path=drop_path,
+            layer_scale=layer_scale,
+            norm_layer=norm_layer,
+        )
         self.windows = windows
         self.key_window = key_window
         self.semantic_keys = semantic_keys
-        self.norm1 = norm_layer(dim)
-        self.attn = Attention(dim, num_heads=num_heads)
         self.shortcut = shortcut
         self.reach = reach
-        # What is dropped must leave something behind.
-        self.residual1 = Residual(
-            dim, drop_path=drop_path if shortcut else 0.0, layer_scale=layer_scale
-        )
-        self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, ratio=mlp_ratio)
-        self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
+        if not shortcut:  # what is dropped must leave something behind
+            self.residual1 = Residual(dim, drop_path=0.0, layer_scale=layer_scale)
 
     def forward(
         self, semantic_tokens: Tensor, image_tokens: Tensor, queries: Tensor | None = None
@@ -86,28 +90,14 @@ class SemanticTokenLayer(nn.Module):
         Returns:
             semantic tokens ``[N, h, w, C]``.
         """
-        # Keys and values have twice the channels, and a token is in about two key windows.
-        size = rows_of_a_piece(
-            len(image_tokens), device=image_tokens.device, numbers=4 * image_tokens[0].numel()
-        )
-        given = (semantic_tokens, image_tokens, *(() if queries is None else (queries,)))
-        pieces = [
-            self._update(*frames) for frames in zip(*(x.split(size) for x in given), strict=True)
-        ]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-    def _update(
-        self, semantic_tokens: Tensor, image_tokens: Tensor, queries: Tensor | None = None
-    ) -> Tensor:
-        """Do what :meth:`forward` does, all frames at once."""
         x = semantic_tokens if queries is None else queries
         if self.reach is None:
             attended = self._attend(x, semantic_tokens, image_tokens)
         else:
-            attended = self.reach(self.attn, self.norm1, x, image_tokens)
+            reach = partial(self.reach, self.attn, self.norm1)
+            attended = self._by_frames(reach, x, image_tokens)
         branch = self.residual1(attended)
-        x = add_branch(x, branch) if self.shortcut else branch
-        return add_branch(x, self.residual2(self.mlp(self.norm2(x))))
+        return self.feed_forward(add_branch(x, branch) if self.shortcut else branch)
 
     def _attend(self, x: Tensor, semantic_tokens: Tensor, image_tokens: Tensor) -> Tensor:
         """Let queries ``[N, h, w, C]`` gather from both; key windows are moved inwards."""
@@ -116,15 +106,38 @@ class SemanticTokenLayer(nn.Module):
             for size in image_tokens.shape[1:3]
         )
         normed = self.norm1(x)
-        tokens = [self.norm1(image_tokens).flatten(1, 2)]
+        keys = [image_tokens]
         if self.semantic_keys:
-            semantic = normed if x is semantic_tokens else self.norm1(semantic_tokens)
-            tokens.insert(0, semantic.flatten(1, 2))
+            keys.append(normed if x is semantic_tokens else self.norm1(semantic_tokens))
+        plan = plan_keys(
+            rows,
+            columns,
+            semantic=_grid(semantic_tokens) if self.semantic_keys else None,
+            image=_grid(image_tokens),
+            device=x.device,
+        )
+        windows = _to_windows(self.attn.project_queries(normed), rows, columns)
+        gather = partial(self._gather, plan)
+        gathered = self._by_frames(gather, windows.unflatten(0, (len(x), -1)), *keys)
+        return _from_windows(self.attn.proj(gathered.flatten(0, 1)), x.shape, rows, columns)
+
+    def _gather(
+        self, plan: KeyPlan | None, queries: Tensor, image_tokens: Tensor, *normed: Tensor
+    ) -> Tensor:
+        """Let windows of queries ``[N, M, q q, C]`` gather from the tokens of their frames."""
+        tokens = [x.flatten(1, 2) for x in (*normed, self.norm1(image_tokens))]
         keys_values = self.attn.project_keys_values(torch.cat(tokens, dim=1))
-        sizes = (semantic_tokens.shape[1:3], image_tokens.shape[1:3])
-        keys_values = _gather_keys(keys_values, sizes, rows, columns)
-        q = _to_windows(self.attn.project_queries(normed), rows, columns)
-        return _from_windows(self.attn.attend(q, keys_values), x.shape, rows, columns)
+        gathered = self.attn.gather(queries.flatten(0, 1), gather_keys(keys_values, plan))
+        return gathered.view_as(queries)
+
+    def _by_frames(self, work: Callable[..., Tensor], x: Tensor, *keys: Tensor) -> Tensor:
+        """Apply ``work`` to a few frames at a time; ``keys`` begins with the image tokens."""
+        # Keys and values have twice the channels, and a token is in about two key windows.
+        size = rows_of_a_piece(len(x), device=x.device, numbers=4 * keys[0][0].numel())
+        if size == len(x):
+            return work(x, *keys)
+        frames = zip(*(tokens.split(size) for tokens in (x, *keys)), strict=True)
+        return torch.cat([work(*piece) for piece in frames])
 
 
 class SemanticTokenGeneration(nn.Module):
@@ -171,46 +184,9 @@ class SemanticTokenGeneration(nn.Module):
         return centers
 
 
-def _gather_keys(
-    x: Tensor, sizes: tuple[Sequence[int], Sequence[int]], rows: KeyRanges, columns: KeyRanges
-) -> Tensor:
-    """Gather the keys of each window, semantic tokens first: ``[N I J, K, C]``.
-
-    Args:
-        x: all semantic tokens, if they are keys, and all image tokens, ``[N, tokens, C]``.
-        sizes: (h, w) and (H, W).
-        rows: keys of the windows along rows.
-        columns: the same along columns.
-    """
-    (h, w), (height, width) = sizes
-    if (rows.image_length, columns.image_length) == (height, width):
-        return x
-    semantic, image = x[:, : -height * width], x[:, -height * width :]
-    keys = _windows(
-        image.unflatten(1, (height, width)),
-        (rows.image_starts, rows.image_length),
-        (columns.image_starts, columns.image_length),
-    )
-    if not semantic.shape[1]:
-        return keys
-    semantic = _windows(
-        semantic.unflatten(1, (h, w)),
-        (rows.semantic_starts, rows.semantic_length),
-        (columns.semantic_starts, columns.semantic_length),
-    )
-    return torch.cat([semantic, keys], dim=1)
-
-
-def _windows(
-    x: Tensor, rows: tuple[Sequence[int], int], columns: tuple[Sequence[int], int]
-) -> Tensor:
-    """Gather windows ``[N I J, tokens, C]``, given by starts and length, of ``[N, H, W, C]``.
-
-    Slices, not an index: their gradient is a sum in a fixed order, so training is reproducible.
-    """
-    (tops, height), (lefts, width) = rows, columns
-    windows = [x[:, top : top + height, left : left + width] for top in tops for left in lefts]
-    return torch.stack(windows, dim=1).flatten(0, 1).flatten(1, 2)
+def _grid(x: Tensor) -> tuple[int, int]:
+    # While a model is traced its sizes are tensors, by which no plan would be found again.
+    return int(x.shape[1]), int(x.shape[2])
 
 
 def _to_windows(x: Tensor, rows: KeyRanges, columns: KeyRanges) -> Tensor:
