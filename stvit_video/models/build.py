@@ -12,10 +12,10 @@ from stvit_video.runtime.registry import Registry
 from .deit import Deit, deit_blocks
 from .detection.build import build_cascade
 from .heads import ClassificationHead, ClassTokenHead
+from .layers.block import BlockSpec
 from .layers.checkpointed import CheckpointedSequential
 from .layers.patch import ConvStem, PatchEmbed
 from .layers.position import PositionEmbedding
-from .layers.window_block import BlockSpec
 from .parameters import keep_parameters_in
 from .ptv import PTV_MODELS, set_head
 from .semantic.build import deit_semantic, swin_semantic

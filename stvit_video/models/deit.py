@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .depths import depths_by_name
-from .layers.window_block import BlockSpec, window_block
+from .layers.block import BlockSpec
+from .layers.window_block import window_block
 from .layers.windows import WindowSize
 from .semantic.assembly import layout_blocks
 from .semantic.stage import SemanticSpec, base_blocks

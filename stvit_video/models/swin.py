@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from stvit_video.errors import UserError
 
 from .depths import depths_by_name
+from .layers.block import BlockSpec
 from .layers.patch import ChannelDoubling, PatchMerging
-from .layers.window_block import BlockSpec, window_block
+from .layers.window_block import window_block
 from .layers.windows import Size
 from .semantic.assembly import layout_blocks
 from .semantic.stage import SemanticSpec, base_blocks, semantic_blocks

@@ -7,8 +7,8 @@ from test_reach import masked_attention, seen_along
 from torch import nn
 
 from stvit_video.errors import UserError
+from stvit_video.models.layers.block import BlockSpec
 from stvit_video.models.layers.frames import PerFrame
-from stvit_video.models.layers.window_block import BlockSpec
 from stvit_video.models.semantic.assembly import layout_blocks
 from stvit_video.models.semantic.dumbbell import DumbbellUnit, ReusingDumbbells
 from stvit_video.models.semantic.layout import parse_layout

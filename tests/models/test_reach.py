@@ -5,6 +5,7 @@ import torch
 
 from stvit_video.models.layers import pieces
 from stvit_video.models.layers.attention import Attention
+from stvit_video.models.layers.block import BlockSpec
 from stvit_video.models.semantic.maps import attention_maps
 from stvit_video.models.semantic.reach import CentredReach, CentredWindow, Reach
 from stvit_video.models.semantic.regions import Windows
@@ -106,8 +107,7 @@ def test_without_a_window_every_key_is_seen(attn, norm):
 
 def test_attention_maps_are_of_the_keys_that_are_seen():
     layer = SemanticTokenLayer(
-        DIM,
-        num_heads=2,
+        BlockSpec(DIM, 2),
         windows=Windows(window=7, tokens=3),
         key_window=None,
         semantic_keys=False,

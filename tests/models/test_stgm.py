@@ -7,6 +7,7 @@ import torch
 from brute_force import multi_head
 from torch.func import functional_call
 
+from stvit_video.models.layers.block import BlockSpec
 from stvit_video.models.layers.frames import PerFrame
 from stvit_video.models.semantic.pooling import AdaptiveAveragePooling, IntraInterPooling
 from stvit_video.models.semantic.regions import Windows
@@ -21,7 +22,7 @@ DIM = 8
 
 def make_layer(key_window, *, dim=DIM, windows=SEVEN, **options):
     layer = SemanticTokenLayer(
-        dim, num_heads=2, windows=windows, key_window=key_window, **options
+        BlockSpec(dim, 2), windows=windows, key_window=key_window, **options
     ).double()
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.5)

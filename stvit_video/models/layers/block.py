@@ -4,6 +4,7 @@ Letters: C channels; ``...`` are the axes of a grid, which a block never looks a
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -68,34 +69,50 @@ class Residual(nn.Module):
         return self.drop(self.scale(branch))
 
 
+@dataclass(frozen=True)
+class BlockSpec:
+    """What all blocks of a stage have in common, those on semantic tokens too.
+
+    Attributes:
+        dim: channels C.
+        num_heads: attention heads.
+        mlp_ratio: hidden channels of the MLP as a multiple of C.
+        norm_layer: builds a norm of C channels.
+        cut_windows: windows are cut to a smaller grid, which is else padded.
+    """
+
+    dim: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    norm_layer: Callable[[int], nn.Module] = nn.LayerNorm
+    cut_windows: bool = True
+
+
 class TransformerLayer(nn.Module):
     """The parts of a pre-norm transformer layer, whatever attends to what in it.
 
     Args:
-        dim: channels C.
+        spec: what the layers of its stage have in common.
         attention: used by :meth:`forward` of the layer.
-        mlp_ratio: hidden channels of the MLP as a multiple of C.
         drop_path: stochastic depth rate of both branches.
         layer_scale: initial layer scale of both branches; 0 for none.
-        norm_layer: builds a norm of C channels.
     """
 
     def __init__(
         self,
-        dim: int,
+        spec: BlockSpec,
         *,
         attention: nn.Module,
-        mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         layer_scale: float = 0.0,
-        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
     ) -> None:
         super().__init__()
-        self.norm1 = norm_layer(dim)
+        dim = spec.dim
+        self.norm1 = spec.norm_layer(dim)
         self.attn = attention
         self.residual1 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
-        self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, ratio=mlp_ratio)
+        self.norm2 = spec.norm_layer(dim)
+        self.mlp = Mlp(dim, ratio=spec.mlp_ratio)
         self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
 
     def feed_forward(self, x: Tensor) -> Tensor:

@@ -1,32 +1,8 @@
 """The transformer block with attention inside windows: that of Swin, DeiT and semantic tokens."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from torch import nn
-
 from .attention import WindowAttention
-from .block import Block
+from .block import Block, BlockSpec
 from .windows import Size, WindowSize
-
-
-@dataclass(frozen=True)
-class BlockSpec:
-    """What all blocks of a stage have in common, those on semantic tokens too.
-
-    Attributes:
-        dim: channels C.
-        num_heads: attention heads.
-        mlp_ratio: hidden channels of the MLP as a multiple of C.
-        norm_layer: builds a norm of C channels.
-        cut_windows: windows are cut to a smaller grid, which is else padded.
-    """
-
-    dim: int
-    num_heads: int
-    mlp_ratio: float = 4.0
-    norm_layer: Callable[[int], nn.Module] = nn.LayerNorm
-    cut_windows: bool = True
 
 
 def window_block(
@@ -59,11 +35,4 @@ def window_block(
         mask_padding=mask_padding,
         cut_windows=spec.cut_windows,
     )
-    return Block(
-        spec.dim,
-        attention=attention,
-        mlp_ratio=spec.mlp_ratio,
-        drop_path=drop_path,
-        layer_scale=layer_scale,
-        norm_layer=spec.norm_layer,
-    )
+    return Block(spec, attention=attention, drop_path=drop_path, layer_scale=layer_scale)

@@ -9,8 +9,9 @@ from functools import partial
 
 from torch import nn
 
+from ..layers.block import BlockSpec
 from ..layers.frames import PerFrame
-from ..layers.window_block import BlockSpec, window_block
+from ..layers.window_block import window_block
 from ..layers.windows import WindowSize
 from .dumbbell import DumbbellUnit, ReusingDumbbells, ReusingUnit
 from .layout import Unit, runs

@@ -10,8 +10,9 @@ from functools import partial
 
 from torch import nn
 
+from ..layers.block import BlockSpec
 from ..layers.frames import PerFrame
-from ..layers.window_block import BlockSpec, window_block
+from ..layers.window_block import window_block
 from ..layers.windows import Size, WindowSize
 from .layout import Unit, restores_image_tokens
 from .pooling import SpatialPooling
@@ -140,15 +141,12 @@ def generation(
     reaches = semantic.reaches.generation or (None,) * len(drop_paths)
     layers = [
         SemanticTokenLayer(
-            spec.dim,
-            num_heads=spec.num_heads,
+            spec,
             windows=semantic.windows,
             key_window=key_window,
             semantic_keys=semantic_keys,
-            mlp_ratio=spec.mlp_ratio,
             drop_path=rate,
             layer_scale=semantic.layer_scale,
-            norm_layer=spec.norm_layer,
             shortcut=semantic.shortcut or index > 0,
             reach=reach,
         )
@@ -172,13 +170,10 @@ def recovery_layers(
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number, rate in enumerate(drop_paths, first):
         layer = Recovery(
-            spec.dim,
-            num_heads=spec.num_heads,
+            spec,
             reach=semantic.reaches.recovery,
-            mlp_ratio=spec.mlp_ratio,
             drop_path=rate,
             layer_scale=semantic.layer_scale,
-            norm_layer=spec.norm_layer,
         )
         layers[str(number)] = PerFrame(layer)
     return layers

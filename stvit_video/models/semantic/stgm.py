@@ -11,71 +11,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.attention import Attention
-from ..layers.block import Residual, TransformerLayer
+from ..layers.block import BlockSpec, Residual
 from ..layers.in_place import add_branch
 from ..layers.pieces import rows_of_a_piece
 from .centers import learned_centers, tile_centers
+from .gathering import GatheringLayer
 from .keys import KeyPlan, gather_keys, plan_keys
 from .pooling import SpatialPooling
 from .reach import Reach
 from .regions import KeyRanges, Windows, key_ranges
 
 
-class SemanticTokenLayer(TransformerLayer):
+class SemanticTokenLayer(GatheringLayer):
     """A transformer layer in which semantic tokens gather from image tokens.
 
     Queries are the semantic tokens; keys and values are image tokens and, beside them, semantic
-    tokens of a key window around each window. One norm serves both, and the parameters are those
-    of a dense block. Keys and values are projected once a token and gathered into (overlapping)
-    windows afterwards.
+    tokens of a key window around each window. Keys and values are projected once a token and
+    gathered into (overlapping) windows afterwards.
 
     Args:
-        dim: channels C.
-        num_heads: attention heads.
+        spec: what the layers of its stage have in common.
         windows: how an axis is cut into windows and semantic tokens.
         key_window: side of the key window in image tokens; None for the whole grid.
         semantic_keys: semantic tokens are keys and values too.
-        mlp_ratio: hidden channels of the MLP as a multiple of C.
         drop_path: stochastic depth rate of both branches.
         layer_scale: initial layer scale of both branches; 0 for none.
-        norm_layer: builds a norm of C channels.
         shortcut: queries are added to what they gather; without, they are replaced by it.
         reach: says which image tokens, and no others, are seen, instead of ``key_window``.
     """
 
-    attn: Attention
-
     def __init__(
         self,
-        dim: int,
+        spec: BlockSpec,
         *,
-        num_heads: int,
         windows: Windows,
         key_window: int | None,
         semantic_keys: bool = True,
-        mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         layer_scale: float = 0.0,
-        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         shortcut: bool = True,
         reach: Reach | None = None,
     ) -> None:
-        super().__init__(
-            dim,
-            attention=Attention(dim, num_heads=num_heads),
-            mlp_ratio=mlp_ratio,
-            drop_path=drop_path,
-            layer_scale=layer_scale,
-            norm_layer=norm_layer,
-        )
+        super().__init__(spec, drop_path=drop_path, layer_scale=layer_scale)
         self.windows = windows
         self.key_window = key_window
         self.semantic_keys = semantic_keys
         self.shortcut = shortcut
         self.reach = reach
         if not shortcut:  # what is dropped must leave something behind
-            self.residual1 = Residual(dim, drop_path=0.0, layer_scale=layer_scale)
+            self.residual1 = Residual(spec.dim, drop_path=0.0, layer_scale=layer_scale)
 
     def forward(
         self, semantic_tokens: Tensor, image_tokens: Tensor, queries: Tensor | None = None
