@@ -1,10 +1,8 @@
 """From a config to data sets and loaders."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import torch
 from fvcore.common.config import CfgNode
 
 from stvit_video.data.augment.build import build_augmentations
@@ -15,8 +13,8 @@ from stvit_video.data.kinetics import CentreClips, MultiViewVideos, TrainingClip
 from stvit_video.data.labeled_paths import read_labeled_paths
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.loader import VideoLoader
-from stvit_video.data.quarantine import Quarantine
-from stvit_video.data.samplers import Draw, EvalBatchSampler, TrainBatchSampler, replacement
+from stvit_video.data.loading.build import build_guarded_loader
+from stvit_video.data.samplers import EvalBatchSampler, TrainBatchSampler
 from stvit_video.data.sampling import PROTOCOLS, ClipSampling
 from stvit_video.data.transforms import (
     JitteredCrop,
@@ -63,21 +61,13 @@ def build_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> Vid
     assert isinstance(dataset, VideoDataset)
     is_train = split == "train"
     build_sampler = _train_sampler if is_train else _eval_sampler
-    return VideoLoader(
+    return build_guarded_loader(
+        cfg,
         dataset,
+        dataset.videos.paths,
         batch_sampler=build_sampler(cfg, dataset, split=split, rank=rank, world_size=world_size),
-        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
-        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.DEVICE != "cpu" and torch.cuda.is_available(),
-        quarantine=Quarantine(
-            dataset.videos.paths,
-            file=Path(cfg.OUTPUT_DIR) / "quarantine.csv",
-            max_bad=cfg.DATA.MAX_BAD_VIDEOS,
-            fate="replaced by another one" if is_train else "left out",
-        ),
+        is_train=is_train,
         second_try=build_second_try(dataset),
-        # An evaluation over other videos than its list says would be wrong in silence.
-        replace=_replacement(cfg, dataset) if is_train else None,
-        seconds_per_video=cfg.DATA.DECODE_TIMEOUT,
     )
 
 
@@ -188,10 +178,6 @@ def build_test_crops(cfg: CfgNode) -> SpatialCrops:
 
 def _dataset_name(cfg: CfgNode, split: str) -> str:
     return cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
-
-
-def _replacement(cfg: CfgNode, dataset: VideoDataset) -> Callable[[Draw, int], Draw]:
-    return partial(replacement, num_samples=len(dataset), seed=cfg.RNG_SEED)
 
 
 def _csv_path(folder: str, split: str) -> Path:

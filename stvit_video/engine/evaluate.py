@@ -1,6 +1,7 @@
 """The test: all views of every video, or a detector on every image."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -54,53 +55,50 @@ def test(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
     _log.info("%s", load_tested_weights(cfg, model, path))
     compile_model(cfg, model)
     test_model = _test_detector if is_detection(cfg) else _test_classifier
-    if not test_model(cfg, model, loader, checkpoint=path, should_stop=should_stop):
+    if not test_model(_TestRun(cfg, model, loader, path, should_stop)):
         _log.info("The test was stopped as asked; start again to do it anew")
 
 
-def _test_detector(
-    cfg: CfgNode,
-    model: nn.Module,
-    loader: VideoLoader,
-    *,
-    checkpoint: Path,
-    should_stop: ShouldStop,
-) -> bool:
+@dataclass(frozen=True)
+class _TestRun:
+    """What a test takes: the model with its weights, those of ``checkpoint``, and the data."""
+
+    cfg: CfgNode
+    model: nn.Module
+    loader: VideoLoader
+    checkpoint: Path
+    should_stop: ShouldStop
+
+
+def _test_detector(run: _TestRun) -> bool:
     """Test, and write the results; return False if it was cut short."""
-    device = distributed.device()
+    cfg, device = run.cfg, distributed.device()
     evaluated = evaluate_detector(
-        model,
-        loader,
+        run.model,
+        run.loader,
         normalise=build_normalise(cfg, device),
         precision=build_precision(cfg, device),
-        should_stop=should_stop,
+        should_stop=run.should_stop,
     )
     if evaluated is None:
         return False
     if distributed.is_main():
         report_detection(
             evaluated,
-            loader,
+            run.loader,
             output_dir=Path(cfg.OUTPUT_DIR),
             predictions_path=predictions_path(cfg),
-            checkpoint=checkpoint,
+            checkpoint=run.checkpoint,
             device=device,
         )
     return True
 
 
-def _test_classifier(
-    cfg: CfgNode,
-    model: nn.Module,
-    loader: VideoLoader,
-    *,
-    checkpoint: Path,
-    should_stop: ShouldStop,
-) -> bool:
+def _test_classifier(run: _TestRun) -> bool:
     """Test, and write the results; return False if it was cut short."""
-    device = distributed.device()
+    cfg, device = run.cfg, distributed.device()
     predictor = ViewPredictor(
-        model,
+        run.model,
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         max_views=cfg.TEST.BATCH_SIZE // cfg.NUM_GPUS,
         normalise=build_normalise(cfg, device),
@@ -110,19 +108,19 @@ def _test_classifier(
     )
     own = predict_all(
         predictor,
-        loader,
+        run.loader,
         log_period=cfg.LOG_PERIOD,
         output_dir=cfg.OUTPUT_DIR,
-        should_stop=should_stop,
+        should_stop=run.should_stop,
     )
-    loader.quarantine.share()
-    if agreed(should_stop)():
+    run.loader.quarantine.share()
+    if agreed(run.should_stop)():
         return False
     parts = [part for rank_parts in distributed.gather_objects(own) for part in rank_parts]
     read = sum(len(part.labels) for part in parts)
-    say_what_was_read("The test", "video", read=read, expected=len(loader.dataset))
+    say_what_was_read("The test", "video", read=read, expected=len(run.loader.dataset))
     if distributed.is_main():
-        _report(cfg, parts, loader, checkpoint=checkpoint, device=device)
+        _report(cfg, parts, run.loader, checkpoint=run.checkpoint, device=device)
     return True
 
 

@@ -1,9 +1,7 @@
 """From a config to data sets and loaders of images with objects."""
 
-from functools import partial
 from pathlib import Path
 
-import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import Sampler
 from torchvision.transforms import v2
@@ -20,8 +18,8 @@ from stvit_video.data.coco.left_out import check_budget, write_left_out
 from stvit_video.data.coco.masks import require_pycocotools
 from stvit_video.data.coco.transforms import eval_transform, train_transform
 from stvit_video.data.loader import VideoLoader
-from stvit_video.data.quarantine import Quarantine
-from stvit_video.data.samplers import EvalBatchSampler, GroupedBatchSampler, replacement
+from stvit_video.data.loading.build import build_guarded_loader
+from stvit_video.data.samplers import EvalBatchSampler, GroupedBatchSampler
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.logging import get_logger
@@ -97,20 +95,12 @@ def build_coco_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -
     )
     if is_train:
         sampler = _train_sampler(cfg, dataset.annotations, rank=rank, world_size=world_size)
-    replace = partial(replacement, num_samples=len(dataset), seed=cfg.RNG_SEED)
-    return VideoLoader(
+    return build_guarded_loader(
+        cfg,
         dataset,
+        dataset.annotations.paths,
         batch_sampler=sampler,
-        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
-        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.DEVICE != "cpu" and torch.cuda.is_available(),
-        quarantine=Quarantine(
-            dataset.annotations.paths,
-            file=Path(cfg.OUTPUT_DIR) / "quarantine.csv",
-            max_bad=cfg.DATA.MAX_BAD_VIDEOS,
-            fate="replaced by another one" if is_train else "left out",
-        ),
-        replace=replace if is_train else None,
-        seconds_per_video=cfg.DATA.DECODE_TIMEOUT,
+        is_train=is_train,
         collate=collate_images,
     )
 
