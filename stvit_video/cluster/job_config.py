@@ -20,6 +20,7 @@ PATH_KEYS = (
     "TRAIN.CHECKPOINT_FILE_PATH",
     "TEST.CHECKPOINT_FILE_PATH",
     "TENSORBOARD.CLASS_NAMES_PATH",
+    "DETECTION.CACHE_DIR",
 )
 # Words that stand where a path may.
 _NO_PATHS = ("", "best")

@@ -257,6 +257,9 @@ def default_config() -> CfgNode:
     # Names of the training, validation and test split in DATA.PATH_TO_DATA_DIR, which holds
     # annotations/instances_NAME.json and the images NAME/*.jpg, as COCO comes.
     c.DETECTION.SPLITS = ("train2017", "val2017", "val2017")
+    # Where what was read of an annotation file is kept: runs that name one folder parse it once.
+    # Empty: OUTPUT_DIR/cache.
+    c.DETECTION.CACHE_DIR = ""
     # Training: the short side is drawn from these, and the long one is at most MAX_SIZE.
     c.DETECTION.TRAIN_SHORT_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     c.DETECTION.MAX_SIZE = 1333

@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from stvit_video.config import load_config
 from stvit_video.data.bad_video import BadVideoError
 from stvit_video.data.build import build_dataset, build_loader
+from stvit_video.data.coco import annotation_file
 from stvit_video.data.coco.transforms import RandomRectangleCrop, eval_transform, train_transform
 from stvit_video.data.samplers import Draw, GroupedBatchSampler
 from stvit_video.errors import UserError
@@ -267,3 +268,19 @@ def test_too_many_bad_annotations_are_one_sentence(config, tmp_path):
     build_dataset(config(*overrides), "train")
     with pytest.raises(UserError, match="MAX_BAD_ANNOTATIONS is 0: mend them"):
         build_dataset(config(*overrides, "DETECTION.MAX_BAD_ANNOTATIONS", "0"), "train")
+
+
+def test_runs_that_name_one_cache_folder_parse_a_file_once(config, tmp_path, monkeypatch):
+    parsed = []
+    real = annotation_file._parse
+    monkeypatch.setattr(annotation_file, "_parse", lambda path: parsed.append(path) or real(path))
+    shared = ("DETECTION.CACHE_DIR", str(tmp_path / "of" / "all"))
+    for run in ("one", "two"):
+        build_dataset(config(*shared, "OUTPUT_DIR", str(tmp_path / run)), "train")
+        assert not (tmp_path / run / "cache").exists()
+    assert len(parsed) == 1
+    build_dataset(config("OUTPUT_DIR", str(tmp_path / "one")), "train")
+    assert len(parsed) == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"CACHE_DIR cannot be made: .*file"):
+        build_dataset(config("DETECTION.CACHE_DIR", str(tmp_path / "file" / "x")), "train")

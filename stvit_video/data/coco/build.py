@@ -34,14 +34,15 @@ def build_coco(cfg: CfgNode, split: str) -> CocoImages:
 
     Raises:
         UserError: pycocotools is not there, the annotation file cannot be read, has a mistake in
-            it or too many degenerate annotations, or none of its first images exists.
+            it or too many degenerate annotations, none of its first images exists, or
+            DETECTION.CACHE_DIR cannot be made.
     """
     require_pycocotools()
     annotations = read_annotations(
         annotation_file(cfg, split),
         num_classes=cfg.MODEL.NUM_CLASSES,
         only_with_objects=split == "train",
-        cache_folder=Path(cfg.OUTPUT_DIR) / "cache",
+        cache_folder=_cache_folder(cfg),
     )
     check_budget(annotations.bad, max_bad=cfg.DETECTION.MAX_BAD_ANNOTATIONS)
     videos = image_files(annotations, _image_folder(cfg, split))
@@ -103,6 +104,17 @@ def build_coco_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -
         is_train=is_train,
         collate=collate_images,
     )
+
+
+def _cache_folder(cfg: CfgNode) -> Path:
+    if not cfg.DETECTION.CACHE_DIR:
+        return Path(cfg.OUTPUT_DIR) / "cache"
+    folder = Path(cfg.DETECTION.CACHE_DIR)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"DETECTION.CACHE_DIR cannot be made: {error}") from error
+    return folder
 
 
 def _image_folder(cfg: CfgNode, split: str) -> Path:
