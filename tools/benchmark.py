@@ -31,6 +31,7 @@ from stvit_video.engine.loader_benchmark import find_videos
 from stvit_video.engine.loader_report import loader_report
 from stvit_video.errors import UserError
 from stvit_video.runtime.allocator import keep_freed_memory
+from stvit_video.runtime.attention_kernels import avoid_planned_attention
 
 _LOADER_CONFIG = Path(__file__).resolve().parents[1] / "configs/k400/stvit_swin_t.yaml"
 _GENERATED_VIDEOS = 4
@@ -102,6 +103,7 @@ def main() -> None:
 def measure_models(arguments: argparse.Namespace) -> None:
     """Build the models, time them, print the table."""
     device = torch.device(arguments.device)
+    avoid_planned_attention()
     if arguments.keep_memory and not keep_freed_memory():
         raise UserError("--keep-memory needs the GNU C library: leave it out.")
     frames, *size = arguments.size

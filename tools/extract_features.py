@@ -18,6 +18,7 @@ from _program import program
 
 from stvit_video.config import load_config
 from stvit_video.engine.extract_features import FEATURES, extract_features
+from stvit_video.runtime.attention_kernels import avoid_planned_attention
 
 
 @program("extract_features.py")
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--opts", nargs="+", default=(), metavar="KEY VALUE", help="overrides")
     arguments = parser.parse_args()
+    avoid_planned_attention()
     print(
         extract_features(
             load_config(arguments.cfg, arguments.opts),

@@ -20,6 +20,7 @@ from stvit_video.engine.paper_tables import (
     measure,
     measure_speed,
 )
+from stvit_video.runtime.attention_kernels import avoid_planned_attention
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -49,6 +50,7 @@ def main() -> None:
     arguments = parse_arguments()
     rows = [measure(row, configs=_CONFIGS) for row in paper_rows() if row.table in arguments.tables]
     if arguments.speed:
+        avoid_planned_attention()
         measure_speed(
             rows,
             configs=_CONFIGS,

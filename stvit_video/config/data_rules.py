@@ -27,9 +27,29 @@ DATA_RULES: tuple[Rule, ...] = (
         )
         for part in ("TRAIN", "TEST")
     ),
+    *(
+        Rule(
+            ("SWIN.PATCH_SIZE", f"{part}.DATASET", "MODEL.ARCH"),
+            "must be of 1 frame for images",
+            lambda patch, name, arch: patch[0] == 1 or name != "imagenet" or arch != "swin",
+            when=f"{part}.ENABLE",
+        )
+        for part in ("TRAIN", "TEST")
+    ),
     one_of("DATA.ENSEMBLE_METHOD", "sum", "max"),
     *length(3, "DATA.MEAN", "DATA.STD"),
-    *each("must be above 0 in every entry", lambda std: min(std) > 0, "DATA.STD"),
+    *each(
+        "must be from 0 to 1 in every entry, as pixels are",
+        lambda mean: min(mean) >= 0 and max(mean) <= 1,
+        "DATA.MEAN",
+        mend="divide values of 0 to 255 by 255",
+    ),
+    *each(
+        "must be above 0 and at most 1 in every entry",
+        lambda std: min(std) > 0 and max(std) <= 1,
+        "DATA.STD",
+        mend="divide values of 0 to 255 by 255",
+    ),
     *each(
         "must be a lowest and a highest value above 0, or empty",
         is_range,

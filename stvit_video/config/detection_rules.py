@@ -47,6 +47,11 @@ DETECTION_RULES: tuple[Rule, ...] = (
         lambda patch, arch: arch != _ARCH or (patch[1] == patch[2] and patch[1] in (1, 2, 4)),
     ),
     Rule(
+        ("SOLVER.BACKBONE_LR_FACTOR", "MODEL.ARCH"),
+        'must be 1 with MODEL.ARCH "cascade_mask_rcnn", all of which learns at one rate',
+        lambda factor, arch: factor == 1 or arch != _ARCH,
+    ),
+    Rule(
         ("SOLVER.LAYER_DECAY", "MODEL.ARCH"),
         'must be 1 with MODEL.ARCH "cascade_mask_rcnn", whose layers are not numbered',
         lambda decay, arch: decay == 1 or arch != _ARCH,

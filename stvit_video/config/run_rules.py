@@ -25,7 +25,8 @@ RUN_RULES: tuple[Rule, ...] = (
         "must be from 0 to NUM_SHARDS - 1",
         lambda shard, shards: 0 <= shard < shards,
     ),
-    *at_least(0, "RNG_SEED", "DATA_LOADER.NUM_WORKERS"),
+    *each("must be from 0 to 2147483647", lambda seed: 0 <= seed <= 2147483647, "RNG_SEED"),
+    *at_least(0, "DATA_LOADER.NUM_WORKERS"),
     *each("must not be empty", bool, "OUTPUT_DIR", "DATA.PATH_LABEL_SEPARATOR"),
     # Training and testing.
     *at_least(1, "TRAIN.BATCH_SIZE", "TRAIN.EVAL_PERIOD", "TRAIN.CHECKPOINT_PERIOD"),

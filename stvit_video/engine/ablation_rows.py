@@ -11,7 +11,10 @@ _INITIALIZATIONS = ("spatial", "global", "spatial+global", "spatial+position")
 _POOLINGS = ("average", "max", "intra_inter")
 _TOKENS = (4, 9, 16, 36)
 # The studies compare many models, so each is trained for less long than the demo.
-_BRIEFLY = ("SOLVER.MAX_EPOCH", "4")
+_BRIEFLY = (
+    *("SOLVER.MAX_EPOCH", "4", "SOLVER.WARMUP_EPOCHS", "0.25"),
+    *("SOLVER.BASE_LR", "1e-3"),
+)
 # Layers of the generation and of what follows it; all variants have as many layers.
 _LAYOUTS = {
     2: "base 2, stgm 2, semantic 2",

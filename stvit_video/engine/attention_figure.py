@@ -14,9 +14,9 @@ from stvit_video.data.build import build_dataset
 from stvit_video.data.kinetics import MultiViewVideos
 from stvit_video.engine.class_names import build_class_names
 from stvit_video.engine.precision import build_normalise
-from stvit_video.engine.tested_weights import checkpoint_to_test
+from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
-from stvit_video.models import build_model, load_weights
+from stvit_video.models import build_model
 from stvit_video.models.semantic.maps import record_attention_maps
 
 _FRAMES, _TOKENS = 5, 6
@@ -58,7 +58,8 @@ def plot_attention(cfg: CfgNode, *, video_index: int, output: Path) -> str:
             f"The video is a line of test.csv, from 0 to {len(dataset) - 1}, but is {video_index}."
         )
     model = build_model(cfg).eval()
-    load_weights(model, checkpoint_to_test(cfg), min_share=1.0)
+    load_tested_weights(cfg, model, checkpoint_to_test(cfg))
+    model.float()  # NumPy, which draws, knows no bfloat16
     item = dataset[video_index]
     view = item["video"][cfg.TEST.NUM_SPATIAL_CROPS // 2][None]  # first clip, centre crop
     with record_attention_maps(model) as maps:

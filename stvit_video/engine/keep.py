@@ -9,6 +9,7 @@ from stvit_video.engine.checkpoint import (
     checkpoint_folder,
     checkpoint_path,
     find_checkpoints,
+    verify,
     write_checkpoint,
 )
 from stvit_video.engine.durable import remove, replace_content
@@ -52,9 +53,12 @@ class CheckpointKeeper:
             self._remove_older(state)
 
     def save_unless_written(self, state: TrainingState) -> None:
-        """Write the checkpoint of where ``state`` stands if there is none; all ranks call this."""
+        """Write the checkpoint of where ``state`` stands if there is no good one; all ranks call.
+
+        A damaged one may be there, that was passed over when the run went on.
+        """
         path = checkpoint_path(self.output_dir, state.finished_epochs, state.finished_steps)
-        if not distributed.broadcast_object(path.is_file()):
+        if not distributed.broadcast_object(distributed.is_main() and _is_good(path)):
             self.save(state)
 
     def validated(self, state: TrainingState) -> None:
@@ -77,6 +81,14 @@ class CheckpointKeeper:
         for position in obsolete(good, keep_last=self.keep_last, best=best):
             remove(found[position])
             _log.info("Removed %s", found[position])
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        verify(path)
+    except UserError:
+        return False
+    return True
 
 
 def best_epochs(validations: Mapping[int, Mapping[str, float]], *, count: int) -> list[int]:

@@ -8,6 +8,8 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
+from stvit_video.errors import UserError
+
 
 class Normalise:
     """Move uint8 videos or images to the device and normalise them there, where that is cheap.
@@ -64,4 +66,15 @@ def build_normalise(cfg: CfgNode, device: torch.device) -> Normalise:
 def build_precision(cfg: CfgNode, device: torch.device) -> Precision:
     """Build the precision of the ``TRAIN.MIXED_PRECISION`` keys, for training and evaluation."""
     dtype = getattr(torch, cfg.TRAIN.MIXED_PRECISION_DTYPE)
-    return Precision(device, dtype if cfg.TRAIN.MIXED_PRECISION else None)
+    if not cfg.TRAIN.MIXED_PRECISION:
+        return Precision(device)
+    if (
+        device.type == "cuda"
+        and dtype is torch.bfloat16
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise UserError(
+            f"{torch.cuda.get_device_name(device)} has no bfloat16 and would emulate it slowly: "
+            "set TRAIN.MIXED_PRECISION_DTYPE float16."
+        )
+    return Precision(device, dtype)

@@ -37,6 +37,8 @@ def start_from_files(cfg: CfgNode, state: TrainingState) -> None:
         path = Path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
         if goes_on_from(cfg):
             state.restore(read_checkpoint(path), path)
+            # The other run's checkpoints are not here, so none of them is the best of this one.
+            state.validations = {}
             _check_epochs_left(cfg, state, path)
         else:
             _log.info("%s", load_initial_weights(cfg, state.model))

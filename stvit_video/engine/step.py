@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from stvit_video.engine.loss_guard import BadLossError, LossGuard
@@ -60,14 +61,22 @@ class TrainingStep:
         self.guard = guard
         self.clip_value = clip_value
         self.clip_norm = clip_norm
+        # What forward passes change: the running statistics of batch norms.
+        self._statistics = [
+            buffer
+            for module in model.modules()
+            if isinstance(module, _BatchNorm)
+            for buffer in module.buffers(recurse=False)
+        ]
 
     def __call__(self, batches: Sequence[Batch], *, lr: float) -> StepResult:
         """Accumulate the gradients of ``batches`` (of equal sizes) and update the weights once.
 
         Raises:
-            BadLossError: on all ranks, if the loss of any is one to stop at; no weight has changed
-                then.
+            BadLossError: on all ranks, if the loss of any is one to stop at; neither a weight nor
+                a running statistic has changed then.
         """
+        statistics = [(each, each.clone()) for each in self._statistics]
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         passes = []
@@ -79,7 +88,12 @@ class TrainingStep:
         values = torch.stack([torch.stack(list(each.values())) for each in passes])
         measured = dict(zip(passes[0], values.sum(dim=0).tolist(), strict=True))
         loss = measured.pop("loss")
-        self._judge(loss)
+        try:
+            self._judge(loss)
+        except BadLossError:
+            for each, before in statistics:
+                each.copy_(before)
+            raise
         self._update()
         clips = sum(self.objective.num_samples(batch) for batch in batches)
         return StepResult(loss, clips, measured)

@@ -49,6 +49,11 @@ class Deit(nn.Module):
         """Give the depth of each parameter; see :func:`~.depths.depths_by_name`."""
         return depths_by_name(name for name, _ in self.named_parameters())
 
+    def no_weight_decay(self) -> set[str]:
+        """Name what no weight decay pulls at, as in DeiT's recipe: positions and class token."""
+        names = ("position.table", "position.class_token")
+        return {name for name, _ in self.named_parameters() if name in names}
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Map an image ``[B, 3, H, W]`` or a video ``[B, 3, T, H, W]`` to the final grid.
 

@@ -80,6 +80,7 @@ def load_weights(
         if report.warnings and min_share >= 1:
             raise UserError(f"{path} does not fit the config: {report.warnings[0]}")
     fitted = _fit(model, state, report)
+    report.warnings += _random_embeddings(report)
     for name, value in fitted.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(
@@ -202,6 +203,17 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> d
     return fitted
 
 
+def _random_embeddings(report: LoadReport) -> list[str]:
+    """Say so if what all tokens are made by got nothing from the file."""
+    left = [name for name in (*report.missing, *report.mismatched) if "patch_embed." in name]
+    if not left or not report.share:
+        return []
+    return [
+        f"{left[0]} stays as it was, so the other layers see tokens that they were not trained on: "
+        "the file was trained with another SWIN.STEM or PATCH_SIZE"
+    ]
+
+
 def _dense_name(name: str) -> str:
     """Give the name that a weight would have in a dense model, of a classifier or a detector."""
     prefix = BODY if name.startswith(BODY) else ""
@@ -217,8 +229,10 @@ def _fitters(
     from_image = patch is not None and patch.ndim == 4
 
     def fit_patch(value: Tensor, *, frames: int) -> tuple[str, Tensor | None]:
+        if value.ndim == 5 and value.shape[2] == 1:  # an image model's of ours
+            value = value.squeeze(2)
         part = "loaded" if frames == 1 else "inflated"
-        return part, inflate_patch_embed(value, frames=frames) if from_image else None
+        return part, inflate_patch_embed(value, frames=frames) if value.ndim == 4 else None
 
     def fit_table(value: Tensor, *, window: Size) -> tuple[str, Tensor | None]:
         if not from_image:

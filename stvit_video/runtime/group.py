@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from stvit_video.errors import UserError
 from stvit_video.runtime.allocator import keep_freed_memory
+from stvit_video.runtime.attention_kernels import avoid_planned_attention
 from stvit_video.runtime.launch import LOOPBACK, Launch, cpu_threads
 from stvit_video.runtime.rendezvous import MeetingError
 
@@ -43,6 +44,7 @@ def membership(launch: Launch, *, timeout: timedelta, identity: str = "") -> Ite
     global _launch
     if launch.device_type == "cuda":
         torch.cuda.set_device(launch.local_rank)
+        avoid_planned_attention()
     else:
         keep_freed_memory()
         if launch.local_world_size > 1:

@@ -27,7 +27,8 @@ BROKEN = [
         "SHARD_ID must be from 0 to NUM_SHARDS - 1, but it is 2 (override) and NUM_SHARDS is 2",
     ),
     ("SHARD_ID=-1", "SHARD_ID must be from 0 to NUM_SHARDS - 1, but it is -1"),
-    ("RNG_SEED=-1", "RNG_SEED must be at least 0"),
+    ("RNG_SEED=-1", "RNG_SEED must be from 0 to 2147483647"),
+    ("RNG_SEED=2147483648", "RNG_SEED must be from 0 to 2147483647"),
     ("DATA_LOADER.NUM_WORKERS=-1", "DATA_LOADER.NUM_WORKERS must be at least 0"),
     ("OUTPUT_DIR=", 'OUTPUT_DIR must not be empty, but it is ""'),
     ("DATA.PATH_LABEL_SEPARATOR=", "DATA.PATH_LABEL_SEPARATOR must not be empty"),
@@ -62,7 +63,18 @@ BROKEN = [
     ("DATA.ENSEMBLE_METHOD=mean", 'DATA.ENSEMBLE_METHOD must be "sum" or "max"'),
     ("DATA.MEAN=[0.5]", "DATA.MEAN must have 3 entries, but it is (0.5,)"),
     ("DATA.STD=[1,1,1,1]", "DATA.STD must have 3 entries"),
-    ("DATA.STD=[1,0,1]", "DATA.STD must be above 0 in every entry"),
+    ("DATA.STD=[1,0,1]", "DATA.STD must be above 0 and at most 1 in every entry"),
+    ("DATA.STD=[58.4,57.1,57.4]", "DATA.STD must be above 0 and at most 1 in every entry"),
+    (
+        "DATA.MEAN=[123.7,116.3,103.5]",
+        "DATA.MEAN must be from 0 to 1 in every entry, as pixels are, but it is (123.7, 116.3, "
+        "103.5) (override): divide values of 0 to 255 by 255",
+    ),
+    ("DATA.MEAN=[-0.1,0,0]", "DATA.MEAN must be from 0 to 1 in every entry"),
+    (
+        "TRAIN.DATASET=imagenet DATA.NUM_FRAMES=1",
+        "SWIN.PATCH_SIZE must be of 1 frame for images, but it is (2, 4, 4)",
+    ),
     (
         "DATA.TRAIN_JITTER_SCALES_RELATIVE=[1.0,0.08]",
         "DATA.TRAIN_JITTER_SCALES_RELATIVE must be a lowest and a highest value above 0, or empty",
@@ -296,6 +308,10 @@ BROKEN = [
     (
         f"{DETECTOR} SWIN.PATCH_SIZE=[1,3,3]",
         "SWIN.PATCH_SIZE must have as many rows as columns, 1, 2 or 4, with MODEL.ARCH",
+    ),
+    (
+        f"{DETECTOR} SOLVER.BACKBONE_LR_FACTOR=0.1",
+        'SOLVER.BACKBONE_LR_FACTOR must be 1 with MODEL.ARCH "cascade_mask_rcnn"',
     ),
     (
         f"{DETECTOR} SOLVER.LAYER_DECAY=0.9",

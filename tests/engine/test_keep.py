@@ -10,7 +10,7 @@ from comparing import same
 from stvit_video.data.build import build_loader
 from stvit_video.engine import train as train_module
 from stvit_video.engine.build import build_loss, build_state
-from stvit_video.engine.checkpoint import Position, checkpoint_path, find_checkpoints
+from stvit_video.engine.checkpoint import Position, checkpoint_path, find_checkpoints, verify
 from stvit_video.engine.durable import hash_path
 from stvit_video.engine.evaluate import test as run_test
 from stvit_video.engine.keep import CheckpointKeeper, best_epochs, obsolete
@@ -194,3 +194,32 @@ def test_damaged_files_of_the_future_do_not_count(small_config):
     state.finished_steps = 2
     keeper.save(state)
     assert names(cfg) == [(1, 0), (2, 0), (2, 2), (8, 0), (9, 0)]
+
+
+def test_a_damaged_file_at_its_place_is_written_anew(small_config):
+    cfg = small_config()
+    state = build_state(cfg, steps_per_epoch=4)
+    keeper = CheckpointKeeper(cfg.OUTPUT_DIR)
+    state.finished_epochs = 2
+    keeper.save(state)
+    path = checkpoint_path(cfg.OUTPUT_DIR, 2)
+    written = path.stat().st_mtime_ns
+    keeper.save_unless_written(state)
+    assert path.stat().st_mtime_ns == written
+    path.write_bytes(b"damaged")
+    keeper.save_unless_written(state)
+    assert verify(path)
+
+
+def test_the_best_of_another_run_is_not_the_best_of_this_one(video_config, monkeypatch, tmp_path):
+    two = ("SOLVER.MAX_EPOCH", "2", "TRAIN.CHECKPOINT_PERIOD", "1")
+    before = video_config(*two)
+    train_with_errors(before, monkeypatch, [10.0, 20.0])
+    cfg = video_config(
+        *("OUTPUT_DIR", str(tmp_path / "next"), "SOLVER.MAX_EPOCH", "5"),
+        *("TRAIN.CHECKPOINT_FILE_PATH", str(checkpoint_path(before.OUTPUT_DIR, 2))),
+        *("TRAIN.KEEP_LAST", "2", "TEST.CHECKPOINT_FILE_PATH", "best"),
+    )
+    # The epoch that it begins with is validated here too, and so may be the best with a file.
+    train_with_errors(cfg, monkeypatch, [25.0, 15.0, 30.0, 40.0])
+    assert checkpoint_to_test(cfg) == checkpoint_path(cfg.OUTPUT_DIR, 3)

@@ -65,6 +65,16 @@ def test_a_model_names_more_parameters_without_decay(small_config):
     assert groups == {"backbone/decay": ["other"], "backbone/no_decay": ["token"]}
 
 
+def test_positions_and_class_token_do_not_decay(small_config):
+    cfg = small_config(
+        *("MODEL.ARCH", "deit", "STVIT.ENABLE", "False", "DEIT.EMBED_DIM", "12"),
+        *("DEIT.NUM_HEADS", "2", "DATA.NUM_FRAMES", "1", "DEIT.PATCH_SIZE", "(8, 8)"),
+    )
+    model = build_model(cfg)
+    groups = names_by_group(model, build_optimizer(cfg, model))
+    assert {"position.table", "position.class_token"} <= set(groups["backbone/no_decay"])
+
+
 def test_frozen_parameters_are_left_out(model):
     model.head.fc.weight.requires_grad_(False)
     groups = parameter_groups(model, weight_decay=0.1)

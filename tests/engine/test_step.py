@@ -9,8 +9,9 @@ from stvit_video.engine.accuracy import error_percent, topk_correct
 from stvit_video.engine.loss_guard import BadLossError, LossGuard
 from stvit_video.engine.objective import Classification
 from stvit_video.engine.optim import parameter_groups
-from stvit_video.engine.precision import Normalise, Precision
+from stvit_video.engine.precision import Normalise, Precision, build_precision
 from stvit_video.engine.step import TrainingStep
+from stvit_video.errors import UserError
 from stvit_video.models import build_model
 
 NO_MIXING = {
@@ -120,6 +121,36 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_has_changed(model):
     with pytest.raises(BadLossError, match="became nan"):
         build_step(model)([batch_of(2)], lr=0.1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_bad_loss_leaves_no_trace_in_running_statistics():
+    norm = nn.BatchNorm3d(3)
+    model = nn.Sequential(norm, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 3))
+    step = build_step(model)
+    step([batch_of(2)], lr=0.1)
+    before = copy.deepcopy(norm.state_dict())
+    step.objective.normalise = lambda video: torch.full(video.shape, torch.nan)
+    with pytest.raises(BadLossError, match="became nan"):
+        step([batch_of(2), batch_of(2)], lr=0.1)
+    assert before["num_batches_tracked"] == 1
+    for name, value in norm.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_a_gpu_that_would_emulate_bfloat16_is_told(small_config, monkeypatch, has_bfloat16):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old GPU")
+    mixed = ("TRAIN.MIXED_PRECISION", "True", "TRAIN.MIXED_PRECISION_DTYPE")
+    device = torch.device("cuda:0")
+    assert build_precision(small_config(*mixed, "float16"), device).dtype is torch.float16
+    bfloat16 = small_config(*mixed, "bfloat16")
+    assert build_precision(bfloat16, CPU).dtype is torch.bfloat16
+    if has_bfloat16:
+        assert build_precision(bfloat16, device).dtype is torch.bfloat16
+    else:
+        with pytest.raises(UserError, match="an old GPU has no bfloat16"):
+            build_precision(bfloat16, device)
 
 
 def step_with_mixing(model, mixing):

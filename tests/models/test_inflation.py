@@ -110,6 +110,32 @@ def test_an_image_model_fills_a_semantic_video_model(image_model, tmp_path):
     assert torch.equal(qkv.weight, image_model.layers[2].blocks[3].attn.qkv.weight)
 
 
+def test_an_image_model_of_ours_fills_a_video_model(tmp_path):
+    one_frame = ("SWIN.WINDOW_SIZE", "(1, 7, 7)", "SWIN.PATCH_SIZE", "(1, 4, 4)")
+    images, videos = small_model("swin_t", *one_frame).eval(), small_model("swin_t").eval()
+    with torch.no_grad():
+        for parameter in images.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    report = load_weights(videos, saved(images.state_dict(), tmp_path), min_share=1.0)
+    assert "patch_embed.proj.weight" in report.inflated
+    assert not report.warnings
+    image = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        found = videos(still_video(image, frames=6))
+        torch.testing.assert_close(found, images(image), atol=1e-4, rtol=0)
+
+
+def test_a_patch_embedding_that_stays_random_is_told(tmp_path):
+    one_frame = ("SWIN.WINDOW_SIZE", "(1, 7, 7)", "SWIN.PATCH_SIZE", "(1, 4, 4)")
+    model = small_model("swin_t", *one_frame, "SWIN.STEM", "conv")
+    report = load_weights(
+        model, saved(small_model("swin_t", *one_frame).state_dict(), tmp_path), min_share=0.5
+    )
+    (sentence,) = report.warnings
+    assert sentence.startswith("patch_embed.convs.0.weight stays as it was")
+    assert f"  warning: {sentence}" in str(report).splitlines()
+
+
 @pytest.mark.parametrize(
     "window", [(4, 7, 7), (16, 7, 7), (8, 5, 5), (8, 8, 8), (8, 12, 12)], ids=str
 )

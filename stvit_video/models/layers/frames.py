@@ -6,6 +6,8 @@ from torch import Tensor, nn
 class PerFrame(nn.Module):
     """Apply a module for images to each frame of a video by itself.
 
+    In training stochastic depth then drops branches of single frames, not of whole clips.
+
     Args:
         module: maps ``[N, H, W, C]``, or several such grids, to ``[N, h, w, c]``.
     """

@@ -92,7 +92,7 @@ def _window_mask(labels: Sequence[Sequence[int]]) -> Tensor | None:
 
 # A compiled graph would make the plan anew each time.
 @torch.compiler.disable
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=128)
 def plan_windows(
     batch: int,
     grid: Size,
@@ -131,14 +131,16 @@ def plan_windows(
             groups.append((len(windows) * batch, None if mask is None else mask.to(device)))
         sorted_windows = torch.tensor([index for part in members.values() for index in part])
         order = _token_order(batch, counts, sides, shift)[sorted_windows].flatten()
-        stays = torch.equal(order, torch.arange(len(order)))
+        places = torch.arange(len(order))
+        stays = torch.equal(order, places)
+        inverse = torch.empty_like(order).scatter_(0, order, places)
         return WindowPlan(
             grid=grid,
             padded=(counts[0] * sides[0], counts[1] * sides[1], counts[2] * sides[2]),
             window=sides,
             shift=shift,
             order=None if stays else order.to(device),
-            inverse=None if stays else order.argsort().to(device),
+            inverse=None if stays else inverse.to(device),
             groups=tuple(groups),
         )
 
