@@ -26,11 +26,11 @@ from stvit_video.runtime.group import (
     membership,
 )
 from stvit_video.runtime.launch import (
-    LOOPBACK,
     Launch,
     resolve_backend,
     resolve_device,
 )
+from stvit_video.runtime.rendezvous import LOOPBACK
 from stvit_video.runtime.spawn import RankError, spawn_ranks
 
 __all__ = [

@@ -17,8 +17,8 @@ import torch.distributed as dist
 
 from stvit_video.errors import UserError
 from stvit_video.runtime.allocator import keep_freed_memory
-from stvit_video.runtime.launch import LOOPBACK, Launch, cpu_threads
-from stvit_video.runtime.rendezvous import MeetingError
+from stvit_video.runtime.launch import Launch, cpu_threads
+from stvit_video.runtime.rendezvous import LOOPBACK, MeetingError
 
 T = TypeVar("T")
 

@@ -9,8 +9,6 @@ import torch
 from stvit_video.errors import UserError
 from stvit_video.runtime.rendezvous import Rendezvous
 
-LOOPBACK = "127.0.0.1"
-
 _HOW_TO_USE_THE_CPU = "add DEVICE cpu to run on the CPU"
 
 
