@@ -64,7 +64,7 @@ def test_ranks_find_the_store_of_their_job():
 
 def test_srun_may_be_called_where_no_rank_is():
     """On a login node, whose address comes first and may not answer; here nobody has it."""
-    place = replace(at(*free_ports(1)), addresses=("192.0.2.1", "127.0.0.1"))
+    place = replace(at(*free_ports(1)), addresses=("203.0.113.7", "127.0.0.1"))
     with as_first(place) as first, as_second(place) as second:
         first.set("number", "1")
         assert second.get("number") == b"1"
