@@ -10,8 +10,10 @@ from pathlib import Path
 
 import launch as launch_program
 import pytest
+import torch
 
 from stvit_video.config import load_config
+from stvit_video.engine.start import run_to_resume
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "slurm" / "launch.py"
@@ -159,6 +161,20 @@ def test_surroundings_do_not_change_the_job(launch, fake_slurm, monkeypatch):
     assert "SLURM_CONF=/etc/slurm.conf" in seen
     assert os.environ["SLURM_NTASKS"] == "9"
     assert "#SBATCH --partition=debug\n" in fake_slurm.scripts[0]
+
+
+def test_a_new_run_goes_on_when_it_is_requeued(launch, fake_slurm, tmp_path):
+    status, shown, _ = launch("TRAIN.AUTO_RESUME", "False")
+    assert status == 0
+    assert "TRAIN.AUTO_RESUME is True in the job" in shown
+    (folder,) = folders(tmp_path)
+    # Checkpoints that appear from now on are the job's own; at a second launch they are not.
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({}, checkpoint)
+    assert run_to_resume(load_config(folder / "config.yaml")) == checkpoint
+    fake_slurm.set_job("1", "COMPLETED", output=str(folder / "1_0_log.out"))
+    assert refused(launch("TRAIN.AUTO_RESUME", "False"), "already holds checkpoints")
 
 
 def test_an_array_is_a_job_for_each_value(launch, fake_slurm, tmp_path):
