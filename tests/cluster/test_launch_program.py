@@ -1,8 +1,11 @@
 """The command line, over programs that answer as SLURM's do but run nothing."""
 
+import errno
 import json
 import os
+import pkgutil
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -235,6 +238,36 @@ def test_a_chain_is_queued_whole_or_not_at_all(
     result = launch(cfg=("--chain", str(config_file), str(second_config)))
     assert refused(result, "SLURM refuses the job second: .*Invalid qos specification")
     assert fake_slurm.cancelled == ["1"]
+    assert [folder.name[16:] for folder in folders(tmp_path)] == ["small"]
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("error", [FULL, shutil.Error([("a", "b", str(FULL))]), KeyboardInterrupt])
+@pytest.mark.parametrize("place", ["submit.copy_code", "job_record.JobRecord.write"])
+def test_whatever_ends_a_launch_leaves_no_job_behind(
+    launch, fake_slurm, config_file, second_config, tmp_path, monkeypatch, place, error
+):
+    module, _, name = f"stvit_video.cluster.{place}".rpartition(".")
+    real, calls = pkgutil.resolve_name(f"{module}.{name}"), []
+
+    def fail_at_the_second_job(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise error
+        real(*arguments)
+
+    monkeypatch.setattr(f"{module}.{name}", fail_at_the_second_job)
+    chain = ("--chain", str(config_file), str(second_config))
+    if error is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            launch(cfg=chain)
+    else:
+        sentence = "folder of the job second, .* cannot be written .*No space left"
+        assert refused(launch(cfg=chain), sentence)
+    queued = [str(number) for number in range(1, len(fake_slurm.scripts) + 1)]
+    assert sorted(fake_slurm.cancelled) == queued
     assert [folder.name[16:] for folder in folders(tmp_path)] == ["small"]
 
 
