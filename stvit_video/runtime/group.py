@@ -46,7 +46,7 @@ def membership(launch: Launch, *, timeout: timedelta, identity: str = "") -> Ite
     """
     global _launch
     if launch.device_type == "cuda":
-        torch.cuda.set_device(launch.local_rank)
+        torch.cuda.set_device(launch.gpu)
     else:
         keep_freed_memory()
         if launch.local_world_size > 1:
@@ -87,7 +87,7 @@ def is_main() -> bool:
 def device() -> torch.device:
     """Device of this rank: its GPU, or the CPU."""
     if _launch and _launch.device_type == "cuda":
-        return torch.device("cuda", _launch.local_rank)
+        return torch.device("cuda", _launch.gpu)
     return torch.device("cpu")
 
 
