@@ -53,27 +53,25 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def run(cfg: CfgNode, *, init_method: str) -> None:
     """Train and test one config, whichever of the two it enables."""
     # Imported here so that --help and a typing error need not wait seconds for PyTorch.
-    from stvit_video.engine.evaluate import test
     from stvit_video.engine.preflight import preflight
-    from stvit_video.engine.train import train
+    from stvit_video.engine.run import train_and_test
     from stvit_video.runtime.distributed import resolve_device, run_ranks
 
     # What is missing is said before which machine is missing: data first, then the device.
     preflight(cfg)
     device = resolve_device(cfg.DEVICE, cfg.NUM_GPUS)
     _write_config(cfg)
-    for function, enabled in ((train, cfg.TRAIN.ENABLE), (test, cfg.TEST.ENABLE)):
-        if enabled:
-            run_ranks(
-                function,
-                cfg,
-                num_local_ranks=cfg.NUM_GPUS,
-                num_shards=cfg.NUM_SHARDS,
-                shard_id=cfg.SHARD_ID,
-                init_method=init_method,
-                device=device,
-                backend=cfg.DIST_BACKEND,
-            )
+    if cfg.TRAIN.ENABLE or cfg.TEST.ENABLE:
+        run_ranks(
+            train_and_test,
+            cfg,
+            num_local_ranks=cfg.NUM_GPUS,
+            num_shards=cfg.NUM_SHARDS,
+            shard_id=cfg.SHARD_ID,
+            init_method=init_method,
+            device=device,
+            backend=cfg.DIST_BACKEND,
+        )
 
 
 @program("run_net.py")

@@ -31,7 +31,7 @@ def check_plans(plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool) 
             write; a stand-in takes its place here.
 
     Returns:
-        The plans, with notes of what was found.
+        The plans as they are to be submitted, with notes of what was found.
 
     Raises:
         UserError: the first mistake.
@@ -70,7 +70,7 @@ def check_writable(folder: Path, *, what: str) -> None:
 
 
 def _check_runs(plans: Sequence[Plan], *, is_chain: bool) -> list[Plan]:
-    """Read what the runs will read; returns the plans with notes."""
+    """Read what the runs will read; returns the plans as they are to be submitted."""
     tried: dict[str, tuple[str, ...]] = {}
     checked = []
     with tempfile.TemporaryDirectory() as folder:
@@ -84,8 +84,20 @@ def _check_runs(plans: Sequence[Plan], *, is_chain: bool) -> list[Plan]:
             data = _without_solver(cfg)
             if data not in tried:
                 tried[data] = tuple(preflight_data(cfg))
-            checked.append(replace(plan, notes=tried[data]))
+            checked.append(_resumable(replace(plan, notes=tried[data])))
     return checked
+
+
+def _resumable(plan: Plan) -> Plan:
+    """Let a job go on from its own checkpoints when it is requeued.
+
+    TRAIN.AUTO_RESUME False is about those that are there now, and has been heeded.
+    """
+    if plan.is_local or not plan.cfg.TRAIN.ENABLE or plan.cfg.TRAIN.AUTO_RESUME:
+        return plan
+    note = "TRAIN.AUTO_RESUME is True in the job, which goes on from its checkpoints when requeued"
+    cfg = with_settings(plan.cfg, TRAIN__AUTO_RESUME=True)
+    return replace(plan, cfg=cfg, notes=(*plan.notes, note))
 
 
 def _check_waits_for(job_id: str) -> None:

@@ -17,11 +17,12 @@ _FIELD = re.compile(r"(\S+?)=(.*?)(?=\s+[A-Z][\w:/]*=|\s*$)")
 # "gpu:8" or "gpu:TYPE:8" among a node's generic resources.
 _GPUS = re.compile(r"(?:^|,)gpu(?::[^:,()]*[^\d:,()][^:,()]*)?(?::(\d+))?")
 
-# States in which a job will do nothing more; all others lead on to another state. ENDED is ours:
-# SLURM has forgotten the job, and it left no result behind.
+# States in which a job will do nothing more; all others lead on to another state. A job that is
+# requeued when it is preempted is PENDING, not PREEMPTED. ENDED is ours: SLURM has forgotten the
+# job, and it left no result behind.
 _ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
-    *("ENDED", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT"),
+    *("ENDED", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
 )
 
 

@@ -1,11 +1,13 @@
 """Submission: a job's folder, and handing the job to SLURM or to this machine."""
 
 import io
+import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stderr
+from contextlib import ExitStack, nullcontext, redirect_stderr
 from pathlib import Path
 
 from submitit.core.utils import FailedJobError
@@ -31,23 +33,40 @@ def submit_plans(
         is_chain: each job waits for the one before it, too.
 
     Raises:
-        UserError: SLURM refuses one of them.
+        UserError: SLURM refuses one of them, or its folder cannot be written.
     """
     records: list[JobRecord] = []
-    try:
+    # On whatever ends this early, Ctrl-C too.
+    with ExitStack() as undo:
         for plan in plans:
             records.append(_submit(plan, after=after))
+            undo.callback(_take_back, records[-1])
             if is_chain:
                 after = [records[-1].job_id]
-    except UserError:
-        for record in records:
-            cancel(record.job_id)
-        raise
+        undo.pop_all()
     return records
 
 
 def _submit(plan: Plan, *, after: Sequence[str]) -> JobRecord:
-    _make_folder(plan)
+    """Submit a job, or leave nothing behind."""
+    try:
+        _make_folder(plan)
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, plan.folder, ignore_errors=True)
+            _fill_folder(plan)
+            record = _hand_over(plan, after=after)
+            undo.callback(_take_back, record)
+            record.write()
+            undo.pop_all()
+    except OSError as error:
+        raise UserError(
+            f"the folder of the job {plan.name}, {plan.folder}, cannot be written "
+            f"({_reason(error)}): make room there, or name another --job-dir"
+        ) from error
+    return record
+
+
+def _hand_over(plan: Plan, *, after: Sequence[str]) -> JobRecord:
     executor = build_executor(plan, after=after)
     start = in_background(plan.folder) if plan.is_local else nullcontext()
     try:
@@ -55,17 +74,21 @@ def _submit(plan: Plan, *, after: Sequence[str]) -> JobRecord:
         with outside_of_jobs(), start, redirect_stderr(io.StringIO()):
             submitted = executor.submit(build_rank_job(plan))
     except FailedJobError as error:
-        shutil.rmtree(plan.folder)
         raise UserError(f"SLURM refuses the job {plan.name}: {_refusal(error)}") from None
-    record = new_record(
+    return new_record(
         job_id=submitted.job_id,
         name=plan.name,
         folder=plan.folder,
         output_dir=plan.cfg.OUTPUT_DIR,
         is_local=plan.is_local,
     )
-    record.write()
-    return record
+
+
+def _take_back(record: JobRecord) -> None:
+    if record.is_local:
+        os.kill(int(record.job_id), signal.SIGTERM)
+    else:
+        cancel(record.job_id)
 
 
 def _make_folder(plan: Plan) -> None:
@@ -78,11 +101,21 @@ def _make_folder(plan: Plan) -> None:
             f"a job's folder must be new, but {plan.folder} was made by another launch in the same "
             "second: start this one again"
         ) from None
+
+
+def _fill_folder(plan: Plan) -> None:
     copy_code(plan.folder / "code")
     write_versions(plan.folder)
     dump_config(plan.cfg, plan.folder / "config.yaml")
     command = shlex.join([sys.executable, *sys.argv])
     (plan.folder / "command.txt").write_text(f"cd {Path.cwd()}\n{command}\n", encoding="utf-8")
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, shutil.Error):
+        # Of all the files that could not be copied, (from, to, why) each.
+        return error.args[0][0][2]
+    return error.strerror or str(error)
 
 
 def _refusal(error: Exception) -> str:

@@ -22,6 +22,7 @@ from stvit_video.engine.evaluate import test
 from stvit_video.engine.preflight import preflight
 from stvit_video.engine.profile import count_flops, count_parameters
 from stvit_video.engine.train import train
+from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.runtime.distributed import resolve_device, run_ranks
 
@@ -106,7 +107,13 @@ def _config_of_run(
         return load_config(configs / variant.config, [*variant.overrides, *overrides, *own])
 
     # Where it goes changes no result, so it is left out of the name: the same in all.
-    return load(output / "runs" / _digest(load(output)))
+    plain = load(output)
+    if plain.NUM_SHARDS > 1:
+        raise UserError(
+            f"the ablations run on one machine, but NUM_SHARDS is {plain.NUM_SHARDS}: set "
+            "NUM_SHARDS 1"
+        )
+    return load(output / "runs" / _digest(plain))
 
 
 def _digest(cfg: CfgNode) -> str:
@@ -130,7 +137,13 @@ def _train_and_test(run: _Run) -> float:
     # Standard output is the table's, and the log is in OUTPUT_DIR too.
     with redirect_stdout(io.StringIO()):
         for function in (train, test):
-            run_ranks(function, cfg, num_local_ranks=cfg.NUM_GPUS, device=device)
+            run_ranks(
+                function,
+                cfg,
+                num_local_ranks=cfg.NUM_GPUS,
+                device=device,
+                backend=cfg.DIST_BACKEND,
+            )
     summary = json.loads((folder / "results" / "summary.json").read_text(encoding="utf-8"))
     top1 = float(summary["top1_acc"])
     text = json.dumps({"run": str(run), "top1": top1})

@@ -26,11 +26,12 @@ from stvit_video.runtime.group import (
     membership,
 )
 from stvit_video.runtime.launch import (
-    LOOPBACK,
     Launch,
+    check_gpus,
     resolve_backend,
     resolve_device,
 )
+from stvit_video.runtime.rendezvous import LOOPBACK
 from stvit_video.runtime.spawn import RankError, spawn_ranks
 
 __all__ = [
@@ -106,6 +107,8 @@ def run_ranks(
     if started or first.world_size == 1:
         _run_rank(started or first, fn=fn, arg=arg, timeout=timeout, identity=identity)
         return
+    if device == "cuda":
+        check_gpus(num_local_ranks)
     if num_shards > 1 and not init_method:
         raise UserError(
             f"NUM_SHARDS is {num_shards}, and so many machines need a place to meet: add "

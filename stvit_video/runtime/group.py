@@ -8,6 +8,8 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
@@ -16,14 +18,16 @@ import torch.distributed as dist
 from stvit_video.errors import UserError
 from stvit_video.runtime.allocator import keep_freed_memory
 from stvit_video.runtime.attention_kernels import avoid_planned_attention
-from stvit_video.runtime.launch import LOOPBACK, Launch, cpu_threads
-from stvit_video.runtime.rendezvous import MeetingError
+from stvit_video.runtime.launch import Launch, cpu_threads
+from stvit_video.runtime.rendezvous import LOOPBACK, MeetingError
 
 T = TypeVar("T")
 
 # The launch of this process while it is a member; torch.distributed knows its rank, but neither
 # the local rank nor the device.
 _launch: Launch | None = None
+# Of the groups that this process has joined; every rank joins the same ones in the same order.
+_group_numbers = count()
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def membership(launch: Launch, *, timeout: timedelta, identity: str = "") -> Ite
     """
     global _launch
     if launch.device_type == "cuda":
-        torch.cuda.set_device(launch.local_rank)
+        torch.cuda.set_device(launch.gpu)
         avoid_planned_attention()
     else:
         keep_freed_memory()
@@ -85,7 +89,7 @@ def is_main() -> bool:
 def device() -> torch.device:
     """Device of this rank: its GPU, or the CPU."""
     if _launch and _launch.device_type == "cuda":
-        return torch.device("cuda", _launch.local_rank)
+        return torch.device("cuda", _launch.gpu)
     return torch.device("cpu")
 
 
@@ -151,7 +155,6 @@ def _join(launch: Launch, *, timeout: timedelta, identity: str) -> None:
         with _store(launch, timeout=timeout) as store:
             dist.init_process_group(
                 launch.backend,
-                init_method=None if store else launch.init_method,
                 store=store,
                 rank=launch.rank,
                 world_size=launch.world_size,
@@ -170,14 +173,30 @@ def _join(launch: Launch, *, timeout: timedelta, identity: str) -> None:
         ) from error
 
 
-def _store(launch: Launch, *, timeout: timedelta) -> AbstractContextManager[dist.Store | None]:
-    """Return where the ranks meet, if not at an address that torch.distributed knows."""
+def _store(launch: Launch, *, timeout: timedelta) -> AbstractContextManager[dist.Store]:
+    """Return where the ranks meet."""
     if launch.rendezvous:
         return launch.rendezvous.meeting(is_first=launch.rank == 0, timeout=timeout)
     if launch.store_port:
-        store = dist.TCPStore(LOOPBACK, launch.store_port, is_master=False, timeout=timeout)
-        return nullcontext(store)
-    return nullcontext(None)
+        return nullcontext(
+            dist.TCPStore(LOOPBACK, launch.store_port, is_master=False, timeout=timeout)
+        )
+    store = _lasting_store(launch.init_method, launch.rank, launch.world_size, timeout)
+    # Else a rank could take what the group before has left there for its own: NCCL's id lies
+    # under the same key in both.
+    return nullcontext(dist.PrefixStore(f"group {next(_group_numbers)}", store))
+
+
+@cache
+def _lasting_store(init_method: str, rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+    """Open the store at an address of torch.distributed, once for all groups of this process.
+
+    torchrun's outlives the groups. That of rank 0 must too: at the same address, a rank that
+    joins the next group could find the store of the last one, which is about to close.
+    """
+    store, _, _ = next(dist.rendezvous(init_method, rank, world_size, timeout=timeout))
+    store.set_timeout(timeout)
+    return store
 
 
 def _check_identities(launch: Launch, identity: str) -> None:

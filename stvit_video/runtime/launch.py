@@ -9,8 +9,6 @@ import torch
 from stvit_video.errors import UserError
 from stvit_video.runtime.rendezvous import Rendezvous
 
-LOOPBACK = "127.0.0.1"
-
 _HOW_TO_USE_THE_CPU = "add DEVICE cpu to run on the CPU"
 
 
@@ -20,7 +18,7 @@ class Launch:
 
     Attributes:
         rank: index among all processes, from 0 to ``world_size`` - 1.
-        local_rank: index among the processes of this machine, which is also the GPU's.
+        local_rank: index among the processes of this machine.
         world_size: number of all processes.
         local_world_size: number of the processes of this machine.
         init_method: where the ranks meet, an address for torch.distributed; empty with one rank,
@@ -47,6 +45,11 @@ class Launch:
         """Whether all ranks run on this machine."""
         return self.world_size == self.local_world_size
 
+    @property
+    def gpu(self) -> int:
+        """Index of this process' GPU among those that it sees, which may be that one alone."""
+        return self.local_rank % torch.cuda.device_count()
+
     def of_local_rank(self, local_rank: int) -> "Launch":
         """Return the place of another process of this machine."""
         rank = self.rank - self.local_rank + local_rank
@@ -66,7 +69,7 @@ class Launch:
         Raises:
             UserError: they started more or fewer processes than ``world_size``.
         """
-        tasks = int(env.get("SLURM_STEP_NUM_TASKS", "1"))
+        tasks = _num_tasks(env)
         one_a_machine = tasks == self.world_size // self.local_world_size < self.world_size
         if "RANK" in env and "WORLD_SIZE" in env:
             starter, meet, world_size = "torchrun", "env://", int(env["WORLD_SIZE"])
@@ -95,6 +98,9 @@ class Launch:
 def resolve_device(device: str, num_gpus: int) -> str:
     """Return "cuda" or "cpu" for the config's DEVICE ("cuda", "cpu" or "auto") on this machine.
 
+    A rank that was started by others than torchrun may see its own GPU alone, as with
+    ``srun --gpus-per-task=1``.
+
     Raises:
         UserError: DEVICE wants GPUs, and the machine has none or fewer than ``num_gpus``.
     """
@@ -106,12 +112,19 @@ def resolve_device(device: str, num_gpus: int) -> str:
             f"DEVICE {device} needs a GPU that torch can use, and it finds none here: "
             f"{_HOW_TO_USE_THE_CPU}"
         )
+    if not (available == 1 and _may_be_shown_one_gpu(os.environ)):
+        check_gpus(num_gpus)
+    return "cuda"
+
+
+def check_gpus(num_gpus: int) -> None:
+    """Raise a UserError if this process sees fewer than ``num_gpus`` GPUs."""
+    available = torch.cuda.device_count()
     if num_gpus > available:
         raise UserError(
             f"NUM_GPUS must be at most {available}, the GPUs of this machine, but it is "
             f"{num_gpus}: set NUM_GPUS {available}, or {_HOW_TO_USE_THE_CPU}"
         )
-    return "cuda"
 
 
 def resolve_backend(backend: str, *, device: str) -> str:
@@ -126,3 +139,13 @@ def cpu_threads(*, local_world_size: int) -> int:
     # macOS has no affinity.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // local_world_size)
+
+
+def _num_tasks(env: Mapping[str, str]) -> int:
+    """Tasks of the SLURM step that this process belongs to; 1 outside of SLURM."""
+    return int(env.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
+def _may_be_shown_one_gpu(env: Mapping[str, str]) -> bool:
+    is_rank = "RANK" in env or _num_tasks(env) > 1
+    return is_rank and "TORCHELASTIC_RUN_ID" not in env

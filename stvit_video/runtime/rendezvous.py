@@ -20,6 +20,8 @@ import torch.distributed as dist
 
 from stvit_video.errors import UserError
 
+LOOPBACK = "127.0.0.1"
+
 # Below the ports that Linux gives to outgoing connections. Candidates of a job lie far apart, as
 # jobs with neighbouring numbers run at the same time.
 _FIRST_PORT, _NUM_PORTS, _STRIDE, _CANDIDATES = 20000, 12000, 1009, 8
@@ -74,9 +76,9 @@ class Rendezvous:
         if not is_first:
             yield self._find(timeout)
             return
-        store = dist.TCPStore(
-            self.addresses[0], 0, is_master=True, wait_for_workers=False, timeout=timeout
-        )
+        # It listens on all interfaces, but connects to itself too, and of the addresses the first
+        # may be that of a login node.
+        store = dist.TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False, timeout=timeout)
         ended = threading.Event()
         with self._listen() as listener:
             answer = f"{self.owner}\n{store.port}\n".encode()
@@ -103,10 +105,11 @@ class Rendezvous:
         deadline = time.monotonic() + timeout.total_seconds()
         others: set[str] = set()
         while True:
-            for place in itertools.product(self.addresses, self.ports):
-                owner, port = _ask(place)
+            # An address that does not answer costs its patience for each port: not all of them.
+            for meeting_port, address in itertools.product(self.ports, self.addresses):
+                owner, port = _ask((address, meeting_port))
                 if owner == self.owner:
-                    store = dist.TCPStore(place[0], port, is_master=False, timeout=timeout)
+                    store = dist.TCPStore(address, port, is_master=False, timeout=timeout)
                     return dist.PrefixStore(self.owner, store)
                 others |= {owner} - {""}
             if time.monotonic() > deadline:

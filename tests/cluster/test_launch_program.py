@@ -1,8 +1,11 @@
 """The command line, over programs that answer as SLURM's do but run nothing."""
 
+import errno
 import json
 import os
+import pkgutil
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,8 +13,10 @@ from pathlib import Path
 
 import launch as launch_program
 import pytest
+import torch
 
 from stvit_video.config import load_config
+from stvit_video.engine.start import run_to_resume
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "slurm" / "launch.py"
@@ -161,6 +166,20 @@ def test_surroundings_do_not_change_the_job(launch, fake_slurm, monkeypatch):
     assert "#SBATCH --partition=debug\n" in fake_slurm.scripts[0]
 
 
+def test_a_new_run_goes_on_when_it_is_requeued(launch, fake_slurm, tmp_path):
+    status, shown, _ = launch("TRAIN.AUTO_RESUME", "False")
+    assert status == 0
+    assert "TRAIN.AUTO_RESUME is True in the job" in shown
+    (folder,) = folders(tmp_path)
+    # Checkpoints that appear from now on are the job's own; at a second launch they are not.
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({}, checkpoint)
+    assert run_to_resume(load_config(folder / "config.yaml")) == checkpoint
+    fake_slurm.set_job("1", "COMPLETED", output=str(folder / "1_0_log.out"))
+    assert refused(launch("TRAIN.AUTO_RESUME", "False"), "already holds checkpoints")
+
+
 def test_an_array_is_a_job_for_each_value(launch, fake_slurm, tmp_path):
     status, shown, _ = launch("--array", "SOLVER.BASE_LR=1e-3,5e-4,2e-4")
     assert status == 0
@@ -219,6 +238,36 @@ def test_a_chain_is_queued_whole_or_not_at_all(
     result = launch(cfg=("--chain", str(config_file), str(second_config)))
     assert refused(result, "SLURM refuses the job second: .*Invalid qos specification")
     assert fake_slurm.cancelled == ["1"]
+    assert [folder.name[16:] for folder in folders(tmp_path)] == ["small"]
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("error", [FULL, shutil.Error([("a", "b", str(FULL))]), KeyboardInterrupt])
+@pytest.mark.parametrize("place", ["submit.copy_code", "job_record.JobRecord.write"])
+def test_whatever_ends_a_launch_leaves_no_job_behind(
+    launch, fake_slurm, config_file, second_config, tmp_path, monkeypatch, place, error
+):
+    module, _, name = f"stvit_video.cluster.{place}".rpartition(".")
+    real, calls = pkgutil.resolve_name(f"{module}.{name}"), []
+
+    def fail_at_the_second_job(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise error
+        real(*arguments)
+
+    monkeypatch.setattr(f"{module}.{name}", fail_at_the_second_job)
+    chain = ("--chain", str(config_file), str(second_config))
+    if error is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            launch(cfg=chain)
+    else:
+        sentence = "folder of the job second, .* cannot be written .*No space left"
+        assert refused(launch(cfg=chain), sentence)
+    queued = [str(number) for number in range(1, len(fake_slurm.scripts) + 1)]
+    assert sorted(fake_slurm.cancelled) == queued
     assert [folder.name[16:] for folder in folders(tmp_path)] == ["small"]
 
 

@@ -54,7 +54,7 @@ def test_gpus_among_the_resources_of_a_node(resources, gpus):
     ("state", "is_over"),
     [
         *((state, False) for state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED")),
-        *((state, True) for state in ("COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL")),
+        *((state, True) for state in ("COMPLETED", "FAILED", "PREEMPTED", "TIMEOUT", "NODE_FAIL")),
     ],
 )
 def test_jobs(fake_slurm, state, is_over):

@@ -187,3 +187,21 @@ def test_missing_images_are_a_sentence_before_anything_starts(run, tmp_path):
     with pytest.raises(UserError, match="cannot read the folder"):
         run(overrides=("DATA.PATH_TO_DATA_DIR", str(tmp_path / "nowhere")))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_backend_is_that_of_the_config(run, untrained, monkeypatch):
+    backends = []
+
+    def run_ranks(function, cfg, *, backend="auto", **_):
+        backends.append(backend)
+        function(cfg)
+
+    monkeypatch.setattr(ablations, "run_ranks", run_ranks)
+    run(PAIR[:1], overrides=("DIST_BACKEND", "gloo"))
+    assert set(backends) == {"gloo"}
+
+
+def test_several_machines_are_refused_before_anything_starts(run, tmp_path):
+    with pytest.raises(UserError, match="one machine, but NUM_SHARDS is 2"):
+        run(overrides=("NUM_SHARDS", "2"))
+    assert not (tmp_path / "out").exists()

@@ -22,7 +22,10 @@ from stvit_video.runtime.launch import Launch, cpu_threads, resolve_backend
 from stvit_video.runtime.rendezvous import Rendezvous
 from stvit_video.runtime.spawn import spawn_ranks
 
-STARTED_BY_OTHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_NUM_TASKS")
+STARTED_BY_OTHERS = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"),
+    "SLURM_STEP_NUM_TASKS",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -247,6 +250,51 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for device in ("cuda", "auto"):
         with pytest.raises(UserError, match=r"at most 2, .* it is 3: set NUM_GPUS 2, or add DEVI"):
             distributed.resolve_device(device, 3)
+
+
+@pytest.mark.parametrize(
+    ("env", "available", "is_enough"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "4"}, 1, True),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, 1, True),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, 2, False),
+        ({"RANK": "3", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none"}, 1, False),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, 1, False),
+    ],
+)
+def test_a_rank_may_be_shown_its_own_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], available: int, is_enough: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    if is_enough:
+        assert distributed.resolve_device("cuda", 4) == "cuda"
+        return
+    with pytest.raises(UserError, match=f"NUM_GPUS must be at most {available}"):
+        distributed.resolve_device("cuda", 4)
+
+
+@pytest.mark.parametrize(("available", "gpu"), [(1, 0), (4, 3)])
+def test_a_rank_takes_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch, available: int, gpu: int
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    launch = place(local_rank=3, world_size=1, local_world_size=1, device_type="cuda")
+    with membership(launch, timeout=timedelta(seconds=1)):
+        assert distributed.device() == torch.device("cuda", gpu)
+    assert taken == [gpu]
+
+
+def test_ranks_that_are_started_here_need_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the only task of a machine, with one GPU for the task."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    options = {"num_local_ranks": 2, "num_shards": 2, "init_method": "tcp://127.0.0.1:1"}
+    with pytest.raises(UserError, match="NUM_GPUS must be at most 1"):
+        distributed.run_ranks(print, "", device="cuda", **options)  # type: ignore[arg-type]
 
 
 def test_the_backend() -> None:

@@ -1,5 +1,6 @@
 """Ranks of a SLURM job meet each other, and nobody else."""
 
+import os
 import re
 import socket
 import threading
@@ -59,6 +60,14 @@ def test_ranks_find_the_store_of_their_job():
         assert not second.check(["number"])
         first.set("other", "2")
         assert second.get("other") == b"2"
+
+
+def test_srun_may_be_called_where_no_rank_is():
+    """On a login node, whose address comes first and may not answer; here nobody has it."""
+    place = replace(at(*free_ports(1)), addresses=("203.0.113.7", "127.0.0.1"))
+    with as_first(place) as first, as_second(place) as second:
+        first.set("number", "1")
+        assert second.get("number") == b"1"
 
 
 @contextmanager
@@ -137,6 +146,38 @@ def test_ranks_with_different_configs_stop(same):
         return
     with pytest.raises(UserError, match=r"of one job .* rank 0 are .*config a.* 1 are .*config b"):
         start()
+
+
+def meet_twice(rank, *, init_method, env):
+    """Join two groups, each time looking for what was left in the store of the other."""
+    os.environ |= env
+    launch = Launch(
+        rank=rank,
+        local_rank=rank,
+        world_size=2,
+        local_world_size=2,
+        init_method=init_method,
+        backend="gloo",
+        device_type="cpu",
+    )
+    for _ in range(2):
+        with membership(launch, timeout=timedelta(seconds=60)):
+            store = dist.distributed_c10d._get_default_store()
+            assert distributed.gather_objects(store.check(["left behind"])) == [False, False]
+            store.set("left behind", "1")
+
+
+def test_a_group_finds_nothing_of_the_one_before_in_the_store_of_torchrun():
+    """NCCL's id would be found again."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    env["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    spawn_ranks(partial(meet_twice, init_method="env://", env=env), num_processes=2)
+
+
+def test_groups_meet_at_one_address_one_after_the_other():
+    where = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+    spawn_ranks(partial(meet_twice, init_method=where, env={}), num_processes=2)
 
 
 def test_errors_by_which_others_are_lost_are_told_from_own_ones():

@@ -89,6 +89,27 @@ def test_configs_run_in_their_order_and_all_are_read_first(config_file, tmp_path
     assert ran == ["output", "elsewhere"]
 
 
+def test_a_run_is_one_process_group(config_file, tmp_path, monkeypatch):
+    """Under torchrun each would meet in the same store."""
+    ran, groups = [], []
+
+    def run_ranks(function, cfg, **options):
+        groups.append(options)
+        function(cfg)
+
+    monkeypatch.setattr("stvit_video.engine.preflight.preflight", lambda cfg: None)
+    monkeypatch.setattr("stvit_video.runtime.distributed.run_ranks", run_ranks)
+    monkeypatch.setattr("stvit_video.engine.run.train", lambda cfg: ran.append("train"))
+    monkeypatch.setattr("stvit_video.engine.run.test", lambda cfg: ran.append("test"))
+    arguments = ["--cfg", str(config_file), "OUTPUT_DIR", str(tmp_path / "run")]
+    assert run_net.main(arguments) == 0
+    assert (ran, len(groups)) == (["train", "test"], 1)
+    assert run_net.main([*arguments, "TRAIN.ENABLE", "False"]) == 0
+    assert (ran, len(groups)) == (["train", "test", "test"], 2)
+    assert run_net.main([*arguments, "TRAIN.ENABLE", "False", "TEST.ENABLE", "False"]) == 0
+    assert len(groups) == 2
+
+
 def test_two_trainings_in_one_folder_are_refused(config_file, tmp_path, capsys):
     second = tmp_path / "b.yaml"
     second.write_text("RNG_SEED: 2\n")
