@@ -2,7 +2,7 @@
 # make demo   trains and tests a Video Swin with semantic tokens on generated videos (minutes)
 # make demo-images   trains and tests DeiT, dense and with semantic tokens, on generated pictures
 # make demo-detection   trains and tests a Cascade Mask R-CNN on generated images
-# make test   the tests, but for those that need SLURM
+# make test   the tests, two files at a time, but for those that need SLURM
 # make test-slurm   the tests on a SLURM of four nodes, which they start on this machine; installs
 #             Debian's packages where it may, and skips the tests where there is no SLURM
 # make lint   ruff and mypy
@@ -40,7 +40,7 @@ demo-detection: venv
 	    --output output/demo/swin_shapes/results/found.png
 
 test: venv
-	$(BIN)/python -m pytest --ignore tests/slurm
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/slurm
 
 test-slurm: venv
 	@if ! command -v slurmctld > /dev/null && command -v apt-get > /dev/null && [ $$(id -u) = 0 ]; \

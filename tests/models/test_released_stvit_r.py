@@ -128,6 +128,11 @@ def released_names(model, *more):
     return state
 
 
+def about_switches(report):
+    """The warnings but for that of the stem, which the files of these tests lack."""
+    return [sentence for sentence in report.warnings if not sentence.startswith("patch_embed.")]
+
+
 @pytest.mark.parametrize(
     ("overrides", "more", "sentence"),
     [
@@ -153,7 +158,7 @@ def test_other_switches_are_told(overrides, more, sentence, tmp_path):
     report = load_weights(model, tmp_path / "weights.pth")
     assert report.format == "released STViT-R"
     if sentence is None:
-        assert not report.warnings
+        assert not about_switches(report)
         return
     assert re.search(sentence, report.warnings[0])
     assert f"  warning: {report.warnings[0]}" in str(report).splitlines()
@@ -166,5 +171,5 @@ def test_other_switches_are_told(overrides, more, sentence, tmp_path):
 def test_a_dense_model_has_no_switches(tmp_path):
     torch.save(released_names(imagenet_model("stvit_r_swin_s", *SMALL)), tmp_path / "weights.pth")
     report = load_weights(imagenet_model("swin_s", *SMALL), tmp_path / "weights.pth")
-    assert not report.warnings
+    assert not about_switches(report)
     assert "stages.2.blocks.1.attn.qkv.weight" in report.loaded
