@@ -87,7 +87,7 @@ class SemanticTokenLayer(GatheringLayer):
         """Let queries ``[N, h, w, C]`` gather from both; key windows are moved inwards."""
         rows, columns = (
             key_ranges(self.windows, size=size, key_window=self.key_window)
-            for size in image_tokens.shape[1:3]
+            for size in _grid(image_tokens)
         )
         normed = self.norm1(x)
         keys = [image_tokens]
