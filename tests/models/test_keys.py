@@ -40,7 +40,7 @@ def sliced(x, rows, columns, *, semantic, image):
 
 
 @pytest.mark.parametrize("with_semantic", [True, False])
-@pytest.mark.parametrize("key_window", [7, 10])
+@pytest.mark.parametrize("key_window", [4, 7, 10])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_keys_and_their_gradients_are_those_of_slices(grid, key_window, with_semantic):
     rows, columns = ranges(grid, key_window)

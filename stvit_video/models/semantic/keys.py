@@ -60,6 +60,7 @@ def plan_keys(
     # A plan made inside inference_mode must serve training later.
     with torch.inference_mode(False):
         pieces = [_windows(image, rows.image, columns.image)]
+        first = 0
         if semantic is not None:
             first = semantic[0] * semantic[1]
             pieces = [_windows(semantic, rows.semantic, columns.semantic), pieces[0] + first]
@@ -67,7 +68,7 @@ def plan_keys(
         return KeyPlan(
             windows=len(tokens),
             tokens=tokens.flatten().to(device),
-            places=_places(tokens.flatten()).to(device),
+            places=_places(tokens.flatten(), count=first + image[0] * image[1]).to(device),
         )
 
 
@@ -120,9 +121,10 @@ def _windows(
     )
 
 
-def _places(tokens: Tensor) -> Tensor:
+def _places(tokens: Tensor, *, count: int) -> Tensor:
     order = tokens.argsort(stable=True)
-    counts = torch.bincount(tokens)
+    # Windows of keys may be smaller than those of queries, and leave out the last tokens too.
+    counts = torch.bincount(tokens, minlength=count)
     places = torch.full((len(counts), int(counts.max())), len(tokens))
     copies = torch.arange(places.shape[1]) < counts[:, None]
     places[copies] = order
