@@ -51,8 +51,7 @@ class Deit(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Name what no weight decay pulls at, as in DeiT's recipe: positions and class token."""
-        names = ("position.table", "position.class_token")
-        return {name for name, _ in self.named_parameters() if name in names}
+        return {"position.table", "position.class_token"}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map an image ``[B, 3, H, W]`` or a video ``[B, 3, T, H, W]`` to the final grid.
