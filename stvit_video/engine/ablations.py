@@ -18,10 +18,9 @@ from stvit_video.data.build import build_dataset
 from stvit_video.engine.ablation_rows import Variant
 from stvit_video.engine.ablation_tables import AblationRow, as_json, as_markdown
 from stvit_video.engine.durable import replace_content
-from stvit_video.engine.evaluate import test
 from stvit_video.engine.preflight import preflight
 from stvit_video.engine.profile import count_flops, count_parameters
-from stvit_video.engine.train import train
+from stvit_video.engine.run import train_and_test
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.runtime.distributed import resolve_device, run_ranks
@@ -64,7 +63,8 @@ def run_ablations(
         configs: the folder ``configs/``.
         output: gets the table, and a folder for every run in runs/.
         seeds: RNG_SEED of the runs of each variant.
-        overrides: of all configs, after those of the variants.
+        overrides: of all configs, after those of the variants; a variant is trained and tested
+            whatever they say.
         say: is told about the progress.
 
     Raises:
@@ -103,8 +103,9 @@ def _config_of_run(
     variant: Variant, configs: Path, overrides: Sequence[str], *, seed: int, output: Path
 ) -> CfgNode:
     def load(folder: Path) -> CfgNode:
-        own = ("RNG_SEED", str(seed), "OUTPUT_DIR", str(folder))
-        return load_config(configs / variant.config, [*variant.overrides, *overrides, *own])
+        own = {"RNG_SEED": seed, "OUTPUT_DIR": folder, "TRAIN.ENABLE": True, "TEST.ENABLE": True}
+        pairs = (str(text) for pair in own.items() for text in pair)
+        return load_config(configs / variant.config, [*variant.overrides, *overrides, *pairs])
 
     # Where it goes changes no result, so it is left out of the name: the same in all.
     plain = load(output)
@@ -136,14 +137,13 @@ def _train_and_test(run: _Run) -> float:
     device = resolve_device(cfg.DEVICE, cfg.NUM_GPUS)
     # Standard output is the table's, and the log is in OUTPUT_DIR too.
     with redirect_stdout(io.StringIO()):
-        for function in (train, test):
-            run_ranks(
-                function,
-                cfg,
-                num_local_ranks=cfg.NUM_GPUS,
-                device=device,
-                backend=cfg.DIST_BACKEND,
-            )
+        run_ranks(
+            train_and_test,
+            cfg,
+            num_local_ranks=cfg.NUM_GPUS,
+            device=device,
+            backend=cfg.DIST_BACKEND,
+        )
     summary = json.loads((folder / "results" / "summary.json").read_text(encoding="utf-8"))
     top1 = float(summary["top1_acc"])
     text = json.dumps({"run": str(run), "top1": top1})

@@ -8,7 +8,7 @@ import torch
 
 from stvit_video.config import load_config
 from stvit_video.data.synthetic.digit_files import DigitRecipe, make_digit_dataset
-from stvit_video.engine import ablations
+from stvit_video.engine import ablations, evaluate
 from stvit_video.engine.ablation_rows import Variant, variants
 from stvit_video.engine.ablation_tables import (
     NOTE,
@@ -115,7 +115,7 @@ def trained(said):
 
 
 def test_runs_are_trained_once_and_the_command_goes_on(run, tmp_path, monkeypatch, capsys):
-    real, calls = ablations.test, []
+    real, calls = evaluate.test, []
 
     def stopped_in_the_second(cfg):
         calls.append(cfg.OUTPUT_DIR)
@@ -123,7 +123,7 @@ def test_runs_are_trained_once_and_the_command_goes_on(run, tmp_path, monkeypatc
             raise KeyboardInterrupt
         real(cfg)
 
-    monkeypatch.setattr(ablations, "test", stopped_in_the_second)
+    monkeypatch.setattr("stvit_video.engine.run.test", stopped_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         run()
     written = json.loads((tmp_path / "out" / "ablations.json").read_text())["rows"]
@@ -156,8 +156,8 @@ def untrained(monkeypatch):
         results.mkdir(exist_ok=True)
         (results / "summary.json").write_text('{"top1_acc": 50.0}')
 
-    monkeypatch.setattr(ablations, "train", pretend)
-    monkeypatch.setattr(ablations, "test", pretend)
+    for function in ("train", "test"):
+        monkeypatch.setattr(f"stvit_video.engine.run.{function}", pretend)
 
 
 def test_equal_variants_of_two_studies_are_one_run(run, tmp_path, untrained):
@@ -181,6 +181,13 @@ def test_another_config_or_other_images_are_another_run(run, tmp_path, untrained
             "tokens, 4 tokens, seed 0",
         ]
         assert not trained(run(PAIR, overrides=overrides)[1])
+
+
+def test_what_would_switch_training_or_the_test_off_is_another_matter(run, tmp_path, untrained):
+    run(PAIR[:1], overrides=("TRAIN.ENABLE", "False", "TEST.ENABLE", "False"))
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    cfg = load_config(folder / "config.yaml")
+    assert cfg.TRAIN.ENABLE and cfg.TEST.ENABLE
 
 
 def test_missing_images_are_a_sentence_before_anything_starts(run, tmp_path):
