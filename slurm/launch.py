@@ -25,7 +25,7 @@ _EXAMPLES = """examples:
   python slurm/launch.py --nodes 4 --dry-run --opts DATA.PATH_TO_DATA_DIR /data/k400
   python slurm/launch.py --cfg configs/k400/swin_t.yaml --partition gpu --time 2-00:00:00 --follow
   python slurm/launch.py --array SOLVER.BASE_LR=1e-3,5e-4,2e-4
-  python slurm/launch.py --chain configs/imagenet/stvit_swin_t.yaml configs/k400/stvit_swin_t.yaml
+  python slurm/launch.py --chain configs/imagenet/swin_t.yaml configs/k400/stvit_swin_t.yaml
   python slurm/launch.py --nodes 4 --gpus-per-node 0 --cfg configs/demo/stvit_swin_motion.yaml
   python slurm/launch.py --local --follow --cfg configs/demo/stvit_swin_motion.yaml
   python slurm/launch.py --status

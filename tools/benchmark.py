@@ -7,6 +7,8 @@ by round:
         torchvision:swin3d_t
     python tools/benchmark.py configs/k400/stvit_swin_t.yaml configs/k400/swin_t.yaml --keep-memory
     python tools/benchmark.py configs/k400/swin_t.yaml --amp bfloat16 --batch 8 --train
+    python tools/benchmark.py configs/imagenet/stvit_deit_s.yaml timm:deit_small_patch16_224 \\
+        --size 1 224 224 --batch 8 --opts STVIT.NUM_TOKENS 36
 
 The loader of a config (default configs/k400/stvit_swin_t.yaml), on videos of one's own or, without
 --videos, on generated ones of the shape of Kinetics-400's:
@@ -23,6 +25,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from _arguments import device, positive
 from _program import program
 
 from stvit_video.data.synthetic.k400_shaped import write_k400_shaped
@@ -43,13 +46,16 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs="*", help="config files, torchvision:NAME, timm:NAME")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default 7)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=positive, default=7, help="rounds that count (default 7)")
+    parser.add_argument("--device", type=device, default="auto", help="cpu, cuda (%(default)s)")
+    parser.add_argument(
+        "--opts", nargs="+", default=(), metavar="KEY VALUE", help="overrides of every config"
+    )
     models = parser.add_argument_group("models")
-    models.add_argument("--batch", type=int, default=1, help="clips at once (default 1)")
+    models.add_argument("--batch", type=positive, default=1, help="clips at once (default 1)")
     models.add_argument(
         "--size",
-        type=int,
+        type=positive,
         nargs=3,
         default=(32, 224, 224),
         metavar=("FRAMES", "HEIGHT", "WIDTH"),
@@ -74,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
         "--videos", nargs="+", metavar="PATH", help="videos, folders, or CSV files (path label)"
     )
     loader.add_argument(
-        "--clips", type=int, default=256, help="to load through the workers (default 256)"
+        "--clips", type=positive, default=256, help="to load through the workers (default 256)"
     )
     loader.add_argument(
         "--model-speed",
@@ -82,10 +88,17 @@ def parse_arguments() -> argparse.Namespace:
         metavar="CLIPS/S",
         help="that the model trains on (measured, if not given)",
     )
-    loader.add_argument(
-        "--opts", nargs="+", default=(), metavar="KEY VALUE", help="overrides of the config"
-    )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    other = models if arguments.loader else loader
+    given = [
+        action.option_strings[0]
+        for action in other._group_actions
+        if getattr(arguments, action.dest) != action.default
+    ]
+    if given:
+        what = "models, not of the loader" if arguments.loader else "the loader: add --loader"
+        parser.error(f"{', '.join(given)} is of {what}")
+    return arguments
 
 
 @program("benchmark.py")
@@ -102,14 +115,16 @@ def main() -> None:
 
 def measure_models(arguments: argparse.Namespace) -> None:
     """Build the models, time them, print the table."""
-    device = torch.device(arguments.device)
     avoid_planned_attention()
     if arguments.keep_memory and not keep_freed_memory():
         raise UserError("--keep-memory needs the GNU C library: leave it out.")
     frames, *size = arguments.size
     shape = [frames, *size] if frames > 1 else size  # other libraries' image models want images
-    video = torch.randn(arguments.batch, 3, *shape, device=device)
-    models = {name: build_contender(name).to(device) for name in arguments.models}
+    video = torch.randn(arguments.batch, 3, *shape, device=arguments.device)
+    models = {
+        name: build_contender(name, overrides=arguments.opts).to(arguments.device)
+        for name in arguments.models
+    }
     timings = compare(
         models,
         video,
@@ -117,8 +132,9 @@ def measure_models(arguments: argparse.Namespace) -> None:
         amp=getattr(torch, arguments.amp) if arguments.amp else None,
         train=arguments.train,
     )
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else "CUDA"
+    on_gpu = arguments.device.type == "cuda"
+    where = torch.cuda.get_device_name(arguments.device) if on_gpu else "CPU"
+    threads = "CUDA" if on_gpu else f"{torch.get_num_threads()} threads"
     kept = ", freed memory kept" if arguments.keep_memory else ""
     print(f"{where}, {threads}{kept}, {arguments.amp or 'float32'}, torch {torch.__version__}")
     print(report(timings, batch=arguments.batch))
@@ -139,7 +155,7 @@ def measure_loader(arguments: argparse.Namespace) -> None:
             rounds=arguments.rounds,
             clips=arguments.clips,
             model_speed=arguments.model_speed,
-            device=torch.device(arguments.device),
+            device=arguments.device,
         )
         for part in parts:
             print(part, flush=True)

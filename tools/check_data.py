@@ -1,6 +1,7 @@
 """Check a data set before training: lines, labels, duplicates, and every frame of every video.
 
-Of a detector's config the annotation files are checked, and every image and mask.
+Of a detector's config the annotation files are checked, and every image and mask; of a config for
+folders of images by class, the folders, and every image.
 
     python tools/check_data.py --cfg configs/k400/stvit_swin_t.yaml DATA.PATH_TO_DATA_DIR /data/k400
     python tools/check_data.py --csv /data/k400/train.csv --num_classes 400
@@ -14,7 +15,7 @@ set, 1 if there are problems, and 2 after a mistake in the arguments.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from stvit_video.errors import UserError
 if TYPE_CHECKING:
     from stvit_video.engine.check_coco import CocoCheck
     from stvit_video.engine.check_data import DataCheck
+    from stvit_video.engine.check_images import ImageFolderCheck
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -59,14 +61,14 @@ def main(arguments: Sequence[str]) -> int:
     if options.workers < 1:
         raise UserError(f"--workers must be at least 1, but it is {options.workers}")
     cfg = load_config(options.cfg, options.overrides) if options.cfg else default_config()
-    build = _coco_check if options.cfg and cfg.TRAIN.DATASET == "coco" else _data_check
+    build = _CHECKS[cfg.TRAIN.DATASET] if options.cfg else _data_check
     problems, report = build(cfg, options).run()
     print(report)
     print(f"\nThe lists are in {options.output}")
     return 1 if problems else 0
 
 
-# Both import here so that --help and a typing error need not wait seconds for PyTorch.
+# All import here so that --help and a typing error need not wait seconds for PyTorch.
 def _data_check(cfg: CfgNode, options: argparse.Namespace) -> "DataCheck":
     from stvit_video.engine.check_data import DataCheck
 
@@ -96,6 +98,32 @@ def _coco_check(cfg: CfgNode, options: argparse.Namespace) -> "CocoCheck":
         seconds_per_image=cfg.DATA.DECODE_TIMEOUT,
         output=options.output,
     )
+
+
+def _image_check(cfg: CfgNode, options: argparse.Namespace) -> "ImageFolderCheck":
+    from stvit_video.engine.check_images import ImageFolderCheck
+
+    root = Path(cfg.DATA.PATH_TO_DATA_DIR)
+    folders = {name: root / name for name in ("train", "val") if (root / name).is_dir()}
+    if not cfg.DATA.PATH_TO_DATA_DIR or not folders:
+        raise UserError(
+            f'DATA.PATH_TO_DATA_DIR "{cfg.DATA.PATH_TO_DATA_DIR}" must be a folder with train/ or '
+            "val/, and in each a folder of images for every class"
+        )
+    return ImageFolderCheck(
+        folders=folders,
+        num_classes=cfg.MODEL.NUM_CLASSES,
+        num_workers=options.workers,
+        seconds_per_image=cfg.DATA.DECODE_TIMEOUT,
+        output=options.output,
+    )
+
+
+_CHECKS: "dict[str, Callable[..., DataCheck | ImageFolderCheck | CocoCheck]]" = {
+    "kinetics": _data_check,
+    "imagenet": _image_check,
+    "coco": _coco_check,
+}
 
 
 def _files_of_config(folder: str) -> dict[str, Path]:

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
+from _arguments import device
 from _program import program
 
 from stvit_video.config import load_config
@@ -36,7 +36,7 @@ def main() -> None:
         default="pooled",
         help="mean of the final grid, the final grid, or the grids of all stages (default pooled)",
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=device, default="auto", help="cpu, cuda (%(default)s)")
     parser.add_argument("--opts", nargs="+", default=(), metavar="KEY VALUE", help="overrides")
     arguments = parser.parse_args()
     avoid_planned_attention()
@@ -46,7 +46,7 @@ def main() -> None:
             arguments.places,
             kind=arguments.kind,
             output=arguments.output,
-            device=torch.device(arguments.device),
+            device=arguments.device,
         )
     )
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from _arguments import device, positive
 from _program import program
 
 from stvit_video.engine.paper_rows import paper_rows
@@ -33,9 +34,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--tables", nargs="+", type=int, choices=known, default=known)
     parser.add_argument("--speed", action="store_true", help="time each model against its base")
-    parser.add_argument("--batch", type=int, default=1, help="inputs at once (default 1)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default 7)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=positive, default=1, help="inputs at once (default 1)")
+    parser.add_argument("--rounds", type=positive, default=7, help="rounds that count (default 7)")
+    parser.add_argument("--device", type=device, default="auto", help="cpu, cuda (%(default)s)")
     parser.add_argument("--amp", choices=("bfloat16", "float16"), help="automatic mixed precision")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", dest="write", action="store_const", const=as_json)
@@ -54,7 +55,7 @@ def main() -> None:
         measure_speed(
             rows,
             configs=_CONFIGS,
-            device=torch.device(arguments.device),
+            device=arguments.device,
             batch=arguments.batch,
             rounds=arguments.rounds,
             amp=getattr(torch, arguments.amp) if arguments.amp else None,

@@ -21,7 +21,7 @@ def main() -> None:
     )
     parser.add_argument("--cfg", required=True, metavar="FILE", help="YAML config of the model")
     parser.add_argument("--output", required=True, type=Path, help="the picture, a PNG file")
-    parser.add_argument("--index", type=int, default=0, help="line of test.csv, from 0 (default 0)")
+    parser.add_argument("--index", type=int, default=0, help="place in the test split (0)")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
     arguments = parser.parse_intermixed_args()
     cfg = load_config(arguments.cfg, arguments.overrides)

@@ -21,6 +21,7 @@ class BadVideo:
         kills: the process that read it died or had to be ended, so it is not opened again.
         second_try: the decoder of the config failed with ``error``, but the second one read it;
             so it is not bad after all.
+        is_image: it is an image of a folder or an annotation file, which ``line`` counts.
     """
 
     index: int
@@ -31,9 +32,11 @@ class BadVideo:
     error: str
     kills: bool = False
     second_try: bool = False
+    is_image: bool = False
 
     def __str__(self) -> str:
-        return f"{self.csv}, line {self.line}: cannot read the video {self.path}: {self.error}"
+        unit, what = ("image", "image") if self.is_image else ("line", "video")
+        return f"{self.csv}, {unit} {self.line}: cannot read the {what} {self.path}: {self.error}"
 
 
 class BadVideoError(UserError):
@@ -44,4 +47,4 @@ class BadVideoError(UserError):
         self.bad = bad
 
     def __str__(self) -> str:
-        return f"{self.bad}; replace the file or take out the line"
+        return f"{self.bad}; replace or remove it"

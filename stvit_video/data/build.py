@@ -195,11 +195,12 @@ def _csv_path(folder: str, split: str) -> Path:
 def _train_sampler(
     cfg: CfgNode, dataset: VideoDataset, *, split: str, rank: int, world_size: int
 ) -> TrainBatchSampler:
+    paths = dataset.videos.paths
     batch_size = cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS
     if len(dataset) < batch_size * world_size:
         raise UserError(
-            f"{split}.csv in {cfg.DATA.PATH_TO_DATA_DIR} lists {len(dataset)} videos, fewer than "
-            f"the {batch_size * world_size} of one step of all ranks; lower TRAIN.BATCH_SIZE"
+            f"{paths.csv_path} lists {len(paths)} {paths.items}, fewer than the "
+            f"{batch_size * world_size} of one step of all ranks; lower TRAIN.BATCH_SIZE"
         )
     return TrainBatchSampler(
         len(dataset),

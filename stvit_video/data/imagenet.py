@@ -1,7 +1,7 @@
 """Folders of images by class, as ImageNet comes: ``train/<wnid>/*.JPEG``, ``val/<wnid>/*.JPEG``."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
@@ -29,6 +29,20 @@ def class_folders(folder: str | Path) -> list[str]:
     return names
 
 
+def image_names(folder: Path) -> list[str]:
+    """List the images in the folder of a class, sorted.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        # Without a look at each file: there are a million of them, perhaps on a network disk.
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except OSError as error:
+        raise UserError(f"cannot read the class folder {folder} ({error.strerror})") from error
+    return [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+
+
 def read_image_folders(
     folder: str | Path, *, num_classes: int, like: str | Path | None = None
 ) -> LabeledPaths:
@@ -40,7 +54,7 @@ def read_image_folders(
         like: folder of another split, whose classes must be the same.
 
     Raises:
-        UserError: the folder cannot be read, its classes are not as many as asked for or not
+        UserError: a folder cannot be read, its classes are not as many as asked for or not
             those of the other split, or one holds no images.
     """
     folder = Path(folder)
@@ -55,22 +69,20 @@ def read_image_folders(
         raise UserError(
             f"{folder} and {like} must hold the same class folders, but {odd} is in one alone"
         )
-    entries: list[Entry] = []
-    for label, name in enumerate(names):
-        images = list(_images(folder / name))
-        if not images:
+    images = {name: image_names(folder / name) for name in names}
+    for name, found in images.items():
+        if not found:
             raise UserError(
                 f"the class folder {folder / name} holds no images "
                 f"({', '.join(IMAGE_SUFFIXES)}): remove it, or fill it"
             )
-        entries += [
-            Entry(len(entries) + number, f"{name}/{image}", label)
-            for number, image in enumerate(images, start=1)
-        ]
-    return LabeledPaths(folder, entries, unit="image")
+    return label_images(folder, images)
 
 
-def _images(folder: Path) -> Iterator[str]:
-    # Without a look at each file: there are a million of them, perhaps on a network disk.
-    names = sorted(entry.name for entry in os.scandir(folder))
-    return (name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+def label_images(folder: Path, images: Mapping[str, Sequence[str]]) -> LabeledPaths:
+    """Label the images of each class by its place; paths are from ``folder``."""
+    files = (
+        (f"{name}/{image}", label) for label, name in enumerate(images) for image in images[name]
+    )
+    entries = [Entry(number, path, label) for number, (path, label) in enumerate(files, start=1)]
+    return LabeledPaths(folder, entries, unit="image", items="images")

@@ -28,10 +28,19 @@ class LabeledPaths(Sequence[tuple[str, int]]):
         csv_path: the file they come from, for messages.
         entries: its lines.
         unit: what an entry is, for messages.
+        items: what the paths lead to, for messages.
     """
 
-    def __init__(self, csv_path: Path, entries: Sequence[Entry], *, unit: str = "line") -> None:
+    def __init__(
+        self,
+        csv_path: Path,
+        entries: Sequence[Entry],
+        *,
+        unit: str = "line",
+        items: str = "videos",
+    ) -> None:
         self._unit = unit
+        self.items = items
         encoded = [_encode(path) for _, path, _ in entries]
         self.csv_path = csv_path
         self._bytes = np.frombuffer(b"".join(encoded), np.uint8)

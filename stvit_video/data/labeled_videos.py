@@ -64,7 +64,8 @@ class LabeledVideos:
         """Describe a video that cannot be read."""
         path, label = self.paths[index]
         csv, line = str(self.paths.csv_path), self.paths.line(index)
-        return BadVideo(index, path, label, csv, line, error, kills=kills)
+        is_image = self.paths.items == "images"
+        return BadVideo(index, path, label, csv, line, error, kills=kills, is_image=is_image)
 
     def with_backend(self, backend: str) -> "LabeledVideos":
         """The same videos over another decoder."""

@@ -2,7 +2,6 @@
 
 import gc
 import itertools
-import multiprocessing
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -30,7 +30,9 @@ from stvit_video.runtime.parent import die_with_parent
 
 # The workers of a rank that was started by "spawn" would be started so as well, and each import
 # everything anew. Forking is not safe on macOS.
-_START_METHOD = "fork" if sys.platform == "linux" else None
+_Context: type[ForkContext] | type[SpawnContext] = (
+    ForkContext if sys.platform == "linux" else SpawnContext
+)
 
 _log = get_logger(__name__)
 
@@ -87,6 +89,7 @@ class VideoLoader:
         )
         self._remaining = _RemainingBatches(batch_sampler)
         self._loader: DataLoader[Any] | None = None
+        # Noted as they are made: one may have died before the loader has started them all.
         self._workers: list[BaseProcess] = []
 
     def __len__(self) -> int:
@@ -137,7 +140,7 @@ class VideoLoader:
             self._guarded,
             batch_sampler=self._remaining,
             num_workers=self._num_workers,
-            multiprocessing_context=_START_METHOD if self._num_workers else None,
+            multiprocessing_context=_noting_context(self._workers) if self._num_workers else None,
             pin_memory=self._pin_memory,
             collate_fn=self._collate,
             worker_init_fn=partial(_prepare_worker, parent=os.getpid()),
@@ -146,13 +149,8 @@ class VideoLoader:
             # stream, which a resumed run takes up where it was.
             generator=torch.Generator(),
         )
-        others = multiprocessing.active_children()
         with _own_child_handler():
-            items = iter(self._loader)
-        self._workers = [
-            child for child in multiprocessing.active_children() if child not in others
-        ]
-        return items
+            return iter(self._loader)
 
     def _take_up(self, batch: Any, reports: list[BadVideo]) -> None:
         try:
@@ -186,7 +184,8 @@ class VideoLoader:
 
     def _end_workers(self) -> None:
         for worker in self._workers:
-            worker.kill()
+            if worker.pid is not None:  # it was started
+                worker.kill()
         self._loader, self._workers = None, []
 
 
@@ -199,6 +198,19 @@ class _RemainingBatches(Sampler[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.islice(self._batch_sampler, self.first_batch, None)
+
+
+def _noting_context(processes: list[BaseProcess]) -> ForkContext | SpawnContext:
+    """Give a context for a loader that notes the processes that it makes."""
+    context = _Context()
+
+    def make(*args: Any, **kwargs: Any) -> BaseProcess:
+        process = _Context.Process(*args, **kwargs)
+        processes.append(process)
+        return process
+
+    vars(context)["Process"] = make
+    return context
 
 
 def _prepare_worker(worker: int, *, parent: int) -> None:

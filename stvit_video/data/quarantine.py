@@ -86,8 +86,9 @@ class Quarantine:
         if len(self._met) > self._shared and self._file is not None:
             self._shared = len(self._met)
             _log.info(
-                "%d of the %d videos of %s could not be read so far (%s); %s lists them",
-                *(self._shared, len(self._paths), self._paths.csv_path, self._fate, self._file),
+                "%d of the %d %s of %s could not be read so far (%s); %s lists them",
+                *(self._shared, len(self._paths), self._paths.items, self._paths.csv_path),
+                *(self._fate, self._file),
             )
 
     def _is_news(self, report: BadVideo) -> bool:
@@ -111,10 +112,10 @@ class Quarantine:
         more = ", ..." if len(self._met) > _NAMED else ""
         where = f" ({self._file} lists all)" if self._file else ""
         raise UserError(
-            f"{len(self._met)} of the {len(self._paths)} videos of {self._paths.csv_path} cannot "
-            f"be read ({names}{more}){where}, and DATA.MAX_BAD_VIDEOS is {self.max_bad}: take "
-            "them out (tools/check_data.py finds every one and writes cleaned CSV files), replace "
-            "them, or raise DATA.MAX_BAD_VIDEOS"
+            f"{len(self._met)} of the {len(self._paths)} {self._paths.items} of "
+            f"{self._paths.csv_path} cannot be read ({names}{more}){where}, and "
+            f"DATA.MAX_BAD_VIDEOS is {self.max_bad}: take them out (tools/check_data.py finds "
+            "every one), replace them, or raise DATA.MAX_BAD_VIDEOS"
         )
 
     def _still_listed(self) -> dict[int, BadVideo]:

@@ -10,7 +10,8 @@ def leave_stopping_to_the_parent() -> None:
 
     SLURM signals every process of a job, so also the workers of a rank that is to finish its step:
     USR1 and USR2 would end them, or run the handler that they inherited, and so would TERM, by
-    which the parent itself ends workers. Who sent it is told by ``sigwaitinfo`` alone.
+    which the parent itself ends workers. Who sent it is told by ``sigwaitinfo`` alone. (Of two that
+    come at the same moment the system passes on the first; a parent that ends sends another.)
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -51,6 +51,7 @@ class WorkerWatch:
 
         Call it when a worker may have died, which takes the system a moment to show.
         """
+        workers = [worker for worker in workers if worker.pid is not None]
         connection.wait([worker.sentinel for worker in workers], timeout=_DYING_SECONDS)
         videos = {int(pid): int(index) for pid, index in self._reading}
         return [

@@ -32,7 +32,7 @@ def plot_attention(cfg: CfgNode, *, video_index: int, output: Path) -> str:
     Args:
         cfg: of a model with semantic tokens; its newest checkpoint, or
             TEST.CHECKPOINT_FILE_PATH, is used.
-        video_index: line of test.csv, from 0.
+        video_index: place in the test split, from 0.
         output: the picture.
 
     Returns:
@@ -55,7 +55,8 @@ def plot_attention(cfg: CfgNode, *, video_index: int, output: Path) -> str:
     assert isinstance(dataset, MultiViewVideos)
     if not 0 <= video_index < len(dataset):
         raise UserError(
-            f"The video is a line of test.csv, from 0 to {len(dataset) - 1}, but is {video_index}."
+            f"The video is a place in the test split, from 0 to {len(dataset) - 1}, but is "
+            f"{video_index}."
         )
     model = build_model(cfg).eval()
     load_tested_weights(cfg, model, checkpoint_to_test(cfg))

@@ -176,8 +176,16 @@ def benchmark_configs(
     Returns:
         One whose train.csv and test.csv hold every video once; and one whose train.csv repeats
         them until all workers have several batches.
+
+    Raises:
+        UserError: the config is of images.
     """
     cfg = load_config(path, overrides)
+    if cfg.TRAIN.DATASET != "kinetics":
+        raise UserError(
+            f"{path} is of images (TRAIN.DATASET {cfg.TRAIN.DATASET}): --loader measures loaders "
+            "of videos"
+        )
     batch = cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS
     lines = [f"{video.resolve()}{cfg.DATA.PATH_LABEL_SEPARATOR}0\n" for video in videos]
     enough = -(-_BATCHES_A_WORKER * max(1, cfg.DATA_LOADER.NUM_WORKERS) * batch // len(lines))
@@ -188,7 +196,8 @@ def benchmark_configs(
             (folder / name / f"{split}.csv").write_text("".join(lines * repeats))
         one_rank = ["NUM_GPUS", "1", "NUM_SHARDS", "1", "SHARD_ID", "0", "OUTPUT_DIR", f"{folder}"]
         data = ["DATA.PATH_TO_DATA_DIR", f"{folder / name}", "DATA.PATH_PREFIX", ""]
-        sizes = ["TRAIN.BATCH_SIZE", f"{batch}", "TEST.BATCH_SIZE", "1"]
+        # Clips are mixed on the device, and one alone with none.
+        sizes = ["TRAIN.BATCH_SIZE", f"{batch}", "TEST.BATCH_SIZE", "1", "MIXUP.ENABLE", "False"]
         return load_config(path, [*overrides, *one_rank, *data, *sizes])
 
     return over("once", repeats=1, batch=1), over("often", repeats=enough, batch=batch)

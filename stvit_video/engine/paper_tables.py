@@ -11,7 +11,7 @@ from torch import nn
 
 from stvit_video.config import load_config
 from stvit_video.engine.benchmark import compare, pair_ratios
-from stvit_video.engine.paper_rows import PaperRow
+from stvit_video.engine.paper_rows import PaperRow, paper_rows
 from stvit_video.engine.profile import count_flops, count_parameters
 from stvit_video.engine.tables import markdown_table, text_table
 from stvit_video.models import build_model
@@ -82,20 +82,20 @@ def measure_speed(
     """Fill in the speed of each row relative to its base, the two alternating.
 
     Args:
-        rows: bases among them.
+        rows: bases may be of other tables.
         configs: the folder ``configs/``.
         device: where the models run.
         batch: inputs at once.
         rounds: rounds that count; the median of their ratios is taken.
         amp: type of automatic mixed precision; None for none.
     """
-    by_name = {row.paper.name: row for row in rows}
+    by_name = {row.name: row for row in (*paper_rows(), *(row.paper for row in rows))}
     for row in rows:
-        if row.paper.is_base or row.paper.base not in by_name:
+        if row.paper.is_base:
             continue
         pair = {
-            part: build_row(by_name[part].paper, configs=configs).to(device)
-            for part in (row.paper.name, row.paper.base)
+            part.name: build_row(part, configs=configs).to(device)
+            for part in (row.paper, by_name[row.paper.base])
         }
         inputs = _input_of(row.paper, batch=batch).to(device)
         timings = compare(pair, inputs, rounds=rounds, amp=amp)

@@ -55,7 +55,7 @@ def _absent_classes(paths: LabeledPaths, *, num_classes: int) -> list[str]:
     present = len({label for _, label in paths})
     if present == num_classes:
         return []
-    return [f"{paths.csv_path} has videos of {present} of the {num_classes} classes"]
+    return [f"{paths.csv_path} has {paths.items} of {present} of the {num_classes} classes"]
 
 
 def _try_videos(
@@ -66,7 +66,8 @@ def _try_videos(
     bad = _undecodable(videos, chosen, seconds_per_video=seconds_per_video)
     if not bad:
         return []
-    found = f"{len(bad)} of {len(chosen)} videos tried of {videos.paths.csv_path} cannot be read"
+    what = f"{videos.paths.items} tried of {videos.paths.csv_path}"
+    found = f"{len(bad)} of {len(chosen)} {what} cannot be read"
     if 2 * len(bad) > len(chosen) or not tolerates_some:
         raise UserError(f"{found} ({bad[0]}); tools/check_data.py finds all of them")
     return [f"{found}: {'; '.join(map(str, bad))}"]

@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import isqrt
+from math import isqrt, prod
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +205,29 @@ def _fit(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> d
 
 def _random_embeddings(report: LoadReport) -> list[str]:
     """Say so if what all tokens are made by got nothing from the file."""
-    left = [name for name in (*report.missing, *report.mismatched) if "patch_embed." in name]
-    if not left or not report.share:
-        return []
+    names = [*report.missing, *report.mismatched] if report.share else []
+    left = {
+        "SWIN.STEM or PATCH_SIZE": [name for name in names if "patch_embed." in name],
+        "DEIT.PATCH_SIZE": [name for name in names if name == "position.table"],
+    }
     return [
-        f"{left[0]} stays as it was, so the other layers see tokens that they were not trained on: "
-        "the file was trained with another SWIN.STEM or PATCH_SIZE"
+        f"{stay[0]} stays as it was, so the other layers see tokens that they were not trained on: "
+        f"the file was trained with another {keys}"
+        for keys, stay in left.items()
+        if stay
     ]
+
+
+def _grid_of_positions(count: int, *, like: tuple[int, int]) -> tuple[int, int] | None:
+    """Give rows and columns of a table of positions of a grid of the proportions of ``like``.
+
+    Before the grid it may have one of a class token, and one of the token of distilled models.
+    """
+    for tokens in (count, count - 1, count - 2):
+        rows = isqrt(tokens * like[0] // like[1]) if tokens > 0 else 0
+        if rows and rows * rows * like[1] == tokens * like[0]:
+            return rows, tokens // rows
+    return None
 
 
 def _dense_name(name: str) -> str:
@@ -242,12 +258,17 @@ def _fitters(
         return "inflated" if same else "interpolated", table
 
     def fit_positions(value: Tensor, *, module: PositionEmbedding) -> tuple[str, Tensor | None]:
-        # Published tables are of square grids, after the position of a class token.
-        side = isqrt(value.shape[1])
-        first, grid = value[:, : -(side**2)], value[:, -(side**2) :]
-        grid = resize_positions(grid, (side, side), module.size)
-        part = "loaded" if (side, side) == module.size else "interpolated"
-        return part, grid if module.class_token is None else torch.cat([first, grid], dim=1)
+        size = _grid_of_positions(value.shape[1], like=module.size)
+        if size is None:
+            return "mismatched", None
+        first, grid = value.tensor_split([value.shape[1] - prod(size)], dim=1)
+        grid = resize_positions(grid, size, module.size)
+        part = "loaded" if size == module.size else "interpolated"
+        if module.class_token is None:
+            return part, grid
+        # Of a model without a class token, or whose class token had no position.
+        none = value.new_zeros(1, 1, value.shape[2])
+        return part, torch.cat([torch.cat([first, none], dim=1)[:, :1], grid], dim=1)
 
     fitters: dict[str, Callable[[Tensor], tuple[str, Tensor | None]]] = {}
     for name, module in model.named_modules():

@@ -11,7 +11,7 @@ from PIL import Image
 from stvit_video.config import load_config
 from stvit_video.data.build import build_dataset, build_loader
 from stvit_video.data.decode import VideoError, open_video
-from stvit_video.data.imagenet import read_image_folders
+from stvit_video.data.imagenet import image_names, read_image_folders
 from stvit_video.engine.evaluate import test as run_test
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
@@ -141,6 +141,19 @@ def test_an_empty_class_folder_is_a_sentence(config, folder):
     (folder / "train" / CLASSES[1]).mkdir()
     with pytest.raises(UserError, match=f"{CLASSES[1]} holds no images"):
         build_dataset(config(), "train")
+
+
+def test_a_class_folder_that_cannot_be_read_is_a_sentence(folder):
+    shutil.rmtree(folder / "train" / CLASSES[1])
+    closed = folder / "train" / CLASSES[1]
+    with pytest.raises(UserError, match=f"cannot read the class folder {closed}"):
+        image_names(closed)
+
+
+def test_fewer_images_than_a_step_takes_are_a_sentence(config, folder):
+    sentence = rf"{folder}/train lists 8 images, fewer than the 9 of one step.* TRAIN.BATCH_SIZE"
+    with pytest.raises(UserError, match=sentence):
+        build_loader(config("TRAIN.BATCH_SIZE", "9"), "train", rank=0, world_size=1)
 
 
 def test_splits_of_other_classes_are_a_sentence(config, folder):

@@ -7,6 +7,7 @@ import time
 import pytest
 from broken_videos import ODD
 from faulty import loader
+from torch.utils.data import DataLoader
 
 from stvit_video.data.decode import open_video
 from stvit_video.errors import UserError
@@ -67,6 +68,20 @@ def test_a_video_that_ends_its_worker_is_as_bad_as_any_other():
     assert all(FATAL[fault] in errors(training)[index] for index, fault in faults.items())
     assert {bad.index for bad in training.quarantine.bad if bad.kills} == set(faults)
     assert signal.getsignal(signal.SIGCHLD) == before
+
+
+def test_a_worker_may_die_before_the_loader_is_there(monkeypatch):
+    started = DataLoader.__iter__
+
+    def slow(self):
+        items = started(self)
+        time.sleep(0.5)
+        return items
+
+    monkeypatch.setattr(DataLoader, "__iter__", slow)
+    evaluation = loader({0: "kill", 3: "crash"}, train=False)
+    assert indices(evaluation) == [i for i in range(24) if i not in (0, 3)]
+    assert set(errors(evaluation)) == {0, 3}
 
 
 def test_evaluation_goes_on_with_every_other_video_once():

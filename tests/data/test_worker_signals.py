@@ -2,6 +2,8 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import time
+from pathlib import Path
 
 from stvit_video.data.worker_signals import leave_stopping_to_the_parent
 
@@ -13,6 +15,13 @@ def answer(connection):
     leave_stopping_to_the_parent()
     while True:
         connection.send(connection.recv())
+
+
+def is_pending(pid, number):
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    return bool(int(status["ShdPnd"], 16) & 1 << (number - 1))
 
 
 def test_a_worker_is_ended_by_its_parent_alone():
@@ -28,6 +37,9 @@ def test_a_worker_is_ended_by_its_parent_alone():
             ours.send(name)
             assert ours.poll(10), f"it did not outlive {name}"
             assert ours.recv() == name
+        # Signals of one kind do not queue: until it is taken, another one would be lost.
+        while is_pending(worker.pid, signal.SIGTERM):
+            time.sleep(0.01)
         worker.terminate()
         worker.join(10)
         assert worker.exitcode == 128 + signal.SIGTERM

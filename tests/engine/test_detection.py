@@ -234,7 +234,7 @@ def test_images_are_tried_before_a_job_is_queued(config, tmp_path):
     data = write_folder(tmp_path / "data")
     for image in (data / "val").iterdir():
         image.write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"4 of 4 videos tried of .*instances_val\.json cannot be"):
+    with pytest.raises(UserError, match=r"4 of 4 images tried of .*instances_val\.json cannot be"):
         preflight_data(config("run", "DATA.PATH_TO_DATA_DIR", str(data)))
 
 

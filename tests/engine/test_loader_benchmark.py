@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,3 +138,13 @@ def test_the_report_has_every_part(config_file, videos, tmp_path, monkeypatch):
     assert "an item of 2x3 views" in text
     assert re.search(r"the loader, no worker process on \d+ cores: [\d.]+ clips/s", text)
     assert re.search(r"the model trains on 1\.00 clips/s: \d+% of the loader's speed", text)
+
+
+def test_a_config_that_mixes_clips_is_measured_and_one_of_images_refused(tmp_path):
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    once, _ = benchmark_configs(
+        configs / "k400/ptv/mvit_base_16x4.yaml", [Path("a.mp4")], folder=tmp_path
+    )
+    assert (once.TRAIN.BATCH_SIZE, once.MIXUP.ENABLE) == (1, False)
+    with pytest.raises(UserError, match=r"is of images .TRAIN.DATASET imagenet.: --loader"):
+        benchmark_configs(configs / "imagenet/deit_s.yaml", [Path("a.mp4")], folder=tmp_path)

@@ -118,3 +118,39 @@ def test_the_first_layer_of_deit_attends_to_image_tokens_alone():
     )
     assert torch.equal(*first)
     assert not torch.allclose(*second)
+
+
+def position_file(model, table, folder):
+    """The model's weights with another table of positions."""
+    return saved({**model.state_dict(), "position.table": table}, folder)
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_positions_of_models_with_other_tokens_before_the_grid_find_their_places(before, tmp_path):
+    """None before it is DeiT III's, and ours without a class token; two are a distilled DeiT's."""
+    model = small_deit()
+    table = torch.randn(1, before + 16, 24)
+    report = load_weights(model, position_file(small_deit(), table, tmp_path), min_share=1.0)
+    assert "position.table" in report.loaded
+    expected = torch.cat([table[:, :1] if before else torch.zeros(1, 1, 24), table[:, -16:]], dim=1)
+    assert torch.equal(model.position.table, expected)
+
+
+def test_positions_of_a_grid_that_is_not_square_are_resized_as_such(tmp_path):
+    flat = (*SEMANTIC, "DEIT.PATCH_SIZE", "(16, 8)", "STVIT.NUM_TOKENS", "4")
+    model = small_deit(*flat)
+    assert model.position.size == (4, 8)
+    ramp = torch.linspace(-1, 1, 16).expand(8, 16)[None, :, :, None].expand(1, 8, 16, 24)
+    file = position_file(small_deit(*flat), ramp.flatten(1, 2), tmp_path)
+    report = load_weights(model, file, min_share=1.0)
+    assert "position.table" in report.interpolated
+    found = model.position.table.view(4, 8, 24)
+    torch.testing.assert_close(found, found[:1].expand_as(found))  # all rows are the same ramp
+    assert (found.diff(dim=1) > 0).all()
+
+
+def test_positions_that_stay_random_are_told(tmp_path):
+    file = position_file(small_deit(), torch.randn(1, 15, 24), tmp_path)
+    (sentence,) = load_weights(small_deit(), file).warnings
+    assert sentence.startswith("position.table stays as it was")
+    assert sentence.endswith("another DEIT.PATCH_SIZE")

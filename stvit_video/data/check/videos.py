@@ -31,7 +31,7 @@ def check_videos(
     Args:
         videos: the list.
         journal: takes what is found, at once.
-        backend: decoder; with another one than PyAV, that is the second try.
+        backend: decoder; with decord, PyAV is the second try.
         every_frame: decode all frames, instead of the first, the middle and the last.
         num_workers: processes.
         seconds_per_video: limit of the time for one video.
@@ -62,7 +62,7 @@ def check_videos(
         num_workers=num_workers,
         pin_memory=False,
         quarantine=_Findings(videos, note=note),
-        second_try=second if backend != "pyav" else None,
+        second_try=second if backend == "decord" else None,
         seconds_per_video=seconds_per_video,
     )
     for batch in loader if todo else ():

@@ -133,7 +133,7 @@ def _select(path: Path, content: FileContent, *, only_with_objects: bool) -> Coc
     # An image as a whole has no label.
     entries = [Entry(place + 1, content.names[place], 0) for place in kept.tolist()]
     return CocoAnnotations(
-        paths=LabeledPaths(path, entries, unit="image"),
+        paths=LabeledPaths(path, entries, unit="image", items="images"),
         images=ImageRecords(content.images, kept),
         is_wide=np.array(content.is_wide, bool)[kept],
         class_names=tuple(name for _, name in content.categories),

@@ -1,0 +1,139 @@
+"""A check of folders of images by class: every folder, and every image."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+
+from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.check.journal import Journal, VideoFacts
+from stvit_video.data.check.lines import Problem
+from stvit_video.data.check.videos import check_videos
+from stvit_video.data.imagenet import IMAGE_SUFFIXES, class_folders, image_names, label_images
+from stvit_video.data.labeled_videos import LabeledVideos
+from stvit_video.data.quarantine import write_quarantine
+from stvit_video.engine.check_data import write_problems
+from stvit_video.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageFolderCheck:
+    """How folders of images by class are checked.
+
+    Attributes:
+        folders: of each split, by its name; holds a folder of images for every class.
+        num_classes: folders that each must hold.
+        num_workers: processes that read images, at least 1.
+        seconds_per_image: limit of the time for one image; 0: none.
+        output: folder of what is written.
+    """
+
+    folders: Mapping[str, Path]
+    num_classes: int
+    num_workers: int
+    seconds_per_image: float
+    output: Path
+
+    def run(self) -> tuple[list[Problem], str]:
+        """Check everything, and write the lists and the table.
+
+        Stopped and started again, it goes on where it was.
+
+        Returns:
+            all problems, and a report to be shown.
+
+        Raises:
+            UserError: the folder of a split cannot be read, or holds no folders.
+        """
+        classes = {name: class_folders(folder) for name, folder in self.folders.items()}
+        problems = self._compare_classes(classes)
+        bad: list[BadVideo] = []
+        table = {}
+        with closing(Journal(self.output / "journal.jsonl", way="image")) as journal:
+            for split, folder in self.folders.items():
+                images, found = self._list(folder, classes[split])
+                problems += found
+                facts: list[VideoFacts] = []
+                if any(images.values()):
+                    facts, bad_here = self._read(split, images, journal)
+                    bad += bad_here
+                table[split] = _column(images, facts)
+        problems += [Problem("image", str(image)) for image in bad]
+        write_quarantine(self.output / "quarantine.csv", bad)
+        statistics = pd.DataFrame(table)
+        statistics.to_csv(self.output / "statistics.csv")
+        return problems, f"{statistics.to_string()}\n\n{write_problems(self.output, problems)}"
+
+    def _compare_classes(self, classes: Mapping[str, Sequence[str]]) -> list[Problem]:
+        problems = [
+            Problem(
+                "class",
+                f"{self.folders[split]} holds {len(names)} folders, one for each class, but "
+                f"MODEL.NUM_CLASSES is {self.num_classes}",
+            )
+            for split, names in classes.items()
+            if len(names) != self.num_classes
+        ]
+        everywhere = set.intersection(*(set(names) for names in classes.values()))
+        return problems + [
+            Problem("class", f"{self.folders[split] / name} has no fellow in every other split")
+            for split, names in classes.items()
+            for name in names
+            if name not in everywhere
+        ]
+
+    def _list(
+        self, folder: Path, names: Sequence[str]
+    ) -> tuple[dict[str, list[str]], list[Problem]]:
+        """List the images of each class, and the folders that give none."""
+        images: dict[str, list[str]] = {}
+        problems = []
+        for name in names:
+            try:
+                images[name] = image_names(folder / name)
+            except UserError as error:
+                images[name] = []
+                problems.append(Problem("class", str(error)))
+                continue
+            if not images[name]:
+                what = f"{folder / name} holds no images ({', '.join(IMAGE_SUFFIXES)})"
+                problems.append(Problem("class", what))
+        return images, problems
+
+    def _read(
+        self, split: str, images: Mapping[str, Sequence[str]], journal: Journal
+    ) -> tuple[list[VideoFacts], list[BadVideo]]:
+        folder = self.folders[split]
+        files = LabeledVideos(label_images(folder, images), prefix=folder, backend="image")
+        facts = check_videos(
+            files,
+            journal=journal,
+            backend=files.backend,
+            every_frame=True,
+            num_workers=self.num_workers,
+            seconds_per_video=self.seconds_per_image,
+            title=split,
+        )
+        bad = [
+            files.bad_video(index, fact.error, kills=fact.kills)
+            for index, fact in enumerate(facts)
+            if fact.error
+        ]
+        return facts, bad
+
+
+def _column(images: Mapping[str, Sequence[str]], facts: Sequence[VideoFacts]) -> dict[str, int]:
+    counts = [len(names) for names in images.values()]
+    sides = [min(fact.height, fact.width) for fact in facts if not fact.error]
+    return {
+        "classes": len(images),
+        "images": len(facts),
+        "unreadable": len(facts) - len(sides),
+        "fewest of a class": min(counts),
+        "most of a class": max(counts),
+        "smallest short side": min(sides, default=0),
+        "median short side": int(median(sides)) if sides else 0,
+    }
