@@ -84,7 +84,6 @@ class CocoCheck:
         return check_videos(
             images,
             journal=journal,
-            backend=images.backend,
             every_frame=True,
             num_workers=self.num_workers,
             seconds_per_video=self.seconds_per_image,

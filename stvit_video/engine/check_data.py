@@ -93,7 +93,6 @@ class DataCheck:
         facts = check_videos(
             videos,
             journal=journal,
-            backend=self.backend,
             every_frame=self.every_frame,
             num_workers=self.num_workers,
             seconds_per_video=self.seconds_per_video,

@@ -111,7 +111,6 @@ class ImageFolderCheck:
         facts = check_videos(
             files,
             journal=journal,
-            backend=files.backend,
             every_frame=True,
             num_workers=self.num_workers,
             seconds_per_video=self.seconds_per_image,

@@ -90,7 +90,6 @@ def _undecodable(
         facts = check_videos(
             sample,
             journal=journal,
-            backend=videos.backend,
             every_frame=False,
             num_workers=1,
             seconds_per_video=seconds_per_video,

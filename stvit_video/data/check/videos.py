@@ -20,7 +20,6 @@ def check_videos(
     videos: LabeledVideos,
     *,
     journal: Journal,
-    backend: str,
     every_frame: bool,
     num_workers: int,
     seconds_per_video: float,
@@ -29,9 +28,8 @@ def check_videos(
     """Decode all videos that the journal does not know, with a progress bar.
 
     Args:
-        videos: the list.
+        videos: the list; where its decoder is decord, PyAV is the second try.
         journal: takes what is found, at once.
-        backend: decoder; with decord, PyAV is the second try.
         every_frame: decode all frames, instead of the first, the middle and the last.
         num_workers: processes.
         seconds_per_video: limit of the time for one video.
@@ -52,17 +50,16 @@ def check_videos(
         found[index] = facts
         journal.add(files[index], facts)
 
-    first, second = (
-        _DecodedVideos(videos.with_backend(name), every_frame=every_frame)
-        for name in (backend, "pyav")
-    )
+    second_try = None
+    if videos.backend == "decord":
+        second_try = _DecodedVideos(videos.with_backend("pyav"), every_frame=every_frame)
     loader = VideoLoader(
-        first,
+        _DecodedVideos(videos, every_frame=every_frame),
         batch_sampler=_OneByOne(todo),
         num_workers=num_workers,
         pin_memory=False,
         quarantine=_Findings(videos, note=note),
-        second_try=second if backend == "decord" else None,
+        second_try=second_try,
         seconds_per_video=seconds_per_video,
     )
     for batch in loader if todo else ():
