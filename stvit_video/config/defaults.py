@@ -96,8 +96,10 @@ def default_config() -> CfgNode:
     # Decoder: "pyav" or "decord".
     c.DATA.DECODING_BACKEND = "pyav"
     # Seconds a worker may take for one video before it is ended, as its decoder hangs; 0: no limit.
-    # (Without workers there is none: NUM_WORKERS 0 lets a decoder hang, or crash the run.)
-    c.DATA.DECODE_TIMEOUT = 300.0
+    # A disk that stands still looks alike, so the video is given up at the second time only; twice
+    # this should be below the time for which other ranks wait. (Without workers there is none:
+    # NUM_WORKERS 0 lets a decoder hang, or crash the run.)
+    c.DATA.DECODE_TIMEOUT = 120.0
     # Videos of each split that may be unreadable before the run stops; 0: none. Training replaces
     # them, evaluation leaves them out, and OUTPUT_DIR/quarantine.csv lists them.
     c.DATA.MAX_BAD_VIDEOS = 20
@@ -319,10 +321,13 @@ def default_config() -> CfgNode:
     c.SOLVER.MOMENTUM = 0.9
     c.SOLVER.NESTEROV = True
     c.SOLVER.WEIGHT_DECAY = 0.02
-    # No weight decay on norms, biases, bias tables and all other vectors.
+    # No weight decay on norms, biases and all other vectors. (Position bias tables and what a model
+    # names itself, such as positions and class tokens, never have any.)
     c.SOLVER.ZERO_WD_1D_PARAM = True
     # Factor of the learning rate of all that is not the head.
     c.SOLVER.BACKBONE_LR_FACTOR = 1.0
+    # Spare the backbone's position bias tables that factor.
+    c.SOLVER.FULL_LR_BIAS_TABLES = False
     # Clip the gradient: by value, or by its norm; 0: not.
     c.SOLVER.CLIP_GRAD_VAL = 0.0
     c.SOLVER.CLIP_GRAD_L2NORM = 0.0

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
+import torch
 from torch.utils.data import Dataset
 
 from stvit_video.data.bad_video import BadVideo, BadVideoError
@@ -40,6 +41,10 @@ class GuardedVideos(Dataset[Item]):
             None: there is none.
         max_bad: with more bad videos than this the run stops, so no more are tried for one sample.
         watch: is told which video is being read.
+
+    Attributes:
+        is_killer: for each video whether it is not to be opened; in memory that all processes
+            share.
     """
 
     def __init__(
@@ -50,8 +55,7 @@ class GuardedVideos(Dataset[Item]):
         max_bad: int,
         watch: WorkerWatch,
     ) -> None:
-        # Videos that killed a worker, which are not opened again.
-        self.killers: dict[int, BadVideo] = {}
+        self.is_killer = torch.zeros(len(datasets[0]), dtype=torch.bool).share_memory_()
         self._datasets = datasets
         self._replace = replace
         self._max_bad = max_bad
@@ -80,9 +84,8 @@ class GuardedVideos(Dataset[Item]):
 
     def _read(self, key: Key, reports: list[BadVideo]) -> Any:
         index = video_index(key)
-        if index in self.killers:
-            reports.append(self.killers[index])
-            return None
+        if self.is_killer[index]:
+            return None  # the main process has said so, and needs no report
         errors = []
         for dataset in self._datasets:
             try:

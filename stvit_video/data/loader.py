@@ -42,10 +42,12 @@ class VideoLoader:
 
     Videos are decoded in ``num_workers`` processes, which live as long as the loader; each uses
     one thread. What cannot be read goes to ``quarantine``, and is left out of its batch or
-    replaced by another sample. When a worker dies, or takes too long for one video, that video is
-    bad too, and new workers go on from the batch that was due; all batches are the same as if the
-    video had been bad in any other way. (With no workers, nothing helps against a decoder that
-    crashes or hangs. A worker that is stopped, by SIGSTOP, is waited for.)
+    replaced by another sample. When a worker crashes, the video that it was reading is bad too, and
+    new workers go on from the batch that was due; all batches are the same as if the video had been
+    bad in any other way. A worker that takes too long, or is killed from outside, as for a lack of
+    memory, may be no fault of the video, which is bad when that happens a second time. (With no
+    workers, nothing helps against a decoder that crashes or hangs. A worker that is stopped, by
+    SIGSTOP, is waited for.)
 
     Args:
         dataset: map-style, of dicts of tensors, numbers and strings, or of lists of them: an item
@@ -89,6 +91,8 @@ class VideoLoader:
         )
         self._remaining = _RemainingBatches(batch_sampler)
         self._loader: DataLoader[Any] | None = None
+        # Videos whose reading was ended once by what may have nothing to do with them.
+        self._suspects: set[int] = set()
         # Noted as they are made: one may have died before the loader has started them all.
         self._workers: list[BaseProcess] = []
 
@@ -133,9 +137,10 @@ class VideoLoader:
                 self._take_up_deaths(error)
 
     def _iterate(self) -> Iterator[Item]:
+        # Also those that other ranks have met, which workers that live on learn of by this.
+        self._guarded.is_killer[list(self.quarantine.killers)] = True
         if self._loader is not None:
             return iter(self._loader)
-        self._guarded.killers = self.quarantine.killers
         self._loader = DataLoader(
             self._guarded,
             batch_sampler=self._remaining,
@@ -164,6 +169,8 @@ class VideoLoader:
     def _take_up_deaths(self, error: Exception) -> None:
         """Blame the videos that dead workers were reading, and end the other workers.
 
+        A video that may not be to blame gets a second chance.
+
         Raises:
             Exception: it is ``error``, as no worker died.
             UserError: a worker died without reading a video, or there are too many bad ones now.
@@ -172,14 +179,19 @@ class VideoLoader:
         if not deaths:
             raise error
         self._end_workers()
-        for index, cause in deaths:
+        for index, cause, may_pass in deaths:
             if index < 0:
                 raise UserError(
                     f"a worker of the data loader died between two videos ({cause}); with too "
                     "little memory, lower DATA_LOADER.NUM_WORKERS or the batch size"
                 ) from error
-            assert index not in self._guarded.killers, "a killer was opened again"
-            self.quarantine.add([self.dataset.bad_video(index, cause, kills=True)])
+            assert not self._guarded.is_killer[index], "a killer was opened again"
+            bad = self.dataset.bad_video(index, cause, kills=True)
+            if may_pass and index not in self._suspects:
+                self._suspects.add(index)
+                _log.warning("%s: %s; it is tried once more", bad.path, bad.error)
+            else:
+                self.quarantine.add([bad])
         _log.warning("New workers of the data loader go on from the batch that was due")
 
     def _end_workers(self) -> None:

@@ -80,9 +80,10 @@ class Quarantine:
             UserError: together they have met more bad videos than are put up with.
         """
         if get_world_size() > 1:
-            for bad, second_tries in gather_objects((self.bad, self._second_tries)):
-                self._second_tries |= second_tries
-                self.add(bad)
+            gathered = gather_objects((self.bad, self._second_tries))
+            self._second_tries.update(*(second_tries for _, second_tries in gathered))
+            # All at once: with too many, the file of rank 0 lists them all the same.
+            self.add(bad for met, _ in gathered for bad in met)
         if len(self._met) > self._shared and self._file is not None:
             self._shared = len(self._met)
             _log.info(
@@ -110,12 +111,20 @@ class Quarantine:
             return
         names = "; ".join(f"line {bad.line}, {bad.path}: {bad.error}" for bad in self.bad[:_NAMED])
         more = ", ..." if len(self._met) > _NAMED else ""
-        where = f" ({self._file} lists all)" if self._file else ""
+        where = again = ""
+        if self._file is not None:
+            files = self._file.with_name(f"{self._file.stem}*{self._file.suffix}")
+            where = f" ({files} lists all)"
+            if self.killers:
+                again = (
+                    f"; those that ended their reader ({len(self.killers)}) are opened again only "
+                    f"when their lines are removed from {files}"
+                )
         raise UserError(
             f"{len(self._met)} of the {len(self._paths)} {self._paths.items} of "
             f"{self._paths.csv_path} cannot be read ({names}{more}){where}, and "
             f"DATA.MAX_BAD_VIDEOS is {self.max_bad}: take them out (tools/check_data.py finds "
-            "every one), replace them, or raise DATA.MAX_BAD_VIDEOS"
+            f"every one), replace them, or raise DATA.MAX_BAD_VIDEOS{again}"
         )
 
     def _still_listed(self) -> dict[int, BadVideo]:

@@ -6,12 +6,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import get_worker_info
 
 # How long a process that has closed its connections may take to be seen as ended.
 _DYING_SECONDS = 2.0
+# What ends a process from outside, be it a lack of memory or a file system that stands still, and
+# so may have nothing to do with what it was reading.
+_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
+
+
+class Death(NamedTuple):
+    """The end of a worker: the video that it was reading (-1: none), and what happened."""
+
+    video: int
+    cause: str
+    # Whether the same video may be read well at another try.
+    may_pass: bool
 
 
 class WorkerWatch:
@@ -46,8 +59,8 @@ class WorkerWatch:
             signal.setitimer(signal.ITIMER_REAL, 0)
             row[1] = -1
 
-    def deaths(self, workers: Sequence[BaseProcess]) -> list[tuple[int, str]]:
-        """Which videos dead workers were reading, -1 for none, and what happened to the workers.
+    def deaths(self, workers: Sequence[BaseProcess]) -> list[Death]:
+        """How workers have died.
 
         Call it when a worker may have died, which takes the system a moment to show.
         """
@@ -55,7 +68,11 @@ class WorkerWatch:
         connection.wait([worker.sentinel for worker in workers], timeout=_DYING_SECONDS)
         videos = {int(pid): int(index) for pid, index in self._reading}
         return [
-            (videos.get(worker.pid or 0, -1), self._describe(worker.exitcode))
+            Death(
+                videos.get(worker.pid or 0, -1),
+                self._describe(worker.exitcode),
+                may_pass=-worker.exitcode in _FROM_OUTSIDE,
+            )
             for worker in workers
             if worker.exitcode is not None
         ]

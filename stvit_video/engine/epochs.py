@@ -99,7 +99,6 @@ class EpochRunner:
                 return False
             # What a checkpoint took is no time of waiting for data.
             began = time.perf_counter()
-        self.loader.quarantine.share()
         self._advise(meter.epoch.data_share)
         self.recorder.line(meter.epoch_line(epoch=epoch, lr=lr))
         state.finished_epochs, state.finished_steps = epoch + 1, 0

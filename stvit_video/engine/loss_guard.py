@@ -11,15 +11,15 @@ _ENOUGH = 5
 
 
 class BadLossError(UserError):
-    """The loss is not finite or has exploded.
+    """The loss is not finite or has exploded, or its gradient is not finite.
 
     Attributes:
-        problem: what is wrong, "became nan".
+        problem: what is wrong, "the loss became nan".
         loss: of this rank.
     """
 
     def __init__(self, problem: str, *, loss: float) -> None:
-        super().__init__(f"Training stopped because the loss {problem}.")
+        super().__init__(f"Training stopped because {problem}.")
         self.problem = problem
         self.loss = loss
 
@@ -40,7 +40,7 @@ class LossGuard:
         self.recent: list[float] = []
 
     def problem(self, loss: float) -> str:
-        """Return what is wrong with the loss of a step, as the end of a sentence about it.
+        """Return what is wrong with the loss of a step, as a part of a sentence.
 
         Args:
             loss: mean over all ranks, so that all of them judge alike.
@@ -49,12 +49,12 @@ class LossGuard:
             nothing for a good loss, which then counts among the recent ones.
         """
         if not math.isfinite(loss):
-            return f"became {loss}"
+            return f"the loss became {loss}"
         if self.factor and len(self.recent) >= _ENOUGH:
             usual = median(self.recent)
             if loss > self.factor * usual:
                 return (
-                    f"rose to {loss:.4g}, more than {self.factor:g} times "
+                    f"the loss rose to {loss:.4g}, more than {self.factor:g} times "
                     f"(TRAIN.KILL_LOSS_EXPLOSION_FACTOR) the {usual:.4g} of the steps before"
                 )
         self.recent = [*self.recent, loss][-_WINDOW:]

@@ -17,6 +17,7 @@ def parameter_groups(
     *,
     weight_decay: float,
     backbone_lr_factor: float = 1.0,
+    full_lr_bias_tables: bool = False,
     layer_decay: float = 1.0,
     decays: Callable[[str, nn.Parameter], bool] = lambda name, parameter: True,
 ) -> list[dict]:
@@ -26,6 +27,7 @@ def parameter_groups(
         model: parameters named ``head.*`` are the classifier, all others the backbone.
         weight_decay: of the parameters that ``decays`` accepts; the others get 0.
         backbone_lr_factor: factor of the scheduled learning rate for the backbone.
+        full_lr_bias_tables: that factor is not for its position bias tables.
         layer_decay: further factor, once for each layer that lies between a parameter and the
             head; other than 1 it needs a model with ``parameter_depths()``.
         decays: says by name and value whether a parameter is decayed.
@@ -46,7 +48,9 @@ def parameter_groups(
         part, factor = "backbone", backbone_lr_factor
         if name.startswith(HEAD_PREFIX):
             part, factor = "head", 1.0
-        elif depths:
+        elif full_lr_bias_tables and name.endswith(_BIAS_TABLE):
+            part, factor = "bias_tables", 1.0
+        if depths and part != "head":
             part += f"/layer_{depths[name]:03d}"
             factor *= layer_decay ** (last - depths[name])
         is_decayed = decays(name, parameter)
@@ -63,13 +67,12 @@ def parameter_groups(
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of the ``SOLVER`` keys over the trainable parameters of ``model``."""
     solver = cfg.SOLVER
-    exempt: set[str] = set()
-    if solver.ZERO_WD_1D_PARAM:
-        exempt = _without_decay(model)
+    exempt = _without_decay(model, vectors=solver.ZERO_WD_1D_PARAM)
     groups = parameter_groups(
         model,
         weight_decay=solver.WEIGHT_DECAY,
         backbone_lr_factor=solver.BACKBONE_LR_FACTOR,
+        full_lr_bias_tables=solver.FULL_LR_BIAS_TABLES,
         layer_decay=solver.LAYER_DECAY,
         decays=lambda name, parameter: name not in exempt,
     )
@@ -93,14 +96,14 @@ def _depths(model: nn.Module) -> dict[str, int]:
     return method()
 
 
-def _without_decay(model: nn.Module) -> set[str]:
+def _without_decay(model: nn.Module, *, vectors: bool) -> set[str]:
     # A model may name further parameters itself, as timm's models do.
     method = getattr(model, "no_weight_decay", None)
     named: set[str] = method() if callable(method) else set()
     return {
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim <= 1 or name.endswith(_BIAS_TABLE) or name in named
+        if (vectors and parameter.ndim <= 1) or name.endswith(_BIAS_TABLE) or name in named
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -73,8 +74,8 @@ class TrainingStep:
         """Accumulate the gradients of ``batches`` (of equal sizes) and update the weights once.
 
         Raises:
-            BadLossError: on all ranks, if the loss of any is one to stop at; neither a weight nor
-                a running statistic has changed then.
+            BadLossError: on all ranks, if their mean loss or the gradient is one to stop at;
+                neither a weight nor a running statistic has changed then.
         """
         statistics = [(each, each.clone()) for each in self._statistics]
         set_learning_rate(self.optimizer, lr)
@@ -83,13 +84,14 @@ class TrainingStep:
         for index, batch in enumerate(batches):
             with self._gradient_exchange(is_last=index == len(batches) - 1):
                 passes.append(self._forward_backward(batch, share=1 / len(batches)))
-        # The only place where the CPU waits for the device, which then updates the weights while
-        # the CPU waits for the next batches.
+        norm = self._gradient_norm()
+        # Only here the CPU waits for the device, which then updates the weights while the CPU waits
+        # for the next batches.
         values = torch.stack([torch.stack(list(each.values())) for each in passes])
         measured = dict(zip(passes[0], values.sum(dim=0).tolist(), strict=True))
         loss = measured.pop("loss")
         try:
-            self._judge(loss)
+            self._judge(loss, gradient_norm=norm.item())
         except BadLossError:
             for each, before in statistics:
                 each.copy_(before)
@@ -111,9 +113,18 @@ class TrainingStep:
             return self.model.no_sync()
         return nullcontext()
 
-    def _judge(self, loss: float) -> None:
+    def _gradient_norm(self) -> Tensor:
+        """The norm of all gradients, which ranks have averaged; 0 where a loss scaler judges it."""
+        if self.scaler.is_enabled():
+            return torch.zeros(())
+        gradients = (each.grad for each in self.model.parameters())
+        return nn.utils.get_total_norm([each for each in gradients if each is not None])
+
+    def _judge(self, loss: float, *, gradient_norm: float) -> None:
         (sum_over_ranks,) = distributed.all_reduce_sum([loss])
         problem = self.guard.problem(sum_over_ranks / distributed.get_world_size())
+        if not problem and not isfinite(gradient_norm):
+            problem = f"the gradient's norm became {gradient_norm}"
         if problem:
             raise BadLossError(problem, loss=loss)
 

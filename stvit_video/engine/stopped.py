@@ -53,7 +53,7 @@ def stop(
     # NaN is neither above nor below anything, but different from itself.
     worst = max(ranks, key=lambda rank: (rank["loss"] != rank["loss"], rank["loss"]))
     return UserError(
-        f"Training stopped because the loss {error.problem} in epoch {state.finished_epochs + 1} "
+        f"Training stopped because {error.problem} in epoch {state.finished_epochs + 1} "
         f"at step {state.finished_steps + 1} and learning rate {lr:g}, with the videos "
         f"{', '.join(worst['video_name'])}. {distributed.broadcast_object(where)}. Lower "
         "SOLVER.BASE_LR, warm up longer, set SOLVER.CLIP_GRAD_L2NORM, or look at these files, and "

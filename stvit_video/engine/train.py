@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 from stvit_video.data.build import build_loader
 from stvit_video.data.coco.collate import padded_size
 from stvit_video.data.loader import VideoLoader
+from stvit_video.data.quarantine import Quarantine
 from stvit_video.engine.build import (
     build_epoch_runner,
     build_keeper,
@@ -75,6 +76,7 @@ def train(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
             cfg,
             state,
             run_epoch=build_epoch_runner(cfg, state, train_loader, recorder),
+            quarantine=train_loader.quarantine,
             run_validation=partial(_validate, cfg, state, val_loader, recorder, should_stop),
             should_stop=agreed(should_stop),
         )
@@ -92,6 +94,7 @@ def _run_epochs(
     state: TrainingState,
     *,
     run_epoch: EpochRunner,
+    quarantine: Quarantine,
     run_validation: Callable[[], bool],
     should_stop: ShouldStop,
 ) -> None:
@@ -117,6 +120,14 @@ def _run_epochs(
         keeper.validated(state)
         return True
 
+    def share_bad_videos() -> None:
+        try:
+            quarantine.share()
+        except UserError:
+            # The epoch is done, and is not lost.
+            keeper.save_unless_written(state)
+            raise
+
     goes_on = True
     if state.finished_epochs and not state.finished_steps:
         # The checkpoint was written before its validation, which may have been cut off.
@@ -125,7 +136,9 @@ def _run_epochs(
         goes_on = run_epoch(after_step=after_step) and not should_stop()
         if not goes_on or is_due(cfg.TRAIN.CHECKPOINT_PERIOD):
             keeper.save(state)
-        goes_on = goes_on and validate_if_due()
+        if goes_on:
+            share_bad_videos()
+            goes_on = validate_if_due()
     if not goes_on:
         _log.info("Stopped as asked; start again to go on")
 

@@ -4,7 +4,7 @@ Letters: B clips, C channels, T frames, H rows, W columns of a video; t, h, w th
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from math import ceil
 from typing import Any
 
@@ -82,10 +82,17 @@ class SlowFastPathways(nn.Module):
             raise UserError(
                 f"SlowFast takes clips of a multiple of {self.alpha} frames, not {frames}."
             )
-        # From the first frame to the last, as PySlowFast does it: not quite every alpha-th. On
-        # the CPU, because other devices may round a whole number down to the one before.
-        slow = torch.linspace(0, frames - 1, frames // self.alpha, device="cpu").long()
-        return [video.index_select(2, slow.to(video.device)), video]
+        return [video.index_select(2, _slow_frames(frames, self.alpha, video.device)), video]
+
+
+# As a GPU's copy of it, made anew, is waited for.
+@torch.compiler.disable
+@lru_cache(maxsize=64)
+def _slow_frames(frames: int, alpha: int, device: torch.device) -> Tensor:
+    # From the first frame to the last, as PySlowFast does it: not quite every alpha-th. On the CPU,
+    # because other devices may round a whole number down to the one before.
+    with torch.inference_mode(False):
+        return torch.linspace(0, frames - 1, frames // alpha, device="cpu").long().to(device)
 
 
 class OneSize(nn.Module):

@@ -20,12 +20,22 @@ class FaultyVideos:
 
     def __init__(self, number, faults):
         self.number, self.faults = number, faults
+        # How often each was opened, in all processes.
+        self.opened = torch.zeros(number, dtype=torch.int64).share_memory_()
 
     def __len__(self):
         return self.number
 
     def __getitem__(self, key):
         index = key if isinstance(key, int) else key.index
+        self.opened[index] += 1
+        match self.faults.get(index), int(self.opened[index]):
+            case ("kill once", 1):
+                os.kill(os.getpid(), signal.SIGKILL)
+            case ("hang once", 1):
+                time.sleep(1000)
+            case ("crash later", 2):
+                os.kill(os.getpid(), signal.SIGSEGV)
         match self.faults.get(index):
             case "broken":
                 raise BadVideoError(self.bad_video(index, "broken"))

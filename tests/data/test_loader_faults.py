@@ -70,6 +70,27 @@ def test_a_video_that_ends_its_worker_is_as_bad_as_any_other():
     assert signal.getsignal(signal.SIGCHLD) == before
 
 
+def test_what_ends_a_worker_once_is_no_fault_of_its_video(caplog):
+    evaluation = loader({0: "kill once", 4: "hang once"}, train=False, seconds=0.5)
+    assert indices(evaluation) == list(range(24))
+    assert errors(evaluation) == {}
+    again = [message for message in caplog.messages if message.endswith("; it is tried once more")]
+    assert [message.partition(":")[0] for message in sorted(again)] == ["0.mp4", "4.mp4"]
+
+
+def test_workers_that_live_on_learn_what_other_ranks_have_met():
+    training = loader({5: "crash later"})
+    list(training)
+    workers = {worker.pid for worker in training._workers}
+    training.quarantine.add([training.dataset.bad_video(5, "it crashed there", kills=True)])
+    expected = loader({5: "broken"})
+    for each in (training, expected):
+        each.batch_sampler.set_epoch(1)
+    assert samples(training) == samples(expected)
+    assert {worker.pid for worker in training._workers} == workers
+    assert int(training.dataset.opened[5]) == 1
+
+
 def test_a_worker_may_die_before_the_loader_is_there(monkeypatch):
     started = DataLoader.__iter__
 

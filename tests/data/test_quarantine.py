@@ -58,8 +58,13 @@ def test_what_is_listed_survives_a_resume(tmp_path):
     assert list(resumed.killers) == [5]
     resumed.add([bad(7)])
     assert [video.path for video in read_quarantine(file)] == ["3.mp4", "5.mp4", "7.mp4"]
-    with pytest.raises(UserError, match="3 of the 9 videos"):
+    with pytest.raises(UserError, match="3 of the 9 videos") as ended:
         quarantine(9, file=file, max_bad=2).add([bad(3), bad(7)])
+    files = tmp_path / "quarantine*.csv"
+    assert str(ended.value).endswith(
+        f"; those that ended their reader (1) are opened again only when their lines are removed "
+        f"from {files}"
+    )
 
 
 def test_lines_that_have_changed_are_forgotten(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from broken_videos import BROKEN, make_broken_videos
 
 from stvit_video.data import labeled_videos
+from stvit_video.engine.checkpoint import find_checkpoints
 from stvit_video.engine.evaluate import test as run_test
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
@@ -139,6 +140,21 @@ def test_over_the_budget_the_run_stops_with_a_sentence(config, tmp_path, ranks):
     assert time.perf_counter() - began < 60
     lists = pd.concat(pd.read_csv(file) for file in Path(cfg.OUTPUT_DIR).glob("quarantine*.csv"))
     assert 2 <= len(set(map(os.path.basename, lists.path))) <= len(BROKEN)
+
+
+def test_an_epoch_whose_ranks_are_over_the_budget_together_is_not_lost(config, tmp_path):
+    names = [*list(BROKEN)[:4], *(f"good {number}.mp4" for number in range(30))]
+    write_lists(tmp_path, train=names, val=names[-1:], folder=config().DATA.PATH_TO_DATA_DIR)
+    cfg = config(
+        *("DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA_LOADER.NUM_WORKERS", "0", "NUM_GPUS", "2"),
+        *("DATA.MAX_BAD_VIDEOS", "3", "SOLVER.MAX_EPOCH", "9", "TRAIN.CHECKPOINT_PERIOD", "9"),
+    )
+    with pytest.raises(UserError, match=r"4 of the 34 videos .* is 3: ") as ended:
+        run_ranks(train, cfg, num_local_ranks=2, device="cpu")
+    assert f"({cfg.OUTPUT_DIR}/quarantine*.csv lists all)" in str(ended.value)
+    assert len(quarantined(cfg)) == 4
+    (checkpoint,) = find_checkpoints(cfg.OUTPUT_DIR)
+    assert checkpoint == (1, 0)
 
 
 def test_a_validation_says_what_it_read(config, tmp_path, caplog):

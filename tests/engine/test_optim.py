@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from stvit_video.config import load_config
 from stvit_video.engine.optim import (
     build_optimizer,
     clip_gradients,
@@ -10,6 +13,8 @@ from stvit_video.engine.optim import (
 )
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @pytest.fixture
@@ -45,10 +50,32 @@ def test_heads_and_vectors_are_told_apart(small_config, model):
     assert all(shapes[name] > 1 for name in groups["backbone/decay"])
 
 
-def test_all_parameters_decay_without_zero_wd_1d_param(small_config, model):
+def test_all_but_bias_tables_decay_without_zero_wd_1d_param(small_config, model):
     optimizer = build_optimizer(small_config("SOLVER.ZERO_WD_1D_PARAM", "False"), model)
-    assert set(names_by_group(model, optimizer)) == {"backbone/decay", "head/decay"}
-    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.02}
+    groups = names_by_group(model, optimizer)
+    assert set(groups) == {"backbone/decay", "backbone/no_decay", "head/decay"}
+    assert all(name.endswith("bias_table") for name in groups["backbone/no_decay"])
+
+
+def test_the_video_recipe_has_the_groups_of_the_released_one(model):
+    """mmcv gives a parameter what belongs to the longest of these keys that its name holds."""
+    released = {
+        "absolute_pos_embed": (1.0, 0.0),
+        "relative_position_bias_table": (1.0, 0.0),
+        "norm": (1.0, 0.0),
+        "backbone": (0.1, 1.0),
+    }
+    cfg = load_config(CONFIGS / "k400" / "swin_t.yaml")
+    optimizer = build_optimizer(cfg, model)
+    set_learning_rate(optimizer, cfg.SOLVER.BASE_LR)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for name in (names[id(parameter)] for parameter in group["params"]):
+            theirs = name if name.startswith("head.") else f"backbone.{name}"
+            keys = sorted(released, key=len, reverse=True)
+            rate, decay = next((released[key] for key in keys if key in theirs), (1.0, 1.0))
+            assert group["lr"] == pytest.approx(1e-3 * rate), name
+            assert group["weight_decay"] == pytest.approx(0.02 * decay), name
 
 
 def test_a_model_names_more_parameters_without_decay(small_config):

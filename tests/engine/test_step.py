@@ -123,6 +123,18 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_has_changed(model):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_a_gradient_that_is_not_finite_stops_before_any_weight_has_changed():
+    model = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 3))
+    step = build_step(model, clip_norm=1.0)
+    step([batch_of(2)], lr=0.1)
+    model[2].weight.register_hook(lambda gradient: gradient * torch.inf)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(BadLossError, match="because the gradient's norm became inf") as stopped:
+        step([batch_of(2)], lr=0.1)
+    assert 0 < stopped.value.loss < 10
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_bad_loss_leaves_no_trace_in_running_statistics():
     norm = nn.BatchNorm3d(3)
     model = nn.Sequential(norm, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 3))

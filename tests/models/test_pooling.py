@@ -33,6 +33,16 @@ def test_whole_windows_are_pooled_as_torch_pools_them(grid, pooling, adaptive):
     torch.testing.assert_close(pooling(x), torch.cat(rows, dim=2).permute(0, 2, 3, 1))
 
 
+def test_training_follows_an_evaluation_of_the_same_size():
+    pooling, x = IntraInterPooling(Windows(window=5, tokens=2), dim=4), torch.randn(1, 5, 10, 4)
+    with torch.inference_mode():
+        expected = pooling(x)
+    pooled = pooling(x)
+    assert torch.equal(pooled, expected)
+    pooled.sum().backward()
+    assert pooling.offset.pointwise.weight.grad is not None
+
+
 @pytest.mark.parametrize("grid", [(9, 10), (3, 2), (1, 1)])
 @pytest.mark.parametrize(
     ("pooling", "adaptive"),

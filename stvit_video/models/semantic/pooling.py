@@ -4,6 +4,7 @@ Letters: N frames, H W grid of image tokens, h w grid of semantic tokens, C chan
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +72,8 @@ class IntraInterPooling(SpatialPooling):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, H, W, C]`` to ``[N, h, w, C]``."""
         height, width = x.shape[1:3]
-        rows = _region_bounds(self.windows.regions(height), x)
-        columns = _region_bounds(self.windows.regions(width), x)
+        rows = _bounds(tuple(self.windows.regions(height)), x)
+        columns = _bounds(tuple(self.windows.regions(width)), x)
         weights = _bounded_exp(self.mask(x)).squeeze(-1)  # [N, H, W]
         row_cover = _coverage(rows, height)  # [h, H]
         column_cover = _coverage(columns, width)  # [w, W]
@@ -120,10 +121,20 @@ def _bounded_exp(logits: Tensor, *, bound: float = 20.0) -> Tensor:
     return torch.exp(bound * torch.tanh(_at_least_float32(logits) / bound))
 
 
-def _region_bounds(regions: list[tuple[int, int]], like: Tensor) -> Tensor:
-    # [regions, 2]: first token, and the one after the last
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.tensor(regions, dtype=dtype, device=like.device)
+def _bounds(regions: tuple[tuple[int, int], ...], like: Tensor) -> Tensor:
+    return _region_bounds(regions, torch.promote_types(like.dtype, torch.float32), like.device)
+
+
+# A compiled graph would make it anew each time; and a GPU's copy of it, made anew, is waited for.
+@torch.compiler.disable
+@lru_cache(maxsize=64)
+def _region_bounds(
+    regions: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Give the first token of each region and the one after the last, ``[regions, 2]``."""
+    # A tensor made inside inference_mode must serve training later.
+    with torch.inference_mode(False):
+        return torch.tensor(regions, dtype=dtype, device=device)
 
 
 def _half_sizes(bounds: Tensor) -> Tensor:
