@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # The frame of all programs: finding the package, and what becomes of a user's mistake.
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from _program import program
 
 from stvit_video.errors import UserError
