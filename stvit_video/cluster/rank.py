@@ -4,7 +4,6 @@ import faulthandler
 import logging
 import multiprocessing
 import os
-import socket
 import sys
 from datetime import timedelta
 from functools import partial
@@ -15,6 +14,7 @@ from typing import NoReturn, TextIO
 from submitit.core.job_environment import JobEnvironment
 
 from stvit_video.cluster.job import RankJob
+from stvit_video.cluster.node import device_of_task, node_name
 from stvit_video.cluster.rank_files import rank_log
 from stvit_video.cluster.records import RankRecord, recorded
 from stvit_video.cluster.requeue import requeue
@@ -51,7 +51,7 @@ def run_rank(job: RankJob, signals: StopSignals) -> None:
     _log_to(job.job_dir, rank)
     record = RankRecord(
         rank=rank,
-        node=_node(),
+        node=node_name(),
         process=os.getpid(),
         restarts=task.restarts if task else 0,
         log=str(rank_log(job.job_dir, rank)),
@@ -77,12 +77,13 @@ def _join_and_run(job: RankJob, signals: StopSignals, task: SlurmTask | None) ->
         # submitit's controller, after which the job is called.
         die_with_parent(int(JobEnvironment().job_id))
     cfg = load_config(job.config)
+    resolve = device_of_task if task else resolve_device
     run_ranks(
         partial(_train_and_test, signals=signals, task=task),
         job,
         num_local_ranks=cfg.NUM_GPUS,
         num_shards=cfg.NUM_SHARDS,
-        device=resolve_device(cfg.DEVICE, cfg.NUM_GPUS),
+        device=resolve(cfg.DEVICE, cfg.NUM_GPUS),
         backend=cfg.DIST_BACKEND,
         timeout=timedelta(seconds=job.timeout_s),
         identity=f"config {sha256(job.config.read_bytes()).hexdigest()[:16]}",
@@ -136,10 +137,6 @@ def _leave(job: RankJob, task: SlurmTask | None) -> NoReturn:
     sys.exit(0)
 
 
-def _node() -> str:
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
 def _log_to(job_dir: Path, rank: int) -> TextIO:
     """Send the log of this process to the log of ``rank``, too; returns that file."""
     root = logging.getLogger()
@@ -151,7 +148,7 @@ def _log_to(job_dir: Path, rank: int) -> TextIO:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.name = _LOG_HANDLER
     handler.setFormatter(
-        logging.Formatter(f"%(asctime)s %(levelname)s [rank {rank} on {_node()}] %(message)s")
+        logging.Formatter(f"%(asctime)s %(levelname)s [rank {rank} on {node_name()}] %(message)s")
     )
     root.addHandler(handler)
     logging.getLogger("stvit_video").setLevel(logging.INFO)
