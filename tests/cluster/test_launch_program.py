@@ -314,6 +314,18 @@ def test_two_jobs_do_not_train_in_one_folder(launch, fake_slurm, tmp_path):
     assert launch()[0] == 0
 
 
+def test_two_jobs_do_not_train_in_one_folder_under_two_names(launch, fake_slurm, tmp_path):
+    launch()
+    (folder,) = folders(tmp_path)
+    fake_slurm.set_job("1", "RUNNING", output=str(folder / "1_0_log.out"))
+    (tmp_path / "jobs link").symlink_to(folder.parent)
+    (tmp_path / "run link").symlink_to(tmp_path / "run")
+    for job_dir in ("jobs link", "output/../output/jobs"):
+        for output in ("run", "run link"):
+            result = launch("--job-dir", job_dir, "OUTPUT_DIR", output)
+            assert refused(result, r"job 1 \(small\) writes to OUTPUT_DIR")
+
+
 def test_broken_videos_are_found_before_anything_is_queued(
     launch, fake_slurm, video_folder, tmp_path
 ):
