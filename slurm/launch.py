@@ -24,6 +24,7 @@ _EXAMPLES = """examples:
       TRAIN.CHECKPOINT_FILE_PATH swin_tiny_patch4_window7_224.pth
   python slurm/launch.py --nodes 4 --dry-run --opts DATA.PATH_TO_DATA_DIR /data/k400
   python slurm/launch.py --cfg configs/k400/swin_t.yaml --partition gpu --time 2-00:00:00 --follow
+  python slurm/launch.py --sbatch reservation=course --sbatch exclusive
   python slurm/launch.py --array SOLVER.BASE_LR=1e-3,5e-4,2e-4
   python slurm/launch.py --chain configs/imagenet/swin_t.yaml configs/k400/stvit_swin_t.yaml
   python slurm/launch.py --nodes 4 --gpus-per-node 0 --cfg configs/demo/stvit_swin_motion.yaml
@@ -142,6 +143,22 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--exclude", default="", metavar="NODES", help="nodes not to use")
     group.add_argument("--mail", default="", metavar="ADDRESS", help="told of start, end, failure")
     group.add_argument(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another option of sbatch, such as reservation=x, gres=gpu:a100:8 or exclusive; may "
+        "be repeated",
+    )
+    group.add_argument(
+        "--srun-arg",
+        dest="srun_args",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another option of srun, such as container-image=x; may be repeated",
+    )
+    group.add_argument(
         "--after",
         action="append",
         default=[],
@@ -179,6 +196,10 @@ def _check_combination(options: argparse.Namespace) -> None:
         (options.is_chain and options.array, "--array and --chain do not go together"),
         (options.local and several, "--local runs one job, so it has no --array and no --chain"),
         (options.local and options.after, "--local starts at once, so it has no --after"),
+        (
+            options.local and (options.sbatch or options.srun_args),
+            "--local runs without SLURM, so it has no --sbatch and no --srun-arg",
+        ),
         (options.array and options.follow, "--follow shows one job; see --status for an array"),
     ]
     for is_wrong, sentence in wrong:

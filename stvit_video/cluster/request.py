@@ -1,7 +1,7 @@
 """What a job asks SLURM for, and whether SLURM can ever give it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from stvit_video.cluster.slurm import Partition
 from stvit_video.cluster.time_limit import format_minutes
@@ -26,6 +26,8 @@ class Request:
         constraint: features that the nodes must have.
         exclude: nodes that must not be used.
         mail: address that is told of the job's end, failure and requeues.
+        sbatch: more options of sbatch by their long names; True stands for one without a value.
+        srun_args: more arguments of srun.
     """
 
     nodes: int
@@ -41,6 +43,8 @@ class Request:
     constraint: str = ""
     exclude: str = ""
     mail: str = ""
+    sbatch: Mapping[str, str | bool] = field(default_factory=dict)
+    srun_args: tuple[str, ...] = ()
 
     @property
     def num_ranks(self) -> int:

@@ -117,6 +117,29 @@ def test_gpus_are_asked_for_with_a_task_each(launch):
     assert "#SBATCH --ntasks-per-node=2\n" in shown
 
 
+def test_gpus_of_a_type_are_asked_for_once(launch):
+    typed = ("--gpus-per-node", "2", "--sbatch", "gres=gpu:a100:2")
+    _, shown, _ = launch("--dry-run", *typed, "DEVICE", "cuda")
+    assert "#SBATCH --gres=gpu:a100:2\n" in shown
+    assert "gpus-per-node" not in shown
+
+
+def test_more_options_of_sbatch_and_srun(launch, fake_slurm):
+    options = ("--sbatch", "reservation=a course", "--sbatch", "exclusive", "--srun-arg", "mpi=x")
+    assert launch(*options)[0] == 0
+    (script,) = fake_slurm.scripts
+    assert "#SBATCH --reservation='a course'\n" in script
+    assert "#SBATCH --exclusive\n" in script
+    (srun,) = [line for line in script.splitlines() if line.startswith("srun ")]
+    assert " --mpi=x " in srun.partition(" -m submitit")[0]
+
+
+def test_nobody_is_charged_unless_it_is_asked_for(launch):
+    """Clusters that check wckeys refuse those that they do not know, submitit's among them."""
+    assert "#SBATCH --wckey" not in launch("--dry-run")[1]
+    assert "#SBATCH --wckey=mine\n" in launch("--dry-run", "--sbatch", "wckey=mine")[1]
+
+
 def test_a_job_has_all_that_it_needs_in_its_folder(launch, fake_slurm, tmp_path):
     status, shown, _ = launch("--nodes", "2", "RNG_SEED", "7")
     assert status == 0
@@ -287,6 +310,8 @@ def test_whatever_ends_a_launch_leaves_no_job_behind(
         (["SOLVER.LR", "1"], "SOLVER.LR is no config key"),
         (["--array", "SOLVER.BASE_LR=1,2", "--follow"], "--follow shows one job"),
         (["--local", "--array", "SOLVER.BASE_LR=1,2"], "--local runs one job"),
+        (["--local", "--sbatch", "exclusive"], "--local runs without SLURM"),
+        (["--sbatch", "nodes=2"], "--sbatch cannot say nodes, .*: use --nodes"),
         (["--local", "--nodes", "2"], "--local is this machine alone"),
     ],
 )

@@ -181,6 +181,18 @@ def test_a_job_is_followed_to_its_end_and_listed(start):
     assert len(list(job.folder.glob(f"{job.job_id}_*_log.out"))) == 4
 
 
+def test_more_options_reach_slurm(start, cluster):
+    options = ("--sbatch", "nodelist=n2", "--sbatch", "comment=first try", "--srun-arg", "label")
+    assert start(*options)[0] == 0
+    (job,) = records()
+    assert wait_for_end(job) == "COMPLETED"
+    line = cluster.run("scontrol", "show", "job", job.job_id, "--oneliner") + " "
+    assert " NodeList=n2 " in line
+    assert " Comment=first try " in line
+    # Each line of a rank has its number.
+    assert "\n0: " in job.log().read_text()
+
+
 def test_following_a_job_that_ends_badly_is_no_success(start, launch, cluster, held):
     """The program is stopped from outside, so it runs in a process of its own."""
     command = [sys.executable, str(ROOT / "slurm" / "launch.py"), "--cfg", str(launch.config)]
