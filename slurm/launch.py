@@ -132,7 +132,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--mem", default="", help="memory of each node, such as 64G")
     for name, what in (
-        ("partition", "partition"),
+        ("partition", "partition, or several, such as low,high"),
         ("account", "account"),
         ("qos", "quality of service"),
         ("constraint", "features of the nodes"),

@@ -33,6 +33,7 @@ class Partition:
     Attributes:
         name: its name.
         is_default: jobs that name no partition go there.
+        is_hidden: it is not shown to those who do not know it.
         is_up: it takes and starts jobs.
         max_minutes: longest time limit; None: no limit.
         max_nodes: most nodes of a job.
@@ -42,6 +43,7 @@ class Partition:
 
     name: str
     is_default: bool
+    is_hidden: bool
     is_up: bool
     max_minutes: int | None
     max_nodes: int
@@ -89,16 +91,16 @@ def check_slurm() -> None:
 
 
 def read_partitions() -> list[Partition]:
-    """Ask for all partitions.
+    """Ask for all partitions, hidden ones too, as sbatch takes jobs for them.
 
     Raises:
         UserError: SLURM does not answer.
     """
     nodes: dict[str, list[tuple[int, int]]] = {}
-    for line in _ask("sinfo", "--noheader", "--Node", "--format=%P|%c|%G").splitlines():
+    for line in _ask("sinfo", "--all", "--noheader", "--Node", "--format=%P|%c|%G").splitlines():
         name, cpus, resources = line.split("|", maxsplit=2)
         nodes.setdefault(name.rstrip("*"), []).append((int(cpus), count_gpus(resources)))
-    lines = _ask("scontrol", "show", "partition", "--oneliner").splitlines()
+    lines = _ask("scontrol", "--all", "show", "partition", "--oneliner").splitlines()
     found = [fields(line) for line in lines if "PartitionName=" in line]
     return [_partition(one, nodes.get(one["PartitionName"], [])) for one in found]
 
@@ -115,7 +117,7 @@ def read_job(job_id: str) -> JobFacts | None:
         UserError: SLURM does not answer.
     """
     try:
-        line = _ask("scontrol", "show", "job", job_id, "--oneliner")
+        line = _ask("scontrol", "--all", "show", "job", job_id, "--oneliner")
     except _UnknownJobError:
         return None
     found = fields(line)
@@ -158,6 +160,7 @@ def _partition(found: Mapping[str, str], nodes: Sequence[tuple[int, int]]) -> Pa
     return Partition(
         name=found["PartitionName"],
         is_default=found.get("Default") == "YES",
+        is_hidden=found.get("Hidden") == "YES",
         is_up=found.get("State") == "UP",
         max_minutes=parse_minutes(found["MaxTime"]),
         max_nodes=min(total, int(max_nodes)) if max_nodes.isdigit() else total,

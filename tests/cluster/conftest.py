@@ -17,18 +17,32 @@ SelectTypeParameters=NONE
 PartitionName=long AllowGroups=ALL Default=NO MaxNodes=2 MaxTime=UNLIMITED State=UP TotalNodes=4
 PartitionName=old AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=DOWN \
 TotalNodes=4
+PartitionName=secret Default=NO Hidden=YES MaxNodes=UNLIMITED MaxTime=1-00:00:00 State=UP \
+TotalNodes=8
 """
 
-# What sinfo -hN -o "%P|%c|%G" prints.
-NODES = "debug*|8|gpu:2(S:0)\nlong|4|(null)\nlong|16|gpu:a100:8(S:0-1),gpu:v100:1,mps:100\n"
+# What sinfo -ahN -o "%P|%c|%G" prints.
+NODES = """\
+debug*|8|gpu:2(S:0)
+long|4|(null)
+long|16|gpu:a100:8(S:0-1),gpu:v100:1,mps:100
+secret|32|gpu:8
+"""
+SINFO = """\
+case "$*" in
+*--all*) cat "$(dirname "$0")/nodes" ;;
+*) grep -v ^secret "$(dirname "$0")/nodes" ;;
+esac
+"""
 
 # Jobs lie in files jobs/ID; sbatch keeps each script as scripts/ID.
 SCONTROL = """\
 here=$(dirname "$0")
 case "$*" in
-"show partition --oneliner") cat "$here/partitions" ;;
-"show job "*)
-    if [ -f "$here/jobs/$3" ]; then cat "$here/jobs/$3"
+"--all show partition --oneliner") cat "$here/partitions" ;;
+"show partition --oneliner") grep -v Hidden=YES "$here/partitions" ;;
+"--all show job "*)
+    if [ -f "$here/jobs/$4" ]; then cat "$here/jobs/$4"
     else echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; fi ;;
 *) echo "scontrol: no such thing: $*" >&2; exit 1 ;;
 esac
@@ -56,7 +70,7 @@ class FakeSlurm:
         (folder / "partitions").write_text(PARTITIONS)
         (folder / "nodes").write_text(NODES)
         programs = {"sbatch": SBATCH, "scontrol": SCONTROL, "scancel": SCANCEL}
-        programs |= {"sinfo": 'cat "$(dirname "$0")/nodes"\n', "srun": "exit 1\n"}
+        programs |= {"sinfo": SINFO, "srun": "exit 1\n"}
         for name, text in programs.items():
             program = folder / name
             program.write_text(f"#!/bin/sh\n{text}")

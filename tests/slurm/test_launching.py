@@ -183,7 +183,7 @@ def test_a_job_is_followed_to_its_end_and_listed(start):
 
 def test_more_options_reach_slurm(start, cluster):
     options = ("--sbatch", "nodelist=n2", "--sbatch", "comment=first try", "--srun-arg", "label")
-    assert start(*options)[0] == 0
+    assert start("--partition", "high,low", *options)[0] == 0
     (job,) = records()
     assert wait_for_end(job) == "COMPLETED"
     line = cluster.run("scontrol", "show", "job", job.job_id, "--oneliner") + " "
