@@ -74,6 +74,10 @@ class JobFacts:
         return self.state in _ENDED
 
 
+class NoAnswerError(UserError):
+    """SLURM does not answer; a controller that is busy or restarting does so after a while."""
+
+
 def check_slurm() -> None:
     """Look for SLURM's programs.
 
@@ -179,12 +183,12 @@ def _ask(*command: str) -> str:
     except FileNotFoundError:
         raise UserError(f"SLURM cannot be asked, as there is no {command[0]} in PATH") from None
     except subprocess.TimeoutExpired:
-        raise UserError(
+        raise NoAnswerError(
             f"SLURM did not answer in {_PATIENCE_SECONDS} s ({told}): try again"
         ) from None
     if answer.returncode:
         problem = answer.stderr.strip().partition("\n")[0]
         if "Invalid job id" in problem:
             raise _UnknownJobError(problem)
-        raise UserError(f"SLURM does not answer ({told}): {problem}")
+        raise NoAnswerError(f"SLURM does not answer ({told}): {problem}")
     return answer.stdout

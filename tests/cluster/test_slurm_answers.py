@@ -5,7 +5,14 @@ import dataclasses
 import pytest
 
 from stvit_video.cluster.request import Request, check_request
-from stvit_video.cluster.slurm import check_slurm, count_gpus, fields, read_job, read_partitions
+from stvit_video.cluster.slurm import (
+    NoAnswerError,
+    check_slurm,
+    count_gpus,
+    fields,
+    read_job,
+    read_partitions,
+)
 from stvit_video.errors import UserError
 
 REQUEST = Request(nodes=4, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1, minutes=720)
@@ -75,9 +82,9 @@ def test_no_answer_is_a_sentence(fake_slurm):
     (fake_slurm.folder / "scontrol").write_text(
         "#!/bin/sh\necho 'slurm_load_partitions: Unable to contact slurm controller' >&2\nexit 1\n"
     )
-    with pytest.raises(UserError, match="Unable to contact"):
+    with pytest.raises(NoAnswerError, match="Unable to contact"):
         read_partitions()
-    with pytest.raises(UserError, match="Unable to contact"):
+    with pytest.raises(NoAnswerError, match="Unable to contact"):
         read_job("7")
 
 
