@@ -180,11 +180,17 @@ def test_surroundings_do_not_change_the_job(launch, fake_slurm, monkeypatch):
     monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
     monkeypatch.setenv("SBATCH_PARTITION", "debug")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    of_torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    for name in (*of_torchrun, "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "1")
     launch()
     seen = (fake_slurm.folder / "env").read_text()
     assert "SLURM_NTASKS" not in seen
     assert "SBATCH_TIMELIMIT" not in seen
     assert "SLURM_CONF=/etc/slurm.conf" in seen
+    names = {line.partition("=")[0] for line in seen.splitlines()}
+    assert not names & {*of_torchrun, "TORCHELASTIC_RUN_ID"}
+    assert os.environ["RANK"] == "1"
     assert os.environ["SLURM_NTASKS"] == "9"
     assert "#SBATCH --partition=debug\n" in fake_slurm.scripts[0]
 
