@@ -18,17 +18,19 @@ from stvit_video.errors import UserError
 if TYPE_CHECKING:
     from stvit_video.cluster.job_record import JobRecord
 
+# The least and the most that --timeout-s may be.
+_TIMEOUT_SECONDS = (20.0, 7 * 24 * 3600.0)
 _DEFAULT_CFG = "configs/k400/stvit_swin_t.yaml"
 _EXAMPLES = """examples:
   python slurm/launch.py --nodes 4 DATA.PATH_TO_DATA_DIR /data/k400 \\
       TRAIN.CHECKPOINT_FILE_PATH swin_tiny_patch4_window7_224.pth
   python slurm/launch.py --nodes 4 --dry-run --opts DATA.PATH_TO_DATA_DIR /data/k400
   python slurm/launch.py --cfg configs/k400/swin_t.yaml --partition gpu --time 2-00:00:00 --follow
-  python slurm/launch.py --sbatch reservation=course --sbatch exclusive
   python slurm/launch.py --array SOLVER.BASE_LR=1e-3,5e-4,2e-4
   python slurm/launch.py --chain configs/imagenet/swin_t.yaml configs/k400/stvit_swin_t.yaml
   python slurm/launch.py --nodes 4 --gpus-per-node 0 --cfg configs/demo/stvit_swin_motion.yaml
   python slurm/launch.py --local --follow --cfg configs/demo/stvit_swin_motion.yaml
+  python slurm/launch.py --sbatch reservation=course --sbatch exclusive
   python slurm/launch.py --status
 docs/slurm.md says what to set on a cluster, and what to do when a job hangs.
 """
@@ -196,6 +198,11 @@ def _check_combination(options: argparse.Namespace) -> None:
         (options.is_chain and options.array, "--array and --chain do not go together"),
         (options.local and several, "--local runs one job, so it has no --array and no --chain"),
         (options.local and options.after, "--local starts at once, so it has no --after"),
+        (
+            not _TIMEOUT_SECONDS[0] <= options.timeout_s <= _TIMEOUT_SECONDS[1],
+            f"--timeout-s must be from {_TIMEOUT_SECONDS[0]:g} to {_TIMEOUT_SECONDS[1]:g}, but it "
+            f"is {options.timeout_s:g}; a slow step must not be taken for a rank that hangs",
+        ),
         (
             options.local and (options.sbatch or options.srun_args),
             "--local runs without SLURM, so it has no --sbatch and no --srun-arg",

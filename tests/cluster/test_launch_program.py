@@ -316,6 +316,8 @@ def test_whatever_ends_a_launch_leaves_no_job_behind(
         (["SOLVER.LR", "1"], "SOLVER.LR is no config key"),
         (["--array", "SOLVER.BASE_LR=1,2", "--follow"], "--follow shows one job"),
         (["--local", "--array", "SOLVER.BASE_LR=1,2"], "--local runs one job"),
+        (["--timeout-s", "0"], "--timeout-s must be from 20 to 604800, but it is 0"),
+        (["--timeout-s", "nan"], "--timeout-s must be from 20"),
         (["--local", "--sbatch", "exclusive"], "--local runs without SLURM"),
         (["--sbatch", "nodes=2"], "--sbatch cannot say nodes, .*: use --nodes"),
         (["--local", "--nodes", "2"], "--local is this machine alone"),
