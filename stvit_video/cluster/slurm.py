@@ -1,10 +1,12 @@
 """What SLURM says of its partitions and jobs; ``scontrol`` answers without accounting."""
 
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from stvit_video.cluster.time_limit import parse_minutes
 from stvit_video.errors import UserError
@@ -133,6 +135,17 @@ def read_job(job_id: str) -> JobFacts | None:
         restarts=int(found.get("Restarts", 0)),
         output=found.get("StdOut", ""),
     )
+
+
+def jobs_from(folder: Path) -> list[str]:
+    """Return the user's jobs that wait or run and whose batch script is in ``folder``.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    mine = ("--all", f"--user={os.getuid()}", "--noheader", "--format=%i %o")
+    jobs = [line.strip().partition(" ") for line in _ask("squeue", *mine).splitlines()]
+    return [job_id for job_id, _, script in jobs if Path(script).parent == folder]
 
 
 def cancel(job_id: str) -> None:

@@ -52,11 +52,19 @@ here=$(dirname "$0")
 if [ -f "$here/refusal" ] && grep -q "$(cat "$here/refusal")" "$1"; then
     echo "sbatch: error: Batch job submission failed: Invalid qos specification" >&2; exit 1
 fi
+if [ -f "$here/silence" ] && [ "$(cat "$here/silence")" = before ]; then
+    echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv" >&2; exit 1
+fi
 number=$(($(ls "$here/scripts" | wc -l) + 1))
 cp "$1" "$here/scripts/$number"
+echo "$number $1" >> "$here/queue"
 env > "$here/env"
+if [ -f "$here/silence" ]; then
+    echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv" >&2; exit 1
+fi
 echo "Submitted batch job $number"
 """
+SQUEUE = 'cat "$(dirname "$0")/queue"\n'
 SCANCEL = 'echo "$*" >> "$(dirname "$0")/cancelled"\n'
 
 
@@ -69,7 +77,8 @@ class FakeSlurm:
             (folder / name).mkdir(parents=True)
         (folder / "partitions").write_text(PARTITIONS)
         (folder / "nodes").write_text(NODES)
-        programs = {"sbatch": SBATCH, "scontrol": SCONTROL, "scancel": SCANCEL}
+        (folder / "queue").write_text("77 /elsewhere/77_submission.sh\n")
+        programs = {"sbatch": SBATCH, "scontrol": SCONTROL, "scancel": SCANCEL, "squeue": SQUEUE}
         programs |= {"sinfo": SINFO, "srun": "exit 1\n"}
         for name, text in programs.items():
             program = folder / name
@@ -90,6 +99,10 @@ class FakeSlurm:
     def refuse(self, pattern: str) -> None:
         """Refuse scripts in which a line matches ``pattern``."""
         (self.folder / "refusal").write_text(pattern)
+
+    def fall_silent(self, when: str) -> None:
+        """Let sbatch get no answer, "before" or "after" the job is queued."""
+        (self.folder / "silence").write_text(when)
 
     def set_job(self, job_id: str, state: str, *, output: str = "", restarts: int = 0) -> None:
         line = (

@@ -14,7 +14,9 @@ from pathlib import Path
 import launch as launch_program
 import pytest
 import torch
+from submitit.core.utils import JobPaths
 
+from stvit_video.cluster import failed_submission
 from stvit_video.config import load_config
 from stvit_video.engine.start import run_to_resume
 
@@ -298,6 +300,34 @@ def test_whatever_ends_a_launch_leaves_no_job_behind(
     queued = [str(number) for number in range(1, len(fake_slurm.scripts) + 1)]
     assert sorted(fake_slurm.cancelled) == queued
     assert [folder.name[16:] for folder in folders(tmp_path)] == ["small"]
+
+
+def test_a_job_that_sbatch_got_no_answer_for_does_not_stay_queued(launch, fake_slurm, tmp_path):
+    fake_slurm.fall_silent("after")
+    assert refused(launch(), "Socket timed out.* had queued the job small as 1: it is cancelled")
+    assert fake_slurm.cancelled == ["1"]
+    assert folders(tmp_path) == []
+
+
+def test_a_job_that_may_be_queued_later_is_told_of(launch, fake_slurm, tmp_path, monkeypatch):
+    monkeypatch.setattr(failed_submission, "_PAUSES", (0.0, 0.0))
+    fake_slurm.fall_silent("before")
+    sentence = "does not know whether .* small .*Socket timed out.*`squeue --me --name small`"
+    assert refused(launch(), sentence)
+    assert fake_slurm.cancelled == []
+    assert folders(tmp_path) == []
+
+
+def test_a_disk_that_is_full_when_sbatch_is_done_leaves_no_job_behind(
+    launch, fake_slurm, tmp_path, monkeypatch
+):
+    def fail(*_, **__):
+        raise FULL
+
+    monkeypatch.setattr(JobPaths, "move_temporary_file", fail)
+    assert refused(launch(), "folder of the job small, .* cannot be written .*No space left")
+    assert fake_slurm.cancelled == ["1"]
+    assert folders(tmp_path) == []
 
 
 @pytest.mark.parametrize(
