@@ -187,7 +187,7 @@ def _add_lifetime(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=600.0,
         metavar="SECONDS",
-        help="a rank that keeps the others waiting so long ends the job (%(default)s)",
+        help="a rank that keeps the others waiting so long ends the job (%(default)g)",
     )
 
 

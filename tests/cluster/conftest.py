@@ -60,6 +60,7 @@ cp "$1" "$here/scripts/$number"
 echo "$number $1" >> "$here/queue"
 env > "$here/env"
 if [ -f "$here/silence" ]; then
+    if [ "$(cat "$here/silence")" = interrupted ]; then kill -INT $PPID; sleep 1; fi
     echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv" >&2; exit 1
 fi
 echo "Submitted batch job $number"
@@ -101,7 +102,10 @@ class FakeSlurm:
         (self.folder / "refusal").write_text(pattern)
 
     def fall_silent(self, when: str) -> None:
-        """Let sbatch get no answer, "before" or "after" the job is queued."""
+        """Let sbatch get no answer "before" or "after" the job is queued, or be "interrupted".
+
+        As Ctrl-C does it, the program is interrupted too.
+        """
         (self.folder / "silence").write_text(when)
 
     def set_job(self, job_id: str, state: str, *, output: str = "", restarts: int = 0) -> None:

@@ -309,6 +309,14 @@ def test_a_job_that_sbatch_got_no_answer_for_does_not_stay_queued(launch, fake_s
     assert folders(tmp_path) == []
 
 
+def test_ctrl_c_while_sbatch_runs_leaves_no_job_behind(launch, fake_slurm, tmp_path):
+    fake_slurm.fall_silent("interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        launch()
+    assert fake_slurm.cancelled == ["1"]
+    assert folders(tmp_path) == []
+
+
 def test_a_job_that_may_be_queued_later_is_told_of(launch, fake_slurm, tmp_path, monkeypatch):
     monkeypatch.setattr(failed_submission, "_PAUSES", (0.0, 0.0))
     fake_slurm.fall_silent("before")
