@@ -6,7 +6,7 @@ import socket
 import torch
 
 from stvit_video.errors import TransientError, UserError
-from stvit_video.runtime.distributed import resolve_device
+from stvit_video.runtime.launch import check_gpus, resolve_device
 
 
 def node_name() -> str:
@@ -20,13 +20,16 @@ def device_of_task(device: str, num_gpus: int) -> str:
     Raises:
         TransientError: the node lacks GPUs; SLURM counts them without trying them.
     """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
+        # A task may be given one GPU of its own; one that was given several must see them all.
+        if device == "cuda" and "," in (visible or ""):
+            check_gpus(num_gpus)
         return resolve_device(device, num_gpus)
     except UserError as error:
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-        visible = "" if shown is None else f"; CUDA_VISIBLE_DEVICES is {shown or 'empty'}"
+        shown = "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible or 'empty'}"
         raise TransientError(
             f"node {node_name()} shows {torch.cuda.device_count()} of {num_gpus} GPUs (NUM_GPUS"
-            f"{visible}): look there with nvidia-smi, and keep the job away from it with --exclude "
+            f"{shown}): look there with nvidia-smi, and keep the job away from it with --exclude "
             f"{node_name()}"
         ) from error
