@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # The frame of all programs: finding the package, and what becomes of a user's mistake.
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 from _program import program
 
 from stvit_video.errors import UserError
@@ -18,6 +18,8 @@ from stvit_video.errors import UserError
 if TYPE_CHECKING:
     from stvit_video.cluster.job_record import JobRecord
 
+# The least and the most that --timeout-s may be.
+_TIMEOUT_SECONDS = (20.0, 7 * 24 * 3600.0)
 _DEFAULT_CFG = "configs/k400/stvit_swin_t.yaml"
 _EXAMPLES = """examples:
   python slurm/launch.py --nodes 4 DATA.PATH_TO_DATA_DIR /data/k400 \\
@@ -28,6 +30,7 @@ _EXAMPLES = """examples:
   python slurm/launch.py --chain configs/imagenet/swin_t.yaml configs/k400/stvit_swin_t.yaml
   python slurm/launch.py --nodes 4 --gpus-per-node 0 --cfg configs/demo/stvit_swin_motion.yaml
   python slurm/launch.py --local --follow --cfg configs/demo/stvit_swin_motion.yaml
+  python slurm/launch.py --sbatch reservation=course --sbatch exclusive
   python slurm/launch.py --status
 docs/slurm.md says what to set on a cluster, and what to do when a job hangs.
 """
@@ -131,7 +134,7 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--mem", default="", help="memory of each node, such as 64G")
     for name, what in (
-        ("partition", "partition"),
+        ("partition", "partition, or several, such as low,high"),
         ("account", "account"),
         ("qos", "quality of service"),
         ("constraint", "features of the nodes"),
@@ -141,6 +144,22 @@ def _add_resources(group: argparse._ArgumentGroup) -> None:
         group.add_argument(f"--{name}", default=default, help=f"{what} (SBATCH_{name.upper()})")
     group.add_argument("--exclude", default="", metavar="NODES", help="nodes not to use")
     group.add_argument("--mail", default="", metavar="ADDRESS", help="told of start, end, failure")
+    group.add_argument(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another option of sbatch, such as reservation=x, gres=gpu:a100:8 or exclusive; may "
+        "be repeated",
+    )
+    group.add_argument(
+        "--srun-arg",
+        dest="srun_args",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another option of srun, such as container-image=x; may be repeated",
+    )
     group.add_argument(
         "--after",
         action="append",
@@ -168,7 +187,7 @@ def _add_lifetime(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=600.0,
         metavar="SECONDS",
-        help="a rank that keeps the others waiting so long ends the job (%(default)s)",
+        help="a rank that keeps the others waiting so long ends the job (%(default)g)",
     )
 
 
@@ -179,6 +198,15 @@ def _check_combination(options: argparse.Namespace) -> None:
         (options.is_chain and options.array, "--array and --chain do not go together"),
         (options.local and several, "--local runs one job, so it has no --array and no --chain"),
         (options.local and options.after, "--local starts at once, so it has no --after"),
+        (
+            not _TIMEOUT_SECONDS[0] <= options.timeout_s <= _TIMEOUT_SECONDS[1],
+            f"--timeout-s must be from {_TIMEOUT_SECONDS[0]:g} to {_TIMEOUT_SECONDS[1]:g}, but it "
+            f"is {options.timeout_s:g}; a slow step must not be taken for a rank that hangs",
+        ),
+        (
+            options.local and (options.sbatch or options.srun_args),
+            "--local runs without SLURM, so it has no --sbatch and no --srun-arg",
+        ),
         (options.array and options.follow, "--follow shows one job; see --status for an array"),
     ]
     for is_wrong, sentence in wrong:

@@ -3,14 +3,15 @@
 import sys
 from collections.abc import Callable
 from functools import wraps
-from importlib.util import find_spec
 from pathlib import Path
 from typing import ParamSpec
 
 Arguments = ParamSpec("Arguments")
 
-if find_spec("stvit_video") is None:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+_ROOT = Path(__file__).resolve().parents[1]
+if (_ROOT / "stvit_video").is_dir():
+    # Before another checkout that may be installed: programs and configs go with their package.
+    sys.path.insert(0, str(_ROOT))
 
 from stvit_video.errors import UserError  # noqa: E402
 

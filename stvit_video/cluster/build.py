@@ -8,6 +8,11 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from stvit_video.cluster.chain import chain_configs
+from stvit_video.cluster.extra_options import (
+    check_typed_gpus,
+    read_sbatch_options,
+    read_srun_options,
+)
 from stvit_video.cluster.job_config import array_overrides, file_name, load_job_config, split_array
 from stvit_video.cluster.plan import Plan
 from stvit_video.cluster.request import Request
@@ -30,6 +35,7 @@ class LaunchOptions:
         array: "KEY=VALUE,VALUE": a job for each value; empty: one.
         time: limit of a start, as SLURM writes it; empty: a day, or the partition's limit.
         job_dir: where the folders of all jobs are.
+        sbatch, srun_args: more options, as `read_sbatch_options` and `read_srun_options` take them.
 
     The others are as in `Request` and `Plan`.
     """
@@ -55,6 +61,8 @@ class LaunchOptions:
     max_requeues: int
     requeue_on_failure: bool
     timeout_s: float
+    sbatch: Sequence[str] = ()
+    srun_args: Sequence[str] = ()
 
 
 def build_plans(options: LaunchOptions) -> list[Plan]:
@@ -129,9 +137,12 @@ def _folders(job_dir: Path, names: Sequence[str]) -> list[Path]:
 
 
 def _request(options: LaunchOptions, cfg: CfgNode, *, minutes: int) -> Request:
+    gpus_per_node = 0 if cfg.DEVICE == "cpu" else cfg.NUM_GPUS
+    sbatch = read_sbatch_options(options.sbatch)
+    check_typed_gpus(sbatch, gpus_per_node)
     return Request(
         nodes=cfg.NUM_SHARDS,
-        gpus_per_node=0 if cfg.DEVICE == "cpu" else cfg.NUM_GPUS,
+        gpus_per_node=gpus_per_node,
         tasks_per_node=cfg.NUM_GPUS,
         # The workers of the loader, and the rank itself.
         cpus_per_task=options.cpus_per_task or cfg.DATA_LOADER.NUM_WORKERS + 1,
@@ -144,4 +155,6 @@ def _request(options: LaunchOptions, cfg: CfgNode, *, minutes: int) -> Request:
         constraint=options.constraint,
         exclude=options.exclude,
         mail=options.mail,
+        sbatch=sbatch,
+        srun_args=read_srun_options(options.srun_args),
     )

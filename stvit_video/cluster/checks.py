@@ -112,8 +112,9 @@ def _check_waits_for(job_id: str) -> None:
 
 def _check_is_free(plan: Plan, *, after: Sequence[str]) -> None:
     """Refuse to train in a folder in which another job of this --job-dir trains."""
+    place = os.path.realpath(plan.cfg.OUTPUT_DIR)
     for record in read_records(plan.folder.parent):
-        shares = record.output_dir == Path(plan.cfg.OUTPUT_DIR) and record.job_id not in after
+        shares = record.place_of_run == place and record.job_id not in after
         if shares and not job_facts(record).is_over:
             raise UserError(
                 f"{record.title} writes to OUTPUT_DIR {record.output_dir} and is not over: set "

@@ -13,6 +13,7 @@ from stvit_video.cluster.batch import (
     srun_arguments,
     teardown_lines,
 )
+from stvit_video.cluster.extra_options import typed_gpus
 from stvit_video.cluster.job import RankJob
 from stvit_video.cluster.plan import Plan
 
@@ -59,8 +60,8 @@ def _slurm_executor(plan: Plan, *, after: Sequence[str]) -> AutoExecutor:
         nodes=request.nodes,
         tasks_per_node=request.tasks_per_node,
         cpus_per_task=request.cpus_per_task,
-        # SLURM refuses even 0 of them where no node has any.
-        gpus_per_node=request.gpus_per_node or None,
+        # SLURM refuses even 0 of them where no node has any, and GPUs with and without a type.
+        gpus_per_node=None if typed_gpus(request.sbatch) else request.gpus_per_node or None,
         timeout_min=request.minutes,
         stderr_to_stdout=True,
         slurm_mem=request.mem or None,
@@ -74,16 +75,25 @@ def _slurm_executor(plan: Plan, *, after: Sequence[str]) -> AutoExecutor:
         slurm_dependency=f"afterok:{':'.join(after)}" if after else None,
         slurm_signal_delay_s=min(_WARNING_SECONDS, int(60 * request.minutes * _WARNING_SHARE)),
         # A job that can never start, because the one before it failed, would wait for ever.
-        slurm_additional_parameters={**SBATCH_PARAMETERS, "kill-on-invalid-dep": "yes"},
+        slurm_additional_parameters={
+            **SBATCH_PARAMETERS,
+            "kill-on-invalid-dep": "yes",
+            **request.sbatch,
+        },
         # The folder in which a program stands comes before PYTHONPATH, so the copy must be both.
         slurm_setup=[
             f"cd {code}",
             f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
             *setup_lines(),
         ],
-        slurm_srun_args=srun_arguments(cpus_per_task=request.cpus_per_task),
+        slurm_srun_args=[
+            *srun_arguments(cpus_per_task=request.cpus_per_task),
+            *request.srun_args,
+        ],
         slurm_teardown=teardown_lines(build_rank_job(plan), python=shlex.quote(sys.executable)),
     )
+    # submitit's own is one that clusters which check wckeys do not know.
+    executor._executor.update_parameters(wckey=None)
     return executor
 
 

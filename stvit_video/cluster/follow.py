@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from stvit_video.cluster.job_record import JobRecord
 from stvit_video.cluster.progress_log import read_stats
-from stvit_video.cluster.slurm import JobFacts
+from stvit_video.cluster.slurm import JobFacts, NoAnswerError
 from stvit_video.cluster.status import job_facts
 
 # Seconds between two looks into the log, and between two questions to SLURM, which has more to do.
@@ -37,23 +37,21 @@ def follow(
         Whether it ended well.
 
     Raises:
-        UserError: SLURM does not answer.
+        UserError: SLURM's programs are not there. (One that does not answer is asked again.)
     """
     log = _GrowingFile(record.log())
     screen = _Screen(sys.stdout)
-    shown = ""
+    state = _State(record, ask, screen)
     while True:
-        facts = ask(record)
-        if facts.is_over:
+        facts = state.ask()
+        if facts is not None and facts.is_over:
             # What was written before the job ended was there before SLURM said so.
             screen.log_lines(log.new_lines())
             screen.close()
-        reason = f" ({facts.reason})" if facts.reason != "None" else ""
-        if facts.state + reason != shown:
-            shown = facts.state + reason
-            screen.line(f"job {record.job_id}: {shown}")
-        if facts.is_over:
+            state.show(facts)
             return facts.state == "COMPLETED"
+        if facts is not None:
+            state.show(facts)
         deadline = time.monotonic() + ask_seconds
         while time.monotonic() < deadline:
             screen.log_lines(log.new_lines())
@@ -79,6 +77,40 @@ class _GrowingFile:
         self._position += len(new)
         *lines, self._part = (self._part + new).split(b"\n")
         yield from (line.decode("utf-8", errors="replace") for line in lines)
+
+
+class _State:
+    """The state of a job, asked for again and again, of which what is new is shown."""
+
+    def __init__(
+        self, record: JobRecord, ask: Callable[[JobRecord], JobFacts], screen: "_Screen"
+    ) -> None:
+        self._record = record
+        self._ask = ask
+        self._screen = screen
+        self._shown = ""
+        self._is_silent = False
+
+    def ask(self) -> JobFacts | None:
+        """Return what SLURM says, or None while it says nothing."""
+        try:
+            facts = self._ask(self._record)
+        except NoAnswerError as error:
+            if not self._is_silent:
+                self._screen.line(f"{error}; it is asked again until it does")
+            self._is_silent = True
+            return None
+        if self._is_silent:
+            self._screen.line("SLURM answers again")
+        self._is_silent = False
+        return facts
+
+    def show(self, facts: JobFacts) -> None:
+        """Show the state if it is another one than before."""
+        reason = f" ({facts.reason})" if facts.reason != "None" else ""
+        if facts.state + reason != self._shown:
+            self._shown = facts.state + reason
+            self._screen.line(f"job {self._record.job_id}: {self._shown}")
 
 
 class _Screen:

@@ -4,7 +4,6 @@ import faulthandler
 import logging
 import multiprocessing
 import os
-import socket
 import sys
 from datetime import timedelta
 from functools import partial
@@ -15,6 +14,7 @@ from typing import NoReturn, TextIO
 from submitit.core.job_environment import JobEnvironment
 
 from stvit_video.cluster.job import RankJob
+from stvit_video.cluster.node import device_of_task, node_name
 from stvit_video.cluster.rank_files import rank_log
 from stvit_video.cluster.records import RankRecord, recorded
 from stvit_video.cluster.requeue import requeue
@@ -48,10 +48,10 @@ def run_rank(job: RankJob, signals: StopSignals) -> None:
     """
     task = SlurmTask.of(os.environ)
     rank = task.rank if task else 0
-    _log_to(job.job_dir, rank)
+    stacks = _log_to(job.job_dir, rank)
     record = RankRecord(
         rank=rank,
-        node=_node(),
+        node=node_name(),
         process=os.getpid(),
         restarts=task.restarts if task else 0,
         log=str(rank_log(job.job_dir, rank)),
@@ -60,16 +60,21 @@ def run_rank(job: RankJob, signals: StopSignals) -> None:
         record, job.job_dir, period_s=max(1.0, job.timeout_s / 10), is_lost=is_lost_contact
     ):
         try:
-            _join_and_run(job, signals, task)
+            _join_and_run(job, signals, task, stacks)
         except UserError as error:
             _log.error("%s", error)
             raise
         except Exception:
             _log.exception("This rank failed")
             raise
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
-def _join_and_run(job: RankJob, signals: StopSignals, task: SlurmTask | None) -> None:
+def _join_and_run(
+    job: RankJob, signals: StopSignals, task: SlurmTask | None, stacks: TextIO
+) -> None:
+    _sign_of_life(job, stacks)
     if task:
         _log.info("Job %s, restart %d, process %d", task.job_id, task.restarts, os.getpid())
         _remove_old_result()
@@ -77,17 +82,22 @@ def _join_and_run(job: RankJob, signals: StopSignals, task: SlurmTask | None) ->
         # submitit's controller, after which the job is called.
         die_with_parent(int(JobEnvironment().job_id))
     cfg = load_config(job.config)
+    starts_ranks = task is None and cfg.NUM_GPUS > 1
+    if starts_ranks:
+        # It waits for them until they end.
+        faulthandler.cancel_dump_traceback_later()
+    resolve = device_of_task if task else resolve_device
     run_ranks(
         partial(_train_and_test, signals=signals, task=task),
         job,
         num_local_ranks=cfg.NUM_GPUS,
         num_shards=cfg.NUM_SHARDS,
-        device=resolve_device(cfg.DEVICE, cfg.NUM_GPUS),
+        device=resolve(cfg.DEVICE, cfg.NUM_GPUS),
         backend=cfg.DIST_BACKEND,
         timeout=timedelta(seconds=job.timeout_s),
         identity=f"config {sha256(job.config.read_bytes()).hexdigest()[:16]}",
     )
-    if task is None and cfg.NUM_GPUS > 1 and signals.asked:
+    if starts_ranks and signals.asked:
         sys.exit(_STOPPED_FOR_GOOD)
 
 
@@ -95,6 +105,7 @@ def _train_and_test(job: RankJob, *, signals: StopSignals, task: SlurmTask | Non
     if multiprocessing.parent_process():
         signals.install()
     stacks = _log_to(job.job_dir, distributed.get_rank())
+    _sign_of_life(job, stacks)
     if distributed.any_rank(signals.asked):
         # What comes before the first step may take longer than the time that is left.
         _log.info("Stopped before the start, as asked")
@@ -102,17 +113,20 @@ def _train_and_test(job: RankJob, *, signals: StopSignals, task: SlurmTask | Non
     cfg = load_config(job.config)
 
     def should_stop() -> bool:
-        faulthandler.dump_traceback_later(_STUCK * job.timeout_s, file=stacks)
+        _sign_of_life(job, stacks)
         return signals.asked
 
-    try:
-        for function, is_enabled in ((train, cfg.TRAIN.ENABLE), (test, cfg.TEST.ENABLE)):
-            if is_enabled:
-                function(cfg, should_stop=should_stop)
-                if distributed.any_rank(signals.asked):
-                    _leave(job, task)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    for function, is_enabled in ((train, cfg.TRAIN.ENABLE), (test, cfg.TEST.ENABLE)):
+        if is_enabled:
+            function(cfg, should_stop=should_stop)
+            _sign_of_life(job, stacks)
+            if distributed.any_rank(signals.asked):
+                _leave(job, task)
+
+
+def _sign_of_life(job: RankJob, stacks: TextIO) -> None:
+    """Let the stacks of all threads be written if this is not called again in time."""
+    faulthandler.dump_traceback_later(_STUCK * job.timeout_s, file=stacks)
 
 
 def _leave(job: RankJob, task: SlurmTask | None) -> NoReturn:
@@ -136,14 +150,11 @@ def _leave(job: RankJob, task: SlurmTask | None) -> NoReturn:
     sys.exit(0)
 
 
-def _node() -> str:
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
 def _log_to(job_dir: Path, rank: int) -> TextIO:
     """Send the log of this process to the log of ``rank``, too; returns that file."""
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if handler.name == _LOG_HANDLER]:
+        faulthandler.cancel_dump_traceback_later()  # as it would write to the file
         root.removeHandler(handler)
         handler.close()
     path = rank_log(job_dir, rank)
@@ -151,7 +162,7 @@ def _log_to(job_dir: Path, rank: int) -> TextIO:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.name = _LOG_HANDLER
     handler.setFormatter(
-        logging.Formatter(f"%(asctime)s %(levelname)s [rank {rank} on {_node()}] %(message)s")
+        logging.Formatter(f"%(asctime)s %(levelname)s [rank {rank} on {node_name()}] %(message)s")
     )
     root.addHandler(handler)
     logging.getLogger("stvit_video").setLevel(logging.INFO)

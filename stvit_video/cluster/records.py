@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stvit_video.cluster.rank_files import rank_record
 from stvit_video.engine.durable import replace_content
-from stvit_video.errors import UserError
+from stvit_video.errors import TransientError, UserError
 
 FINISHED = "finished"
 STOPPED = "stopped"
@@ -76,6 +76,9 @@ def recorded(
         yield
     except (SystemExit, KeyboardInterrupt):
         ending = STOPPED
+        raise
+    except TransientError as error:
+        ending, reason = FAILED, str(error).removesuffix(".")
         raise
     except UserError as error:
         ending, reason = LOST if is_lost(error) else MISTAKE, str(error)

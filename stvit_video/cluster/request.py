@@ -1,7 +1,7 @@
 """What a job asks SLURM for, and whether SLURM can ever give it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from stvit_video.cluster.slurm import Partition
 from stvit_video.cluster.time_limit import format_minutes
@@ -20,12 +20,15 @@ class Request:
         minutes: time limit of a start of the job; it goes on after a requeue with a new one.
         is_time_given: the user asked for this limit; else a lower one of the partition will do.
         mem: memory of each node as SLURM writes it, "64G"; empty: the partition's default.
-        partition: empty: the cluster's default one.
+        partition: or several with commas between them, of which the first that has room counts;
+            empty: the cluster's default one.
         account: empty: the user's default one, as with all that follow.
         qos: quality of service.
         constraint: features that the nodes must have.
         exclude: nodes that must not be used.
         mail: address that is told of the job's end, failure and requeues.
+        sbatch: more options of sbatch by their long names; True stands for one without a value.
+        srun_args: more arguments of srun.
     """
 
     nodes: int
@@ -41,6 +44,8 @@ class Request:
     constraint: str = ""
     exclude: str = ""
     mail: str = ""
+    sbatch: Mapping[str, str | bool] = field(default_factory=dict)
+    srun_args: tuple[str, ...] = ()
 
     @property
     def num_ranks(self) -> int:
@@ -51,13 +56,26 @@ class Request:
 def check_request(request: Request, partitions: Sequence[Partition]) -> Request:
     """Compare a request with the partition it goes to, and take its limit where none was given.
 
+    Of several partitions one that fits is enough; of those that do the lowest limit is taken.
     SLURM itself, if it is set up to (EnforcePartLimits), would queue a job that asks for more than
     the partition has, and let it wait for ever.
 
     Raises:
-        UserError: the partition does not exist or can never start the job.
+        UserError: a partition does not exist, or none can ever start the job.
     """
-    partition = _chosen(request.partition, partitions)
+    chosen = _chosen(request.partition, partitions)
+    fitted, problems = [], []
+    for partition in chosen:
+        try:
+            fitted.append(_fitted(request, partition))
+        except UserError as error:
+            problems.append(str(error))
+    if not fitted:
+        raise UserError("; ".join(problems))
+    return min(fitted, key=lambda request: request.minutes)
+
+
+def _fitted(request: Request, partition: Partition) -> Request:
     if not partition.is_up:
         raise UserError(
             f"partition {partition.name} is not up (sinfo shows its state), so no job starts "
@@ -96,11 +114,16 @@ def _check_node(request: Request, partition: Partition) -> None:
         )
 
 
-def _chosen(name: str, partitions: Sequence[Partition]) -> Partition:
-    names = ", ".join(partition.name for partition in partitions)
-    for partition in partitions:
-        if partition.name == name or (not name and partition.is_default):
-            return partition
-    if name:
-        raise UserError(f"there is no partition {name}; this cluster has {names}")
-    raise UserError(f"this cluster has no default partition: name one of {names} with --partition")
+def _chosen(listed: str, partitions: Sequence[Partition]) -> list[Partition]:
+    known = {partition.name: partition for partition in partitions}
+    shown = ", ".join(name for name, partition in known.items() if not partition.is_hidden)
+    names = [name for name in listed.split(",") if name]
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise UserError(f"there is no partition {', '.join(missing)}; this cluster has {shown}")
+    chosen = [known[name] for name in names] or [one for one in partitions if one.is_default]
+    if not chosen:
+        raise UserError(
+            f"this cluster has no default partition: name one of {shown} with --partition"
+        )
+    return chosen

@@ -1,10 +1,12 @@
 """What SLURM says of its partitions and jobs; ``scontrol`` answers without accounting."""
 
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from stvit_video.cluster.time_limit import parse_minutes
 from stvit_video.errors import UserError
@@ -33,6 +35,7 @@ class Partition:
     Attributes:
         name: its name.
         is_default: jobs that name no partition go there.
+        is_hidden: it is not shown to those who do not know it.
         is_up: it takes and starts jobs.
         max_minutes: longest time limit; None: no limit.
         max_nodes: most nodes of a job.
@@ -42,6 +45,7 @@ class Partition:
 
     name: str
     is_default: bool
+    is_hidden: bool
     is_up: bool
     max_minutes: int | None
     max_nodes: int
@@ -72,6 +76,10 @@ class JobFacts:
         return self.state in _ENDED
 
 
+class NoAnswerError(UserError):
+    """SLURM does not answer; a controller that is busy or restarting does so after a while."""
+
+
 def check_slurm() -> None:
     """Look for SLURM's programs.
 
@@ -89,16 +97,16 @@ def check_slurm() -> None:
 
 
 def read_partitions() -> list[Partition]:
-    """Ask for all partitions.
+    """Ask for all partitions, hidden ones too, as sbatch takes jobs for them.
 
     Raises:
         UserError: SLURM does not answer.
     """
     nodes: dict[str, list[tuple[int, int]]] = {}
-    for line in _ask("sinfo", "--noheader", "--Node", "--format=%P|%c|%G").splitlines():
+    for line in _ask("sinfo", "--all", "--noheader", "--Node", "--format=%P|%c|%G").splitlines():
         name, cpus, resources = line.split("|", maxsplit=2)
         nodes.setdefault(name.rstrip("*"), []).append((int(cpus), count_gpus(resources)))
-    lines = _ask("scontrol", "show", "partition", "--oneliner").splitlines()
+    lines = _ask("scontrol", "--all", "show", "partition", "--oneliner").splitlines()
     found = [fields(line) for line in lines if "PartitionName=" in line]
     return [_partition(one, nodes.get(one["PartitionName"], [])) for one in found]
 
@@ -115,7 +123,7 @@ def read_job(job_id: str) -> JobFacts | None:
         UserError: SLURM does not answer.
     """
     try:
-        line = _ask("scontrol", "show", "job", job_id, "--oneliner")
+        line = _ask("scontrol", "--all", "show", "job", job_id, "--oneliner")
     except _UnknownJobError:
         return None
     found = fields(line)
@@ -127,6 +135,17 @@ def read_job(job_id: str) -> JobFacts | None:
         restarts=int(found.get("Restarts", 0)),
         output=found.get("StdOut", ""),
     )
+
+
+def jobs_from(folder: Path) -> list[str]:
+    """Return the user's jobs that wait or run and whose batch script is in ``folder``.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    mine = ("--all", f"--user={os.getuid()}", "--noheader", "--format=%i %o")
+    jobs = [line.strip().partition(" ") for line in _ask("squeue", *mine).splitlines()]
+    return [job_id for job_id, _, script in jobs if Path(script).parent == folder]
 
 
 def cancel(job_id: str) -> None:
@@ -158,6 +177,7 @@ def _partition(found: Mapping[str, str], nodes: Sequence[tuple[int, int]]) -> Pa
     return Partition(
         name=found["PartitionName"],
         is_default=found.get("Default") == "YES",
+        is_hidden=found.get("Hidden") == "YES",
         is_up=found.get("State") == "UP",
         max_minutes=parse_minutes(found["MaxTime"]),
         max_nodes=min(total, int(max_nodes)) if max_nodes.isdigit() else total,
@@ -176,12 +196,12 @@ def _ask(*command: str) -> str:
     except FileNotFoundError:
         raise UserError(f"SLURM cannot be asked, as there is no {command[0]} in PATH") from None
     except subprocess.TimeoutExpired:
-        raise UserError(
+        raise NoAnswerError(
             f"SLURM did not answer in {_PATIENCE_SECONDS} s ({told}): try again"
         ) from None
     if answer.returncode:
         problem = answer.stderr.strip().partition("\n")[0]
         if "Invalid job id" in problem:
             raise _UnknownJobError(problem)
-        raise UserError(f"SLURM does not answer ({told}): {problem}")
+        raise NoAnswerError(f"SLURM does not answer ({told}): {problem}")
     return answer.stdout

@@ -1,5 +1,6 @@
 """The code that a job runs: a copy of its own, and which version that is."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -37,14 +38,13 @@ def write_versions(folder: Path) -> None:
     that git does not know are in the copy alone), and environment.txt all installed packages.
     """
     root = _root()
-    commit = _git(root, "rev-parse", "HEAD") if _is_checkout(root) else ""
+    commit = _git(root, "rev-parse", "HEAD") if _is_checkout(root) else b""
     if commit:
-        status = _git(root, "status", "--short")
-        text = f"commit {commit}{status or 'clean'}\n"
-        (folder / "code.diff").write_text(_git(root, "diff", "HEAD"), encoding="utf-8")
+        version = b"commit " + commit + (_git(root, "status", "--short") or b"clean") + b"\n"
+        (folder / "code.diff").write_bytes(_git(root, "diff", "HEAD"))
     else:
-        text = f"no git; installed in {root}\n"
-    (folder / "code_version.txt").write_text(text, encoding="utf-8")
+        version = os.fsencode(f"no git; installed in {root}\n")
+    (folder / "code_version.txt").write_bytes(version)
     (folder / "environment.txt").write_text(_environment(), encoding="utf-8")
 
 
@@ -56,13 +56,14 @@ def _is_checkout(root: Path) -> bool:
     return (root / "setup.py").is_file() and (root / "configs").is_dir()
 
 
-def _git(root: Path, *arguments: str) -> str:
+def _git(root: Path, *arguments: str) -> bytes:
+    """Return what git says: files that differ may be in any encoding."""
     try:
         return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(root), *arguments], capture_output=True, check=True
         ).stdout
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return b""
 
 
 def _environment() -> str:

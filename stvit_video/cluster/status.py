@@ -20,7 +20,7 @@ def job_facts(record: JobRecord) -> JobFacts:
         UserError: SLURM does not answer.
     """
     facts = _local_facts(record) if record.is_local else read_job(record.job_id)
-    if facts is not None and (record.is_local or facts.output.startswith(str(record.folder))):
+    if facts is not None and (record.is_local or record.has_output(facts.output)):
         return facts
     # Without accounting SLURM knows a job for some minutes (MinJobAge) after its end.
     states = {"success": "COMPLETED", "error": "FAILED"}
@@ -34,10 +34,10 @@ def status_table(records: Sequence[JobRecord]) -> str:
         UserError: SLURM does not answer.
     """
     # Of several jobs that trained in one folder, what it says is of the last.
-    last = {record.output_dir: record for record in records}
+    last = {record.place_of_run: record for record in records}
     rows = [
         _COLUMNS,
-        *(_row(record, is_last=last[record.output_dir] is record) for record in records),
+        *(_row(record, is_last=last[record.place_of_run] is record) for record in records),
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

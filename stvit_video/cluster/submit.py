@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext, redirect_stderr
 from pathlib import Path
 
-from submitit.core.utils import FailedJobError
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from stvit_video.cluster.executor import build_executor, build_rank_job
+from stvit_video.cluster.failed_submission import cancel_queued, describe_failure
 from stvit_video.cluster.job_record import JobRecord, new_record
 from stvit_video.cluster.plan import Plan
 from stvit_video.cluster.slurm import cancel
@@ -73,8 +74,14 @@ def _hand_over(plan: Plan, *, after: Sequence[str]) -> JobRecord:
         # submitit prints what sbatch says against the job, which is said below.
         with outside_of_jobs(), start, redirect_stderr(io.StringIO()):
             submitted = executor.submit(build_rank_job(plan))
-    except FailedJobError as error:
-        raise UserError(f"SLURM refuses the job {plan.name}: {_refusal(error)}") from None
+    except (FailedJobError, FailedSubmissionError) as error:
+        sentence = describe_failure(error, name=plan.name, folder=plan.folder)
+        raise UserError(sentence) from None
+    except BaseException:
+        # Ctrl-C, or a disk that is full: sbatch may have been called before.
+        if not plan.is_local:
+            cancel_queued(plan.folder)
+        raise
     return new_record(
         job_id=submitted.job_id,
         name=plan.name,
@@ -116,10 +123,3 @@ def _reason(error: OSError) -> str:
         # Of all the files that could not be copied, (from, to, why) each.
         return error.args[0][0][2]
     return error.strerror or str(error)
-
-
-def _refusal(error: Exception) -> str:
-    """Return what sbatch says, in one line."""
-    mark = "sbatch: error: "
-    lines = [line for line in str(error).splitlines() if line.startswith(mark)]
-    return "; ".join(line.removeprefix(mark) for line in lines) or str(error)

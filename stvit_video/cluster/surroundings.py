@@ -9,15 +9,21 @@ from pathlib import Path
 
 # Kept although they are SLURM's: where its config is, and a token for it.
 _KEPT = ("SLURM_CONF", "SLURM_JWT")
+_OF_JOBS = ("SLURM_", "SRUN_", "SBATCH_", "SUBMITIT_", "TORCHELASTIC_")
+# torchrun's, and of those who do its work by hand: ranks would take them for their own place.
+_OF_RANKS = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("ROLE_RANK", "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+)
 
 
 @contextmanager
 def outside_of_jobs() -> Iterator[None]:
-    """Hide what a job around this program says of itself, and defaults that would beat flags."""
+    """Hide what a job or a rank around this program says of itself, and what would beat flags."""
     hidden = {
         name: os.environ.pop(name)
         for name in list(os.environ)
-        if name.startswith(("SLURM_", "SRUN_", "SBATCH_", "SUBMITIT_")) and name not in _KEPT
+        if (name.startswith(_OF_JOBS) or name in _OF_RANKS) and name not in _KEPT
     }
     try:
         yield

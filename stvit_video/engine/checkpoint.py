@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from stvit_video.engine.durable import hash_path, recorded_hash, sha256, write_atomically
-from stvit_video.errors import UserError
+from stvit_video.errors import TransientError, UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.logging import get_logger
 
@@ -56,16 +56,23 @@ def write_checkpoint(path: Path, contents: dict) -> None:
     """Write ``contents`` atomically, with its SHA-256 beside it, and read the file back.
 
     Raises:
-        UserError: the disk is full, the folder cannot be written, or the file reads differently.
+        TransientError: the disk is full, the folder cannot be written, or the file reads
+            differently.
     """
     try:
         write_atomically(path, lambda file: torch.save(contents, file))
     except (OSError, RuntimeError) as error:  # torch.save may wrap the former in the latter
-        raise UserError(
+        raise TransientError(
             f"Checkpoint {path} could not be written ({error}); make room or "
             "set OUTPUT_DIR to a folder that can be written, and start again to resume."
         ) from error
-    verify(path)
+    try:
+        verify(path)
+    except (OSError, UserError) as error:
+        raise TransientError(
+            f"Checkpoint {path} was written, but reads differently ({error}); look after the disk, "
+            "or set OUTPUT_DIR to another one, and start again to resume."
+        ) from error
     _log.info("Wrote %s", path)
 
 

@@ -44,7 +44,7 @@ class CheckpointKeeper:
         """Write the checkpoint of where ``state`` stands; every rank must call this.
 
         Raises:
-            UserError: it could not be written, or reads differently; nothing is removed then.
+            TransientError: it could not be written, or reads differently; nothing is removed then.
         """
         contents = state.contents()
         if distributed.is_main():

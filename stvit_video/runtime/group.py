@@ -52,7 +52,8 @@ def membership(launch: Launch, *, timeout: timedelta, identity: str = "") -> Ite
     else:
         keep_freed_memory()
         if launch.local_world_size > 1:
-            torch.set_num_threads(cpu_threads(local_world_size=launch.local_world_size))
+            threads = cpu_threads(local_world_size=launch.local_world_size, cpus=launch.cpus)
+            torch.set_num_threads(threads)
     _launch = launch
     try:
         if launch.world_size > 1:

@@ -28,6 +28,8 @@ class Launch:
         store_port: port on ``LOOPBACK`` of the store that the parent process keeps for its
             ranks; 0: there is none.
         rendezvous: where the tasks of a SLURM job meet, if ``init_method`` does not say it.
+        cpus: cores that srun gives to this process alone; 0: all processes of this machine share
+            those that this one may use.
     """
 
     rank: int
@@ -39,6 +41,7 @@ class Launch:
     device_type: str
     store_port: int = 0
     rendezvous: Rendezvous | None = None
+    cpus: int = 0
 
     @property
     def is_on_one_machine(self) -> bool:
@@ -70,6 +73,7 @@ class Launch:
             UserError: they started more or fewer processes than ``world_size``.
         """
         tasks = _num_tasks(env)
+        cpus = 0
         one_a_machine = tasks == self.world_size // self.local_world_size < self.world_size
         if "RANK" in env and "WORLD_SIZE" in env:
             starter, meet, world_size = "torchrun", "env://", int(env["WORLD_SIZE"])
@@ -78,6 +82,7 @@ class Launch:
         elif tasks > 1 and not (self.init_method and one_a_machine):
             starter, meet, world_size = "srun", self.init_method, tasks
             rank, local_rank = int(env["SLURM_PROCID"]), int(env["SLURM_LOCALID"])
+            cpus = int(env.get("SLURM_CPUS_PER_TASK") or 0)
         else:
             return None
         if world_size != self.world_size:
@@ -92,6 +97,7 @@ class Launch:
             local_rank=local_rank,
             init_method=meet,
             rendezvous=None if meet else Rendezvous.of_slurm(env),
+            cpus=cpus,
         )
 
 
@@ -134,11 +140,17 @@ def resolve_backend(backend: str, *, device: str) -> str:
     return "nccl" if device == "cuda" else "gloo"
 
 
-def cpu_threads(*, local_world_size: int) -> int:
-    """Threads for each of ``local_world_size`` processes that share the cores allowed to us."""
+def cpu_threads(*, local_world_size: int, cpus: int = 0) -> int:
+    """Threads of each process of this machine.
+
+    Args:
+        local_world_size: processes that share the cores allowed to us.
+        cpus: cores of each of them, where that is said; they may be all that are allowed to us,
+            as SLURM can bind each process to its own.
+    """
     # macOS has no affinity.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // local_world_size)
+    return max(1, min(cpus, cores or 1) if cpus else (cores or 1) // local_world_size)
 
 
 def _num_tasks(env: Mapping[str, str]) -> int:

@@ -17,18 +17,32 @@ SelectTypeParameters=NONE
 PartitionName=long AllowGroups=ALL Default=NO MaxNodes=2 MaxTime=UNLIMITED State=UP TotalNodes=4
 PartitionName=old AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=DOWN \
 TotalNodes=4
+PartitionName=secret Default=NO Hidden=YES MaxNodes=UNLIMITED MaxTime=1-00:00:00 State=UP \
+TotalNodes=8
 """
 
-# What sinfo -hN -o "%P|%c|%G" prints.
-NODES = "debug*|8|gpu:2(S:0)\nlong|4|(null)\nlong|16|gpu:a100:8(S:0-1),gpu:v100:1,mps:100\n"
+# What sinfo -ahN -o "%P|%c|%G" prints.
+NODES = """\
+debug*|8|gpu:2(S:0)
+long|4|(null)
+long|16|gpu:a100:8(S:0-1),gpu:v100:1,mps:100
+secret|32|gpu:8
+"""
+SINFO = """\
+case "$*" in
+*--all*) cat "$(dirname "$0")/nodes" ;;
+*) grep -v ^secret "$(dirname "$0")/nodes" ;;
+esac
+"""
 
 # Jobs lie in files jobs/ID; sbatch keeps each script as scripts/ID.
 SCONTROL = """\
 here=$(dirname "$0")
 case "$*" in
-"show partition --oneliner") cat "$here/partitions" ;;
-"show job "*)
-    if [ -f "$here/jobs/$3" ]; then cat "$here/jobs/$3"
+"--all show partition --oneliner") cat "$here/partitions" ;;
+"show partition --oneliner") grep -v Hidden=YES "$here/partitions" ;;
+"--all show job "*)
+    if [ -f "$here/jobs/$4" ]; then cat "$here/jobs/$4"
     else echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; fi ;;
 *) echo "scontrol: no such thing: $*" >&2; exit 1 ;;
 esac
@@ -38,11 +52,20 @@ here=$(dirname "$0")
 if [ -f "$here/refusal" ] && grep -q "$(cat "$here/refusal")" "$1"; then
     echo "sbatch: error: Batch job submission failed: Invalid qos specification" >&2; exit 1
 fi
+if [ -f "$here/silence" ] && [ "$(cat "$here/silence")" = before ]; then
+    echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv" >&2; exit 1
+fi
 number=$(($(ls "$here/scripts" | wc -l) + 1))
 cp "$1" "$here/scripts/$number"
+echo "$number $1" >> "$here/queue"
 env > "$here/env"
+if [ -f "$here/silence" ]; then
+    if [ "$(cat "$here/silence")" = interrupted ]; then kill -INT $PPID; sleep 1; fi
+    echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv" >&2; exit 1
+fi
 echo "Submitted batch job $number"
 """
+SQUEUE = 'cat "$(dirname "$0")/queue"\n'
 SCANCEL = 'echo "$*" >> "$(dirname "$0")/cancelled"\n'
 
 
@@ -55,8 +78,9 @@ class FakeSlurm:
             (folder / name).mkdir(parents=True)
         (folder / "partitions").write_text(PARTITIONS)
         (folder / "nodes").write_text(NODES)
-        programs = {"sbatch": SBATCH, "scontrol": SCONTROL, "scancel": SCANCEL}
-        programs |= {"sinfo": 'cat "$(dirname "$0")/nodes"\n', "srun": "exit 1\n"}
+        (folder / "queue").write_text("77 /elsewhere/77_submission.sh\n")
+        programs = {"sbatch": SBATCH, "scontrol": SCONTROL, "scancel": SCANCEL, "squeue": SQUEUE}
+        programs |= {"sinfo": SINFO, "srun": "exit 1\n"}
         for name, text in programs.items():
             program = folder / name
             program.write_text(f"#!/bin/sh\n{text}")
@@ -76,6 +100,13 @@ class FakeSlurm:
     def refuse(self, pattern: str) -> None:
         """Refuse scripts in which a line matches ``pattern``."""
         (self.folder / "refusal").write_text(pattern)
+
+    def fall_silent(self, when: str) -> None:
+        """Let sbatch get no answer "before" or "after" the job is queued, or be "interrupted".
+
+        As Ctrl-C does it, the program is interrupted too.
+        """
+        (self.folder / "silence").write_text(when)
 
     def set_job(self, job_id: str, state: str, *, output: str = "", restarts: int = 0) -> None:
         line = (

@@ -21,7 +21,7 @@ from stvit_video.cluster.records import (
     recorded,
 )
 from stvit_video.cluster.requeue import RequeueError
-from stvit_video.errors import UserError
+from stvit_video.errors import TransientError, UserError
 
 JOB_ENV = {
     "SUBMITIT_EXECUTOR": "slurm",
@@ -204,6 +204,7 @@ def test_a_record_says_how_a_rank_ended(tmp_path):
     assert record_of(tmp_path) == ("finished", "")
     assert record_of(tmp_path, SystemExit(75)) == (STOPPED, "")
     assert record_of(tmp_path, UserError("no label")) == (MISTAKE, "no label")
+    assert record_of(tmp_path, TransientError("disk full.")) == (FAILED, "disk full")
     assert record_of(tmp_path, ValueError("a\nb")) == (FAILED, "ValueError: a")
     assert record_of(tmp_path, RuntimeError("gone"), lost=True) == (LOST, "RuntimeError: gone")
 

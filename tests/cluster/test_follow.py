@@ -6,7 +6,8 @@ import pytest
 
 from stvit_video.cluster.follow import follow
 from stvit_video.cluster.job_record import new_record
-from stvit_video.cluster.slurm import JobFacts
+from stvit_video.cluster.slurm import JobFacts, NoAnswerError
+from stvit_video.errors import UserError
 
 
 def stats(**values):
@@ -57,6 +58,33 @@ def test_the_log_is_shown_as_it_grows_until_the_job_ends(record, capsys):
         "last line",
         "job 7: COMPLETED",
     ]
+
+
+def test_a_controller_that_is_away_is_asked_again(record, capsys):
+    """The log is shown meanwhile."""
+    answers = script(record, ("", "RUNNING", "None"), ("last\n", "COMPLETED", "None"))
+    silences = iter(["", "SLURM does not answer (1)", "SLURM does not answer (2)", ""])
+
+    def ask(of):
+        silence = next(silences)
+        if silence:
+            with record.log().open("a") as log:
+                log.write(f"at {silence[-2]}\n")
+            raise NoAnswerError(silence)
+        return answers(of)
+
+    assert follow(record, ask=ask, ask_seconds=0.01)
+    assert capsys.readouterr().out.splitlines() == [
+        "job 7: RUNNING",
+        "SLURM does not answer (1); it is asked again until it does",
+        *("at 1", "at 2", "SLURM answers again", "last", "job 7: COMPLETED"),
+    ]
+
+
+def test_where_there_is_no_slurm_nobody_is_asked_again(record, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="no scontrol in PATH"):
+        follow(record)
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELLED", "TIMEOUT", "ENDED"])

@@ -92,6 +92,31 @@ def test_a_number_that_was_given_out_again_is_another_job(launched, fake_slurm):
     assert job_facts(record).state == "COMPLETED"
 
 
+def test_a_job_is_known_by_whatever_way_its_folder_is_named(launched, fake_slurm, tmp_path):
+    record = launched("7")
+    fake_slurm.set_job("7", "RUNNING", output=str(record.log()))
+    (tmp_path / "link").symlink_to(tmp_path / "jobs")
+    for way in ("link", "jobs/../jobs", "moved"):
+        if way == "moved":
+            (tmp_path / "jobs").rename(tmp_path / "moved")
+        (found,) = read_records(tmp_path / way)
+        assert job_facts(found).state == "RUNNING", way
+    record_folder = tmp_path / "moved" / record.folder.name
+    record_folder.rename(record_folder.with_name("renamed"))
+    (found,) = read_records(tmp_path / "moved")
+    assert job_facts(found).state == "RUNNING"
+
+
+def test_progress_of_one_folder_under_two_names_is_of_the_last_job(launched, fake_slurm, tmp_path):
+    first, second = launched("7"), launched("8")
+    write_stats(first, ITERATION)
+    (tmp_path / "link").symlink_to(first.output_dir)
+    linked = JobRecord(**{**second.__dict__, "output_dir": tmp_path / "link"})
+    _, of_first, of_second = status_table([first, linked]).splitlines()
+    assert "20/75" not in of_first
+    assert "20/75" in of_second
+
+
 def test_a_local_job_runs_while_its_process_does(launched):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         record = launched(str(process.pid), is_local=True)

@@ -14,7 +14,9 @@ from pathlib import Path
 import launch as launch_program
 import pytest
 import torch
+from submitit.core.utils import JobPaths
 
+from stvit_video.cluster import failed_submission
 from stvit_video.config import load_config
 from stvit_video.engine.start import run_to_resume
 
@@ -117,6 +119,29 @@ def test_gpus_are_asked_for_with_a_task_each(launch):
     assert "#SBATCH --ntasks-per-node=2\n" in shown
 
 
+def test_gpus_of_a_type_are_asked_for_once(launch):
+    typed = ("--gpus-per-node", "2", "--sbatch", "gres=gpu:a100:2")
+    _, shown, _ = launch("--dry-run", *typed, "DEVICE", "cuda")
+    assert "#SBATCH --gres=gpu:a100:2\n" in shown
+    assert "gpus-per-node" not in shown
+
+
+def test_more_options_of_sbatch_and_srun(launch, fake_slurm):
+    options = ("--sbatch", "reservation=a course", "--sbatch", "exclusive", "--srun-arg", "mpi=x")
+    assert launch(*options)[0] == 0
+    (script,) = fake_slurm.scripts
+    assert "#SBATCH --reservation='a course'\n" in script
+    assert "#SBATCH --exclusive\n" in script
+    (srun,) = [line for line in script.splitlines() if line.startswith("srun ")]
+    assert " --mpi=x " in srun.partition(" -m submitit")[0]
+
+
+def test_nobody_is_charged_unless_it_is_asked_for(launch):
+    """Clusters that check wckeys refuse those that they do not know, submitit's among them."""
+    assert "#SBATCH --wckey" not in launch("--dry-run")[1]
+    assert "#SBATCH --wckey=mine\n" in launch("--dry-run", "--sbatch", "wckey=mine")[1]
+
+
 def test_a_job_has_all_that_it_needs_in_its_folder(launch, fake_slurm, tmp_path):
     status, shown, _ = launch("--nodes", "2", "RNG_SEED", "7")
     assert status == 0
@@ -157,11 +182,17 @@ def test_surroundings_do_not_change_the_job(launch, fake_slurm, monkeypatch):
     monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
     monkeypatch.setenv("SBATCH_PARTITION", "debug")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    of_torchrun = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    for name in (*of_torchrun, "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "1")
     launch()
     seen = (fake_slurm.folder / "env").read_text()
     assert "SLURM_NTASKS" not in seen
     assert "SBATCH_TIMELIMIT" not in seen
     assert "SLURM_CONF=/etc/slurm.conf" in seen
+    names = {line.partition("=")[0] for line in seen.splitlines()}
+    assert not names & {*of_torchrun, "TORCHELASTIC_RUN_ID"}
+    assert os.environ["RANK"] == "1"
     assert os.environ["SLURM_NTASKS"] == "9"
     assert "#SBATCH --partition=debug\n" in fake_slurm.scripts[0]
 
@@ -271,6 +302,42 @@ def test_whatever_ends_a_launch_leaves_no_job_behind(
     assert [folder.name[16:] for folder in folders(tmp_path)] == ["small"]
 
 
+def test_a_job_that_sbatch_got_no_answer_for_does_not_stay_queued(launch, fake_slurm, tmp_path):
+    fake_slurm.fall_silent("after")
+    assert refused(launch(), "Socket timed out.* had queued the job small as 1: it is cancelled")
+    assert fake_slurm.cancelled == ["1"]
+    assert folders(tmp_path) == []
+
+
+def test_ctrl_c_while_sbatch_runs_leaves_no_job_behind(launch, fake_slurm, tmp_path):
+    fake_slurm.fall_silent("interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        launch()
+    assert fake_slurm.cancelled == ["1"]
+    assert folders(tmp_path) == []
+
+
+def test_a_job_that_may_be_queued_later_is_told_of(launch, fake_slurm, tmp_path, monkeypatch):
+    monkeypatch.setattr(failed_submission, "_PAUSES", (0.0, 0.0))
+    fake_slurm.fall_silent("before")
+    sentence = "does not know whether .* small .*Socket timed out.*`squeue --me --name small`"
+    assert refused(launch(), sentence)
+    assert fake_slurm.cancelled == []
+    assert folders(tmp_path) == []
+
+
+def test_a_disk_that_is_full_when_sbatch_is_done_leaves_no_job_behind(
+    launch, fake_slurm, tmp_path, monkeypatch
+):
+    def fail(*_, **__):
+        raise FULL
+
+    monkeypatch.setattr(JobPaths, "move_temporary_file", fail)
+    assert refused(launch(), "folder of the job small, .* cannot be written .*No space left")
+    assert fake_slurm.cancelled == ["1"]
+    assert folders(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -287,6 +354,10 @@ def test_whatever_ends_a_launch_leaves_no_job_behind(
         (["SOLVER.LR", "1"], "SOLVER.LR is no config key"),
         (["--array", "SOLVER.BASE_LR=1,2", "--follow"], "--follow shows one job"),
         (["--local", "--array", "SOLVER.BASE_LR=1,2"], "--local runs one job"),
+        (["--timeout-s", "0"], "--timeout-s must be from 20 to 604800, but it is 0"),
+        (["--timeout-s", "nan"], "--timeout-s must be from 20"),
+        (["--local", "--sbatch", "exclusive"], "--local runs without SLURM"),
+        (["--sbatch", "nodes=2"], "--sbatch cannot say nodes, .*: use --nodes"),
         (["--local", "--nodes", "2"], "--local is this machine alone"),
     ],
 )
@@ -312,6 +383,18 @@ def test_two_jobs_do_not_train_in_one_folder(launch, fake_slurm, tmp_path):
     fake_slurm.set_job("1", "COMPLETED", output=str(folder / "1_0_log.out"))
     fake_slurm.set_job("2", "FAILED", output=str(folders(tmp_path)[1] / "2_0_log.out"))
     assert launch()[0] == 0
+
+
+def test_two_jobs_do_not_train_in_one_folder_under_two_names(launch, fake_slurm, tmp_path):
+    launch()
+    (folder,) = folders(tmp_path)
+    fake_slurm.set_job("1", "RUNNING", output=str(folder / "1_0_log.out"))
+    (tmp_path / "jobs link").symlink_to(folder.parent)
+    (tmp_path / "run link").symlink_to(tmp_path / "run")
+    for job_dir in ("jobs link", "output/../output/jobs"):
+        for output in ("run", "run link"):
+            result = launch("--job-dir", job_dir, "OUTPUT_DIR", output)
+            assert refused(result, r"job 1 \(small\) writes to OUTPUT_DIR")
 
 
 def test_broken_videos_are_found_before_anything_is_queued(

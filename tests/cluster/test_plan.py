@@ -86,6 +86,7 @@ def test_jobs_of_one_name_have_folders_of_their_own(plans, tmp_path):
         ({"time": "UNLIMITED"}, "--time must be above 0 and limited"),
         ({"time": "0"}, "--time must be above 0"),
         ({"time": "soon"}, "a time limit is written"),
+        ({"sbatch": ["time=5"]}, "--sbatch cannot say time, as .*: use --time"),
         ({"job_dir": Path("jobs%j")}, "--job-dir must hold no %"),
     ],
 )

@@ -29,7 +29,7 @@ def scontrol(monkeypatch):
     return answer_with
 
 
-SHOW, REQUEUE = ["show", "job", "5", "--oneliner"], ["requeue", "5"]
+SHOW, REQUEUE = ["--all", "show", "job", "5", "--oneliner"], ["requeue", "5"]
 
 
 def test_a_running_job_is_requeued(scontrol):

@@ -5,7 +5,14 @@ import dataclasses
 import pytest
 
 from stvit_video.cluster.request import Request, check_request
-from stvit_video.cluster.slurm import check_slurm, count_gpus, fields, read_job, read_partitions
+from stvit_video.cluster.slurm import (
+    NoAnswerError,
+    check_slurm,
+    count_gpus,
+    fields,
+    read_job,
+    read_partitions,
+)
 from stvit_video.errors import UserError
 
 REQUEST = Request(nodes=4, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1, minutes=720)
@@ -22,15 +29,17 @@ def test_values_may_hold_spaces():
 
 
 def test_partitions(fake_slurm):
-    debug, long, old = read_partitions()
+    debug, long, old, secret = read_partitions()
     assert (debug.name, debug.is_default, debug.is_up) == ("debug", True, True)
     assert (debug.max_minutes, debug.max_nodes) == (2880, 4)
     assert (long.is_default, long.max_minutes, long.max_nodes) == (False, None, 2)
     assert not old.is_up
-    assert [(one.node_cpus, one.node_gpus) for one in (debug, long, old)] == [
+    assert [one.is_hidden for one in (debug, long, old, secret)] == [False, False, False, True]
+    assert [(one.node_cpus, one.node_gpus) for one in (debug, long, old, secret)] == [
         (8, 2),
         (16, 9),
         (None, 0),
+        (32, 8),
     ]
 
 
@@ -73,9 +82,9 @@ def test_no_answer_is_a_sentence(fake_slurm):
     (fake_slurm.folder / "scontrol").write_text(
         "#!/bin/sh\necho 'slurm_load_partitions: Unable to contact slurm controller' >&2\nexit 1\n"
     )
-    with pytest.raises(UserError, match="Unable to contact"):
+    with pytest.raises(NoAnswerError, match="Unable to contact"):
         read_partitions()
-    with pytest.raises(UserError, match="Unable to contact"):
+    with pytest.raises(NoAnswerError, match="Unable to contact"):
         read_job("7")
 
 
@@ -97,9 +106,33 @@ def test_a_limit_that_nobody_asked_for_gives_way(fake_slurm):
     assert check_request(request, read_partitions()).minutes == 9999
 
 
+def test_a_partition_that_is_hidden(fake_slurm):
+    request = dataclasses.replace(REQUEST, nodes=8, gpus_per_node=8, partition="secret")
+    assert check_request(request, read_partitions()) == request
+
+
+def test_of_several_partitions_one_that_fits_is_enough(fake_slurm):
+    request = dataclasses.replace(REQUEST, partition="old,long,debug")
+    assert check_request(request, read_partitions()) == request
+
+
+@pytest.mark.parametrize(
+    ("partition", "nodes", "minutes"),
+    [("debug,secret", 4, 1440), ("long,debug", 2, 2880), ("long,debug", 4, 2880)],
+)
+def test_of_several_partitions_the_lowest_limit_counts(fake_slurm, partition, nodes, minutes):
+    request = dataclasses.replace(
+        REQUEST, nodes=nodes, minutes=9999, is_time_given=False, partition=partition
+    )
+    fitted = check_request(request, read_partitions())
+    assert (fitted.minutes, fitted.partition) == (minutes, partition)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"partition": "debug,x,y"}, "no partition x, y; this cluster has debug, long, old$"),
+        ({"partition": "long,old"}, "--nodes must be at most 2.*; partition old is not up"),
         ({"partition": "gpu"}, "no partition gpu; this cluster has debug, long, old"),
         ({"minutes": 2881}, "--time must be at most 2-00:00:00.* debug, but it is 2-00:01:00"),
         ({"nodes": 5}, "--nodes must be at most 4.* but it is 5"),

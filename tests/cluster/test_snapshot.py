@@ -60,6 +60,12 @@ def test_commit_and_changes_are_recorded(checkout, tmp_path):
     assert "-A = 1\n+A = 2\n" in (tmp_path / "code.diff").read_text()
 
 
+def test_changes_in_another_encoding_are_recorded(checkout, tmp_path):
+    (checkout / "stvit_video" / "a.py").write_bytes("# caf\xe9\n".encode("latin-1"))
+    snapshot.write_versions(tmp_path)
+    assert b"+# caf\xe9\n" in (tmp_path / "code.diff").read_bytes()
+
+
 def test_without_git_that_is_said(checkout, tmp_path):
     shutil.rmtree(checkout / ".git")
     snapshot.write_versions(tmp_path)

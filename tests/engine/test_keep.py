@@ -18,7 +18,7 @@ from stvit_video.engine.precision import build_normalise, build_precision
 from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
 from stvit_video.engine.train import train
 from stvit_video.engine.validate import validate
-from stvit_video.errors import UserError
+from stvit_video.errors import TransientError, UserError
 from stvit_video.models import build_model
 
 NUMBERS = ("loss", "top1_err", "top5_err")
@@ -173,7 +173,7 @@ def test_nothing_is_removed_unless_the_new_file_reads_back(small_config, monkeyp
 
     state.finished_epochs = 3
     monkeypatch.setattr(torch, "save", save_damaged)
-    with pytest.raises(UserError, match=r"00003\.pyth is damaged"):
+    with pytest.raises(TransientError, match=r"00003\.pyth is damaged"):
         keeper.save(state)
     assert names(cfg) == [(1, 0), (2, 0), (3, 0)]
     monkeypatch.undo()

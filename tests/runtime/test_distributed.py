@@ -194,6 +194,11 @@ def test_torchrun_and_srun_place_this_process() -> None:
     assert place().placed_by(srun) == place(
         rank=3, local_rank=1, rendezvous=Rendezvous.of_slurm(srun)
     )
+    with_cores = place().placed_by({**srun, "SLURM_CPUS_PER_TASK": "5"})
+    assert with_cores and with_cores.cpus == 5
+    # The ranks that torchrun starts share the cores of its task.
+    shared = place().placed_by({**torchrun, "SLURM_CPUS_PER_TASK": "5"})
+    assert shared and shared.cpus == 0
     met = place(init_method="tcp://10.0.0.9:9999").placed_by(srun)
     assert met == place(rank=3, local_rank=1, init_method="tcp://10.0.0.9:9999")
     one_a_machine = {**srun, "SLURM_STEP_NUM_TASKS": "2"}
@@ -307,3 +312,18 @@ def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert cpu_threads(local_world_size=3) == 2
     assert cpu_threads(local_world_size=16) == 1
+    # SLURM has bound each rank to its own cores, or has not bound them.
+    assert cpu_threads(local_world_size=3, cpus=8) == 8
+    assert cpu_threads(local_world_size=3, cpus=4) == 4
+    assert cpu_threads(local_world_size=3, cpus=9) == 8
+
+
+def test_a_rank_of_srun_uses_all_cores_of_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(3)), raising=False)
+    before = torch.get_num_threads()
+    rank = place(world_size=1, local_world_size=2, cpus=3)
+    try:
+        with membership(rank, timeout=timedelta(seconds=1)):
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

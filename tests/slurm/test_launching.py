@@ -12,7 +12,7 @@ import torch
 from cluster import wait_for
 
 from stvit_video.cluster.job_record import JobRecord, read_records
-from stvit_video.cluster.slurm import read_job
+from stvit_video.cluster.slurm import jobs_from, read_job
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,6 +179,27 @@ def test_a_job_is_followed_to_its_end_and_listed(start):
     assert cells[:3] == [job.job_id, "small", "COMPLETED"]
     assert "1/1" in cells
     assert len(list(job.folder.glob(f"{job.job_id}_*_log.out"))) == 4
+
+
+def test_a_job_is_found_in_the_queue_by_its_folder(start, held, cluster):
+    assert start("--after", held)[0] == 0
+    (job,) = records()
+    assert jobs_from(job.folder) == [job.job_id]
+    assert jobs_from(job.folder.parent) == []
+    for job_id in (job.job_id, held):
+        cluster.run("scancel", job_id)
+
+
+def test_more_options_reach_slurm(start, cluster):
+    options = ("--sbatch", "nodelist=n2", "--sbatch", "comment=first try", "--srun-arg", "label")
+    assert start("--partition", "high,low", *options)[0] == 0
+    (job,) = records()
+    assert wait_for_end(job) == "COMPLETED"
+    line = cluster.run("scontrol", "show", "job", job.job_id, "--oneliner") + " "
+    assert " NodeList=n2 " in line
+    assert " Comment=first try " in line
+    # Each line of a rank has its number.
+    assert "\n0: " in job.log().read_text()
 
 
 def test_following_a_job_that_ends_badly_is_no_success(start, launch, cluster, held):
