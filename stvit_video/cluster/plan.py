@@ -7,6 +7,7 @@ from fvcore.common.config import CfgNode
 
 from stvit_video.cluster.request import Request
 from stvit_video.cluster.time_limit import format_minutes
+from stvit_video.engine.resumption import Resumption
 from stvit_video.engine.schedule import scaled_base_lr
 
 
@@ -24,6 +25,7 @@ class Plan:
         requeue_on_failure: requeue it after a rank died or hung, too.
         timeout_s: how long a rank waits for the others before the job ends.
         is_local: it runs on this machine, without SLURM.
+        resumes: where its training goes on, as the checks found it; None: it begins anew.
         notes: what the checks found worth a line.
     """
 
@@ -36,6 +38,7 @@ class Plan:
     requeue_on_failure: bool
     timeout_s: float
     is_local: bool = False
+    resumes: Resumption | None = None
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -45,6 +48,7 @@ class Plan:
             ("job", f"{self.name} ({self.source})"),
             ("ranks", _ranks(request)),
             *(_training(self.cfg, request) if self.cfg.TRAIN.ENABLE else []),
+            *(_start(self.cfg, self.resumes) if self.cfg.TRAIN.ENABLE else []),
             *(_testing(self.cfg, request) if self.cfg.TEST.ENABLE else []),
             *([] if self.is_local else [("time limit", self._time_limit())]),
             ("output", self.cfg.OUTPUT_DIR),
@@ -82,7 +86,6 @@ def _training(cfg: CfgNode, request: Request) -> list[tuple[str, str]]:
         ("total batch", f"{product} = {total} clips a step"),
         ("learning rate", _learning_rate(cfg, request)),
         ("epochs", str(cfg.SOLVER.MAX_EPOCH)),
-        *([("weights", _weights(cfg))] if cfg.TRAIN.CHECKPOINT_FILE_PATH else []),
     ]
 
 
@@ -98,9 +101,24 @@ def _learning_rate(cfg: CfgNode, request: Request) -> str:
     )
 
 
-def _weights(cfg: CfgNode) -> str:
+def _start(cfg: CfgNode, resumes: Resumption | None) -> list[tuple[str, str]]:
+    """What training starts from, if from anything."""
+    if resumes is not None:
+        name = resumes.path.name if resumes.is_own else str(resumes.path)
+        return [("resumes", f"{name} ({_left(cfg, resumes)})")]
+    if not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        return []
     reset = ", weights alone" if cfg.TRAIN.CHECKPOINT_EPOCH_RESET else ""
-    return f"{cfg.TRAIN.CHECKPOINT_FILE_PATH}{reset}"
+    return [("weights", f"{cfg.TRAIN.CHECKPOINT_FILE_PATH}{reset}")]
+
+
+def _left(cfg: CfgNode, resumes: Resumption) -> str:
+    epochs, done = cfg.SOLVER.MAX_EPOCH, resumes.finished_epochs
+    if done >= epochs:
+        return f"nothing left to train: {done} epochs are done"
+    steps = resumes.finished_steps
+    inside = f", less the {steps} steps of epoch {done + 1} that are done" if steps else ""
+    return f"{epochs - done} of {epochs} epochs left{inside}"
 
 
 def _testing(cfg: CfgNode, request: Request) -> list[tuple[str, str]]:

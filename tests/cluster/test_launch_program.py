@@ -17,6 +17,7 @@ import torch
 
 from stvit_video.config import load_config
 from stvit_video.engine.start import run_to_resume
+from stvit_video.engine.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "slurm" / "launch.py"
@@ -312,6 +313,77 @@ def test_two_jobs_do_not_train_in_one_folder(launch, fake_slurm, tmp_path):
     fake_slurm.set_job("1", "COMPLETED", output=str(folder / "1_0_log.out"))
     fake_slurm.set_job("2", "FAILED", output=str(folders(tmp_path)[1] / "2_0_log.out"))
     assert launch()[0] == 0
+
+
+@pytest.fixture
+def interrupted(config_file, tmp_path):
+    """Train the small config in its folder, stopped after a number of its steps, 4 an epoch."""
+
+    def run(steps, *overrides):
+        small = ("OUTPUT_DIR", str(tmp_path / "run"), "TRAIN.BATCH_SIZE", "2", *overrides)
+        asked = iter(range(1, 99))
+        train(load_config(config_file, small), should_stop=lambda: next(asked) >= steps)
+
+    return run
+
+
+def test_a_plan_says_where_the_job_goes_on(launch, interrupted, tmp_path):
+    weights = ("TRAIN.CHECKPOINT_FILE_PATH", "never_read.pth")
+    assert "resumes" not in launch("--dry-run", "TRAIN.BATCH_SIZE", "2")[1]
+    interrupted(3)
+    status, shown, _ = launch(
+        *("--dry-run", "TRAIN.BATCH_SIZE", "2", "SOLVER.BASE_LR", "0.5", *weights)
+    )
+    assert status == 0
+    left = r"2 of 2 epochs left, less the 3 steps of epoch 1 that are done"
+    name = "checkpoint_epoch_00000_step_000003.pyth"
+    assert re.search(rf"^resumes +{name} \({left}\)$", shown, re.MULTILINE)
+    assert not re.search("^weights", shown, re.MULTILINE)
+    assert re.search("^note +TRAIN.CHECKPOINT_FILE_PATH is not read", shown, re.MULTILINE)
+    assert re.search(
+        "^note +the config differs .*SOLVER.BASE_LR: 0.001 -> 0.5", shown, re.MULTILINE
+    )
+    checkpoint = tmp_path / "run" / "checkpoints" / name
+    elsewhere = ("TRAIN.CHECKPOINT_FILE_PATH", str(checkpoint), "OUTPUT_DIR", "other")
+    shown = launch("--dry-run", "TRAIN.BATCH_SIZE", "2", *elsewhere)[1]
+    assert re.search(rf"^resumes +{checkpoint} \({left}\)$", shown, re.MULTILINE)
+    assert "is not read" not in shown
+
+
+def test_a_plan_says_that_nothing_is_left(launch, interrupted):
+    interrupted(99, "SOLVER.MAX_EPOCH", "1")
+    shown = launch("--dry-run", "SOLVER.MAX_EPOCH", "1")[1]
+    assert "checkpoint_epoch_00001.pyth (nothing left to train: 1 epochs are done)" in shown
+    assert "checkpoint_epoch_00001.pyth (1 of 2 epochs left)" in launch("--dry-run")[1]
+
+
+def test_inside_an_epoch_other_nodes_are_refused_before_anything_is_queued(
+    launch, interrupted, fake_slurm, tmp_path
+):
+    interrupted(3)
+    sentence = "epoch whose steps are 4, and here they are 2"
+    assert refused(launch("--nodes", "2", "TRAIN.BATCH_SIZE", "2"), sentence)
+    assert fake_slurm.scripts == []
+    assert launch("TRAIN.BATCH_SIZE", "2")[0] == 0
+    # Behind a job that will have left the epoch, they are right.
+    (folder,) = folders(tmp_path)
+    fake_slurm.set_job("1", "RUNNING", output=str(folder / "1_0_log.out"))
+    status, shown, _ = launch("--nodes", "2", "TRAIN.BATCH_SIZE", "2", "--after", "1")
+    assert status == 0
+    assert "a job of --after trains in this OUTPUT_DIR" in shown
+
+
+def test_a_chain_whose_second_run_has_begun_goes_on_with_it(
+    launch, interrupted, config_file, second_config, tmp_path
+):
+    begun = ("OUTPUT_DIR", str(tmp_path / "second"), "MODEL.NUM_CLASSES", "4")
+    interrupted(1, *begun)
+    chain = ("--chain", str(config_file), str(second_config))
+    shown = launch("--dry-run", "TRAIN.BATCH_SIZE", "2", cfg=chain)[1]
+    assert shown.count("resumes") == 1
+    assert "stand-in" not in shown
+    assert "job before" not in shown
+    assert "is not read, as the run goes on from its own checkpoint" in shown
 
 
 def test_broken_videos_are_found_before_anything_is_queued(
