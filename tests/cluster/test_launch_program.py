@@ -9,12 +9,14 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import launch as launch_program
 import pytest
 import torch
 
+from stvit_video.cluster.build import LaunchOptions, build_plans
 from stvit_video.config import load_config
 from stvit_video.engine.start import run_to_resume
 from stvit_video.engine.train import train
@@ -65,7 +67,7 @@ finally:
         check=True,
     )
     assert "python slurm/launch.py --nodes 4" in ended.stdout
-    assert "--chain configs/imagenet" in ended.stdout
+    assert "--chain \\\n      configs/imagenet" in ended.stdout
 
 
 @pytest.mark.parametrize(
@@ -76,12 +78,31 @@ finally:
         ("--cfg a.yaml --opts A.B 1 --nodes 4 C 2", ["a.yaml"], "A.B 1 C 2"),
         ("--chain a.yaml b.yml A.B 1", ["a.yaml", "b.yml"], "A.B 1"),
         ("A.B 1 --chain a.yaml b.yml --nodes 4", ["a.yaml", "b.yml"], "A.B 1"),
+        ("--chain a.yaml b.yml --nodes 4 A.B 1", ["a.yaml", "b.yml"], "A.B 1"),
+        ("--chain A.B 1 a.yaml b.yml C=2", ["a.yaml", "b.yml"], "A.B 1 C=2"),
     ],
 )
 def test_configs_and_overrides(line, files, overrides):
     parsed = launch_program.parse_arguments(line.split())
     assert parsed.cfg_files == files
     assert parsed.overrides == (overrides.split() if overrides else [])
+    assert not any(parsed.own_overrides)
+    assert len(parsed.own_overrides) == len(files)
+
+
+@pytest.mark.parametrize(
+    ("line", "own", "overrides"),
+    [
+        ("--chain a.yaml A.B 1 b.yml A.B 2 C=3", [["A.B", "1"], ["A.B", "2", "C=3"]], ""),
+        ("--chain a.yaml A.B -1 b.yml --nodes 4 D 5", [["A.B", "-1"], []], "D 5"),
+        ("D 5 --chain a.yaml A=1 b.yml --opts E 6", [["A=1"], []], "E 6 D 5"),
+    ],
+)
+def test_each_config_of_a_chain_may_have_its_own_overrides(line, own, overrides):
+    parsed = launch_program.parse_arguments(line.split())
+    assert parsed.cfg_files == ["a.yaml", "b.yml"]
+    assert parsed.own_overrides == own
+    assert parsed.overrides == overrides.split()
 
 
 def test_a_dry_run_shows_everything_and_leaves_nothing(launch, fake_slurm, tmp_path):
@@ -217,6 +238,50 @@ def test_a_chain_waits_and_starts_from_what_is_not_there_yet(
     assert not checkpoint.exists()
 
 
+def test_the_runs_of_a_chain_differ_by_their_own_overrides(launch, config_file, tmp_path):
+    file = str(config_file)
+    of_each = (file, "OUTPUT_DIR", "one", "RNG_SEED", "1", file, "OUTPUT_DIR=two", "LOG_PERIOD=2")
+    assert launch("--opts", "RNG_SEED", "5", cfg=("--chain", *of_each))[0] == 0
+    found = [load_config(folder / "config.yaml") for folder in folders(tmp_path)]
+    facts = {Path(cfg.OUTPUT_DIR).name: (cfg.RNG_SEED, cfg.LOG_PERIOD) for cfg in found}
+    assert facts == {"one": (1, 1), "two": (5, 2)}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("{} OUTPUT_DIR {}", 'nothing follows "OUTPUT_DIR": write KEY VALUE'),
+        ("{} LOG_PERIOD 2 {}", "needs an OUTPUT_DIR of its own.* behind each file"),
+        ("{} {} OUTPUT_DIR x", "needs an OUTPUT_DIR of its own.* behind each file"),
+        ("{} OUTPUT_DIR x {} SOLVER.LR 1", "SOLVER.LR is no config key"),
+        ("a.txt", "--chain takes YAML files, but it has none"),
+        ("{} NUM_SHARDS 2 {} --nodes 2", "NUM_SHARDS is what --nodes says"),
+    ],
+)
+def test_mistakes_in_a_chain_are_sentences(launch, fake_slurm, config_file, words, sentence):
+    assert refused(
+        launch(cfg=("--chain", *words.format(config_file, config_file).split())), sentence
+    )
+    assert fake_slurm.scripts == []
+
+
+def test_the_chain_of_the_examples_differs_in_its_data(monkeypatch):
+    """That of the documentation, too; only the data are not here."""
+    (example,) = re.findall(r"launch\.py (.*--chain (?:.*\\\n)+.*)", launch_program._EXAMPLES)
+    words = example.replace("\\", " ").split()
+    assert " ".join(words[2:]) in " ".join(
+        (ROOT / "docs" / "slurm.md").read_text().replace("\\", " ").split()
+    )
+    monkeypatch.chdir(ROOT)
+    parsed = launch_program.parse_arguments(words)
+    names = [field.name for field in fields(LaunchOptions)]
+    plans = build_plans(LaunchOptions(**{name: getattr(parsed, name) for name in names}))
+    folders_of_data = [plan.cfg.DATA.PATH_TO_DATA_DIR for plan in plans]
+    assert folders_of_data == ["/data/imagenet", "/data/k400"]
+    first, second = (plan.cfg for plan in plans)
+    assert second.TRAIN.CHECKPOINT_FILE_PATH.startswith(first.OUTPUT_DIR)
+
+
 def test_a_dry_run_of_a_chain_shows_which_job_waits(launch, config_file, second_config):
     _, shown, _ = launch("--dry-run", cfg=("--chain", str(config_file), str(second_config)))
     assert shown.count("#!/bin/bash") == 2
@@ -289,6 +354,7 @@ def test_whatever_ends_a_launch_leaves_no_job_behind(
         (["--array", "SOLVER.BASE_LR=1,2", "--follow"], "--follow shows one job"),
         (["--local", "--array", "SOLVER.BASE_LR=1,2"], "--local runs one job"),
         (["--local", "--nodes", "2"], "--local is this machine alone"),
+        (["--cfg", "small.txt"], "there is no config small.txt"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_queued(

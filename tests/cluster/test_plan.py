@@ -17,7 +17,8 @@ def plans(config_file, tmp_path, monkeypatch):
             **dict.fromkeys(("nodes", "gpus_per_node", "cpus_per_task")),
             **dict.fromkeys(("mem", "partition", "account", "qos", "constraint"), ""),
             **dict.fromkeys(("exclude", "mail", "name", "array"), ""),
-            **{"cfg_files": [config_file], "overrides": overrides, "is_chain": False},
+            **{"cfg_files": [config_file], "overrides": overrides, "own_overrides": [[]]},
+            "is_chain": False,
             **{"time": "90", "job_dir": Path("jobs"), "max_requeues": 3},
             **{"requeue_on_failure": False, "timeout_s": 60.0, "local": False},
         }
