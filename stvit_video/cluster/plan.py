@@ -7,8 +7,10 @@ from fvcore.common.config import CfgNode
 
 from stvit_video.cluster.request import Request
 from stvit_video.cluster.time_limit import format_minutes
+from stvit_video.engine.build import is_detection
 from stvit_video.engine.resumption import Resumption
 from stvit_video.engine.schedule import scaled_base_lr
+from stvit_video.engine.tested_weights import BEST
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,11 @@ def _ranks(request: Request) -> str:
 
 def _training(cfg: CfgNode, request: Request) -> list[tuple[str, str]]:
     per_node = cfg.TRAIN.BATCH_SIZE
+    unit = _unit(cfg.TRAIN.DATASET)
     factors = [
         (request.nodes, "nodes"),
         (cfg.TRAIN.ACCUMULATE_STEPS, "passes (TRAIN.ACCUMULATE_STEPS)"),
-        (cfg.AUG.NUM_SAMPLE, "samples of a clip (AUG.NUM_SAMPLE)"),
+        (cfg.AUG.NUM_SAMPLE, f"samples of each {unit} (AUG.NUM_SAMPLE)"),
     ]
     total = per_node
     product = f"{per_node} a node (TRAIN.BATCH_SIZE)"
@@ -82,8 +85,8 @@ def _training(cfg: CfgNode, request: Request) -> list[tuple[str, str]]:
         if factor > 1:
             product += f" x {factor} {what}"
     return [
-        ("batch a rank", f"{per_node // request.tasks_per_node} clips a pass"),
-        ("total batch", f"{product} = {total} clips a step"),
+        ("batch a rank", f"{per_node // request.tasks_per_node} {unit}s a pass"),
+        ("total batch", f"{product} = {total} {unit}s a step"),
         ("learning rate", _learning_rate(cfg, request)),
         ("epochs", str(cfg.SOLVER.MAX_EPOCH)),
     ]
@@ -122,7 +125,22 @@ def _left(cfg: CfgNode, resumes: Resumption) -> str:
 
 
 def _testing(cfg: CfgNode, request: Request) -> list[tuple[str, str]]:
-    views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
-    batch = cfg.TEST.BATCH_SIZE // request.tasks_per_node
-    weights = cfg.TEST.CHECKPOINT_FILE_PATH or "the last checkpoint"
-    return [("test", f"{views}, {batch} at once on a rank, of {weights}")]
+    weights = {"": "the last checkpoint", BEST: "the best checkpoint"}
+    path = cfg.TEST.CHECKPOINT_FILE_PATH
+    return [("test", f"{_views(cfg, request)}, of {weights.get(path, path)}")]
+
+
+def _views(cfg: CfgNode, request: Request) -> str:
+    """What a test looks at, and how much of it at once."""
+    if is_detection(cfg):
+        # Padded to another's size, an image would give other results.
+        return f"whole images, one at a time on a rank, short side {cfg.DETECTION.TEST_SHORT_SIDE}"
+    clips, crops = cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS
+    views = f"{clips} clips x {crops} crops"
+    if _unit(cfg.TEST.DATASET) == "image":
+        views = f"{clips * crops} {'views' if clips * crops > 1 else 'view'} of each image"
+    return f"{views}, {cfg.TEST.BATCH_SIZE // request.tasks_per_node} at once on a rank"
+
+
+def _unit(dataset: str) -> str:
+    return "image" if dataset in ("imagenet", "coco") else "clip"
