@@ -15,6 +15,7 @@ import pytest
 from stvit_video.cluster.job_record import JobRecord, read_records
 from stvit_video.cluster.rank_files import rank_record
 from stvit_video.cluster.status import job_facts
+from stvit_video.config import load_config
 from stvit_video.engine.checkpoint import find_checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,10 @@ def test_two_ranks_run_the_copy_and_are_followed(start, tmp_path):
     # Python leaves compiled files beside what it imports.
     assert list((record.folder / "code" / "stvit_video" / "engine").glob("__pycache__/train.*"))
     assert list(find_checkpoints(tmp_path / "run")) == [(1, 0)]
+    # Beside the results, where those of tools/run_net.py have theirs.
+    assert load_config(tmp_path / "run" / "config.yaml") == load_config(
+        record.folder / "config.yaml"
+    )
 
 
 @pytest.mark.parametrize("ranks", ["1", "2"])
