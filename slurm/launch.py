@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,9 @@ _EXAMPLES = """examples:
   python slurm/launch.py --nodes 4 --dry-run --opts DATA.PATH_TO_DATA_DIR /data/k400
   python slurm/launch.py --cfg configs/k400/swin_t.yaml --partition gpu --time 2-00:00:00 --follow
   python slurm/launch.py --array SOLVER.BASE_LR=1e-3,5e-4,2e-4
-  python slurm/launch.py --chain configs/imagenet/swin_t.yaml configs/k400/stvit_swin_t.yaml
+  python slurm/launch.py --nodes 2 --chain \\
+      configs/imagenet/swin_t.yaml DATA.PATH_TO_DATA_DIR /data/imagenet OUTPUT_DIR output/images \\
+      configs/k400/stvit_swin_t.yaml DATA.PATH_TO_DATA_DIR /data/k400 OUTPUT_DIR output/videos
   python slurm/launch.py --nodes 4 --gpus-per-node 0 --cfg configs/demo/stvit_swin_motion.yaml
   python slurm/launch.py --local --follow --cfg configs/demo/stvit_swin_motion.yaml
   python slurm/launch.py --sbatch reservation=course --sbatch exclusive
@@ -37,7 +38,11 @@ docs/slurm.md says what to set on a cluster, and what to do when a job hangs.
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line; ``cfg_files`` and ``overrides`` are put together."""
+    """Parse the command line.
+
+    ``cfg_files`` are put together, with the ``own_overrides`` of each, and the ``overrides`` of
+    all.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,10 +51,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     _add_lifetime(parser.add_argument_group("stops and failures"))
     parsed = parser.parse_intermixed_args(arguments)
     parsed.is_chain = parsed.chain is not None
-    # Bare overrides right behind the files look like more files to argparse.
-    listed = parsed.chain or [parsed.cfg or _DEFAULT_CFG]
-    parsed.cfg_files = [listed[0], *takewhile(_is_yaml, listed[1:])]
-    parsed.overrides = [*listed[len(parsed.cfg_files) :], *parsed.opts, *parsed.bare]
+    parsed.cfg_files, parsed.own_overrides = [parsed.cfg or _DEFAULT_CFG], [[]]
+    parsed.overrides = [*parsed.opts, *parsed.bare]
+    if parsed.is_chain:
+        parsed.cfg_files, parsed.own_overrides, of_all = _split(parsed.chain)
+        parsed.overrides = [*of_all, *parsed.overrides]
     return parsed
 
 
@@ -90,7 +96,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--chain",
         nargs="+",
         metavar="CFG",
-        help="several configs, each of which starts from the last checkpoint of the one before",
+        help="several configs, each of which starts from the last checkpoint of the one before; "
+        "CFG KEY VALUE CFG KEY VALUE gives each its own overrides, CFG CFG KEY VALUE, --opts and "
+        "what stands before --chain are for all",
     )
     parser.add_argument(
         "--array", default="", metavar="KEY=V1,V2", help="a job for each value of a config key"
@@ -194,6 +202,7 @@ def _add_lifetime(group: argparse._ArgumentGroup) -> None:
 def _check_combination(options: argparse.Namespace) -> None:
     several = options.is_chain or bool(options.array)
     wrong = [
+        (options.is_chain and not options.cfg_files, "--chain takes YAML files, but it has none"),
         (options.is_chain and options.cfg, "--chain names the configs, so --cfg has no place"),
         (options.is_chain and options.array, "--array and --chain do not go together"),
         (options.local and several, "--local runs one job, so it has no --array and no --chain"),
@@ -234,6 +243,26 @@ def _follow(records: "Sequence[JobRecord]") -> int:
         stops = " or ".join(f"`{record.how_to_stop}`" for record in records)
         print(f"\nThe job goes on: --status shows it, and {stops} ends it")
         return 0
+
+
+def _split(listed: Sequence[str]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Return the configs of a chain, the overrides of each, and those of all.
+
+    Those before the first config are of all, and so are those behind the last if none stand
+    between the configs. If some do, each config has its own behind it.
+    """
+    files: list[str] = []
+    groups: list[list[str]] = [[]]
+    for word in listed:
+        if _is_yaml(word):
+            files.append(word)
+            groups.append([])
+        else:
+            groups[-1].append(word)
+    of_all, *own = groups
+    if own and not any(own[:-1]):
+        of_all, own[-1] = [*of_all, *own[-1]], []
+    return files, own, of_all
 
 
 def _is_yaml(argument: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from _program import program
 from fvcore.common.config import CfgNode
 
-from stvit_video.config import dump_config, load_config
+from stvit_video.config import load_config
 from stvit_video.errors import UserError
 
 _EXAMPLES = """examples:
@@ -54,13 +54,13 @@ def run(cfg: CfgNode, *, init_method: str) -> None:
     """Train and test one config, whichever of the two it enables."""
     # Imported here so that --help and a typing error need not wait seconds for PyTorch.
     from stvit_video.engine.preflight import preflight
-    from stvit_video.engine.run import train_and_test
+    from stvit_video.engine.run import train_and_test, write_config
     from stvit_video.runtime.distributed import resolve_device, run_ranks
 
     # What is missing is said before which machine is missing: data first, then the device.
     preflight(cfg)
     device = resolve_device(cfg.DEVICE, cfg.NUM_GPUS)
-    _write_config(cfg)
+    write_config(cfg)
     if cfg.TRAIN.ENABLE or cfg.TEST.ENABLE:
         run_ranks(
             train_and_test,
@@ -87,16 +87,6 @@ def main(arguments: Sequence[str]) -> None:
 
 def _is_yaml(argument: str) -> bool:
     return argument.endswith((".yaml", ".yml"))
-
-
-def _write_config(cfg: CfgNode) -> None:
-    try:
-        dump_config(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
-    except OSError as error:
-        raise UserError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror or error}); set it to "
-            "a folder that can."
-        ) from error
 
 
 def _check_outputs(configs: Sequence[CfgNode]) -> None:

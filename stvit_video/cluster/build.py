@@ -31,6 +31,7 @@ class LaunchOptions:
     Attributes:
         cfg_files: of one job, or of several that start from each other (``is_chain``).
         overrides: of all of them.
+        own_overrides: of each of them, before which those of all give way.
         local: the job runs on this machine, without SLURM.
         array: "KEY=VALUE,VALUE": a job for each value; empty: one.
         time: limit of a start, as SLURM writes it; empty: a day, or the partition's limit.
@@ -42,6 +43,7 @@ class LaunchOptions:
 
     cfg_files: Sequence[str]
     overrides: Sequence[str]
+    own_overrides: Sequence[Sequence[str]]
     is_chain: bool
     local: bool
     array: str
@@ -100,7 +102,7 @@ def _configs(options: LaunchOptions) -> tuple[list[str], list[str], list[CfgNode
     """Return the config files, the names of the jobs, and their configs."""
     sources = list(options.cfg_files)
 
-    def load(source: str, *more: str) -> CfgNode:
+    def load(source: str, more: Sequence[str]) -> CfgNode:
         return load_job_config(
             source,
             [*options.overrides, *more],
@@ -109,12 +111,14 @@ def _configs(options: LaunchOptions) -> tuple[list[str], list[str], list[CfgNode
             is_local=options.local,
         )
 
-    configs = [load(source) for source in sources]
+    configs = [
+        load(source, own) for source, own in zip(sources, options.own_overrides, strict=True)
+    ]
     names = [options.name or Path(source).stem for source in sources]
     if options.array:
         key, values = split_array(options.array)
         folder = configs[0].OUTPUT_DIR
-        configs = [load(sources[0], *array_overrides(key, v, output_dir=folder)) for v in values]
+        configs = [load(sources[0], array_overrides(key, v, output_dir=folder)) for v in values]
         names = [file_name(f"{names[0]}-{key}={value}") for value in values]
         sources *= len(values)
     elif options.is_chain:

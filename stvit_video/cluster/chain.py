@@ -33,7 +33,7 @@ def chain_configs(configs: Sequence[CfgNode]) -> list[CfgNode]:
         if folders.count(folder) > 1:
             raise UserError(
                 f"every config of --chain needs an OUTPUT_DIR of its own, but {folder} belongs to "
-                "several; set them in the files"
+                "several; set them in the files, or with OUTPUT_DIR behind each file"
             )
     return chained
 

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +10,26 @@ from fvcore.common.config import CfgNode
 
 from stvit_video.cluster.chain import starting_from
 from stvit_video.cluster.job_config import with_settings
-from stvit_video.cluster.job_record import read_records
+from stvit_video.cluster.job_record import JobRecord, read_records
 from stvit_video.cluster.plan import Plan
 from stvit_video.cluster.request import check_request
 from stvit_video.cluster.slurm import check_slurm, read_job, read_partitions
 from stvit_video.cluster.status import job_facts
+from stvit_video.engine.compare import changed_keys
 from stvit_video.engine.preflight import preflight, write_stand_in
 from stvit_video.engine.preflight_data import preflight_data
+from stvit_video.engine.resumption import Resumption
+from stvit_video.engine.start import WEIGHTS_NOT_READ
 from stvit_video.errors import UserError
 from stvit_video.runtime.distributed import resolve_device
+
+# Keys that are named when a config differs from that of a checkpoint.
+_NAMED = 8
+# Of a job that waits for another in the same folder.
+_GOES_ON_BEHIND = (
+    "a job of --after trains in this OUTPUT_DIR: this one goes on from the last checkpoint that it "
+    "will have written"
+)
 
 
 def check_plans(plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool) -> list[Plan]:
@@ -48,7 +59,7 @@ def check_plans(plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool) 
         check_writable(plan.folder, what="--job-dir")
         check_writable(Path(plan.cfg.OUTPUT_DIR), what="OUTPUT_DIR")
         _check_is_free(plan, after=after)
-    return _check_runs(plans, is_chain=is_chain)
+    return _check_runs(plans, after=after, is_chain=is_chain)
 
 
 def check_writable(folder: Path, *, what: str) -> None:
@@ -69,7 +80,7 @@ def check_writable(folder: Path, *, what: str) -> None:
         ) from error
 
 
-def _check_runs(plans: Sequence[Plan], *, is_chain: bool) -> list[Plan]:
+def _check_runs(plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool) -> list[Plan]:
     """Read what the runs will read; returns the plans as they are to be submitted."""
     tried: dict[str, tuple[str, ...]] = {}
     checked = []
@@ -80,12 +91,31 @@ def _check_runs(plans: Sequence[Plan], *, is_chain: bool) -> list[Plan]:
                 stand_in = Path(folder) / "last checkpoint of the job before.pyth"
                 write_stand_in(plans[number - 1].cfg, stand_in)
                 cfg = starting_from(cfg, stand_in)
-            preflight(cfg)
+            is_in_use = _is_in_use(plan, after=after)
+            resumes = preflight(cfg, is_in_use=is_in_use)
             data = _without_solver(cfg)
             if data not in tried:
                 tried[data] = tuple(preflight_data(cfg))
-            checked.append(_resumable(replace(plan, notes=tried[data])))
+            notes = (*tried[data], *_resumption_notes(plan.cfg, resumes))
+            if is_in_use:
+                notes += (_GOES_ON_BEHIND,)
+            checked.append(_resumable(replace(plan, resumes=resumes, notes=notes)))
     return checked
+
+
+def _resumption_notes(cfg: CfgNode, resumes: Resumption | None) -> list[str]:
+    """What is not as the config says, or not as it was, in a run that goes on."""
+    if resumes is None:
+        return []
+    notes = []
+    if resumes.is_own and cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        notes.append(WEIGHTS_NOT_READ)
+    changes = changed_keys(resumes.config, cfg.dump())
+    if changes:
+        more = f"; and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
+        named = "; ".join(changes[:_NAMED])
+        notes.append(f"the config differs from the checkpoint's: {named}{more}")
+    return notes
 
 
 def _resumable(plan: Plan) -> Plan:
@@ -112,14 +142,25 @@ def _check_waits_for(job_id: str) -> None:
 
 def _check_is_free(plan: Plan, *, after: Sequence[str]) -> None:
     """Refuse to train in a folder in which another job of this --job-dir trains."""
-    place = os.path.realpath(plan.cfg.OUTPUT_DIR)
-    for record in read_records(plan.folder.parent):
-        shares = record.place_of_run == place and record.job_id not in after
-        if shares and not job_facts(record).is_over:
+    for record in _users(plan):
+        if record.job_id not in after:
             raise UserError(
                 f"{record.title} writes to OUTPUT_DIR {record.output_dir} and is not over: set "
                 f"another OUTPUT_DIR, end it ({record.how_to_stop}), or go on behind it (--after)"
             )
+
+
+def _is_in_use(plan: Plan, *, after: Sequence[str]) -> bool:
+    """Whether a job that ends before this one starts trains in its folder."""
+    return any(record.job_id in after for record in _users(plan))
+
+
+def _users(plan: Plan) -> Iterator[JobRecord]:
+    """Jobs of the same --job-dir that write to the same OUTPUT_DIR and are not over."""
+    place = os.path.realpath(plan.cfg.OUTPUT_DIR)
+    for record in read_records(plan.folder.parent):
+        if record.place_of_run == place and not job_facts(record).is_over:
+            yield record
 
 
 def _without_solver(cfg: CfgNode) -> str:

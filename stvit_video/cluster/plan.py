@@ -7,7 +7,10 @@ from fvcore.common.config import CfgNode
 
 from stvit_video.cluster.request import Request
 from stvit_video.cluster.time_limit import format_minutes
+from stvit_video.engine.build import is_detection
+from stvit_video.engine.resumption import Resumption
 from stvit_video.engine.schedule import scaled_base_lr
+from stvit_video.engine.tested_weights import BEST
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Plan:
         requeue_on_failure: requeue it after a rank died or hung, too.
         timeout_s: how long a rank waits for the others before the job ends.
         is_local: it runs on this machine, without SLURM.
+        resumes: where its training goes on, as the checks found it; None: it begins anew.
         notes: what the checks found worth a line.
     """
 
@@ -36,6 +40,7 @@ class Plan:
     requeue_on_failure: bool
     timeout_s: float
     is_local: bool = False
+    resumes: Resumption | None = None
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -45,6 +50,7 @@ class Plan:
             ("job", f"{self.name} ({self.source})"),
             ("ranks", _ranks(request)),
             *(_training(self.cfg, request) if self.cfg.TRAIN.ENABLE else []),
+            *(_start(self.cfg, self.resumes) if self.cfg.TRAIN.ENABLE else []),
             *(_testing(self.cfg, request) if self.cfg.TEST.ENABLE else []),
             *([] if self.is_local else [("time limit", self._time_limit())]),
             ("output", self.cfg.OUTPUT_DIR),
@@ -66,10 +72,11 @@ def _ranks(request: Request) -> str:
 
 def _training(cfg: CfgNode, request: Request) -> list[tuple[str, str]]:
     per_node = cfg.TRAIN.BATCH_SIZE
+    unit = _unit(cfg.TRAIN.DATASET)
     factors = [
         (request.nodes, "nodes"),
         (cfg.TRAIN.ACCUMULATE_STEPS, "passes (TRAIN.ACCUMULATE_STEPS)"),
-        (cfg.AUG.NUM_SAMPLE, "samples of a clip (AUG.NUM_SAMPLE)"),
+        (cfg.AUG.NUM_SAMPLE, f"samples of each {unit} (AUG.NUM_SAMPLE)"),
     ]
     total = per_node
     product = f"{per_node} a node (TRAIN.BATCH_SIZE)"
@@ -78,11 +85,10 @@ def _training(cfg: CfgNode, request: Request) -> list[tuple[str, str]]:
         if factor > 1:
             product += f" x {factor} {what}"
     return [
-        ("batch a rank", f"{per_node // request.tasks_per_node} clips a pass"),
-        ("total batch", f"{product} = {total} clips a step"),
+        ("batch a rank", f"{per_node // request.tasks_per_node} {unit}s a pass"),
+        ("total batch", f"{product} = {total} {unit}s a step"),
         ("learning rate", _learning_rate(cfg, request)),
         ("epochs", str(cfg.SOLVER.MAX_EPOCH)),
-        *([("weights", _weights(cfg))] if cfg.TRAIN.CHECKPOINT_FILE_PATH else []),
     ]
 
 
@@ -98,13 +104,43 @@ def _learning_rate(cfg: CfgNode, request: Request) -> str:
     )
 
 
-def _weights(cfg: CfgNode) -> str:
+def _start(cfg: CfgNode, resumes: Resumption | None) -> list[tuple[str, str]]:
+    """What training starts from, if from anything."""
+    if resumes is not None:
+        name = resumes.path.name if resumes.is_own else str(resumes.path)
+        return [("resumes", f"{name} ({_left(cfg, resumes)})")]
+    if not cfg.TRAIN.CHECKPOINT_FILE_PATH:
+        return []
     reset = ", weights alone" if cfg.TRAIN.CHECKPOINT_EPOCH_RESET else ""
-    return f"{cfg.TRAIN.CHECKPOINT_FILE_PATH}{reset}"
+    return [("weights", f"{cfg.TRAIN.CHECKPOINT_FILE_PATH}{reset}")]
+
+
+def _left(cfg: CfgNode, resumes: Resumption) -> str:
+    epochs, done = cfg.SOLVER.MAX_EPOCH, resumes.finished_epochs
+    if done >= epochs:
+        return f"nothing left to train: {done} epochs are done"
+    steps = resumes.finished_steps
+    inside = f", less the {steps} steps of epoch {done + 1} that are done" if steps else ""
+    return f"{epochs - done} of {epochs} epochs left{inside}"
 
 
 def _testing(cfg: CfgNode, request: Request) -> list[tuple[str, str]]:
-    views = f"{cfg.TEST.NUM_ENSEMBLE_VIEWS} clips x {cfg.TEST.NUM_SPATIAL_CROPS} crops"
-    batch = cfg.TEST.BATCH_SIZE // request.tasks_per_node
-    weights = cfg.TEST.CHECKPOINT_FILE_PATH or "the last checkpoint"
-    return [("test", f"{views}, {batch} at once on a rank, of {weights}")]
+    weights = {"": "the last checkpoint", BEST: "the best checkpoint"}
+    path = cfg.TEST.CHECKPOINT_FILE_PATH
+    return [("test", f"{_views(cfg, request)}, of {weights.get(path, path)}")]
+
+
+def _views(cfg: CfgNode, request: Request) -> str:
+    """What a test looks at, and how much of it at once."""
+    if is_detection(cfg):
+        # Padded to another's size, an image would give other results.
+        return f"whole images, one at a time on a rank, short side {cfg.DETECTION.TEST_SHORT_SIDE}"
+    clips, crops = cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS
+    views = f"{clips} clips x {crops} crops"
+    if _unit(cfg.TEST.DATASET) == "image":
+        views = f"{clips * crops} {'views' if clips * crops > 1 else 'view'} of each image"
+    return f"{views}, {cfg.TEST.BATCH_SIZE // request.tasks_per_node} at once on a rank"
+
+
+def _unit(dataset: str) -> str:
+    return "image" if dataset in ("imagenet", "coco") else "clip"

@@ -22,6 +22,7 @@ from stvit_video.cluster.stop_signals import StopSignals
 from stvit_video.cluster.task import SlurmTask
 from stvit_video.config import load_config
 from stvit_video.engine.evaluate import test
+from stvit_video.engine.run import write_config
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
@@ -111,6 +112,8 @@ def _train_and_test(job: RankJob, *, signals: StopSignals, task: SlurmTask | Non
         _log.info("Stopped before the start, as asked")
         _leave(job, task)
     cfg = load_config(job.config)
+    if distributed.is_main():
+        write_config(cfg)
 
     def should_stop() -> bool:
         _sign_of_life(job, stacks)

@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from stvit_video.config import dump_config, load_config
+from stvit_video.config import load_config
 from stvit_video.data.build import build_dataset
 from stvit_video.engine.ablation_rows import Variant
 from stvit_video.engine.ablation_tables import AblationRow, as_json, as_markdown
 from stvit_video.engine.durable import replace_content
 from stvit_video.engine.preflight import preflight
 from stvit_video.engine.profile import count_flops, count_parameters
-from stvit_video.engine.run import train_and_test
+from stvit_video.engine.run import train_and_test, write_config
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.runtime.distributed import resolve_device, run_ranks
@@ -133,7 +133,7 @@ def _read_top1(run: _Run) -> float:
 def _train_and_test(run: _Run) -> float:
     cfg, folder = run.cfg, Path(run.cfg.OUTPUT_DIR)
     preflight(cfg)
-    dump_config(cfg, folder / "config.yaml")
+    write_config(cfg)
     device = resolve_device(cfg.DEVICE, cfg.NUM_GPUS)
     # Standard output is the table's, and the log is in OUTPUT_DIR too.
     with redirect_stdout(io.StringIO()):

@@ -41,19 +41,24 @@ def build_state(cfg: CfgNode, *, steps_per_epoch: int) -> TrainingState:
         model=model,
         optimizer=build_optimizer(cfg, model),
         scaler=build_precision(cfg, device).scaler(),
-        meter=TrainMeter(
-            max_epoch=cfg.SOLVER.MAX_EPOCH,
-            steps_per_epoch=steps_per_epoch,
-            clips_per_step=cfg.TRAIN.BATCH_SIZE
-            * cfg.AUG.NUM_SAMPLE
-            * cfg.NUM_SHARDS
-            * cfg.TRAIN.ACCUMULATE_STEPS,
-            device=device,
-        ),
+        meter=build_meter(cfg, steps_per_epoch=steps_per_epoch, device=device),
         guard=LossGuard(factor=cfg.TRAIN.KILL_LOSS_EXPLOSION_FACTOR),
         device=device,
         config=cfg.dump(),
         average=WeightAverage(model, decay=cfg.EMA.DECAY) if cfg.EMA.ENABLE else None,
+    )
+
+
+def build_meter(cfg: CfgNode, *, steps_per_epoch: int, device: torch.device) -> TrainMeter:
+    """Build what adds up a run's steps, and knows what an epoch consists of."""
+    return TrainMeter(
+        max_epoch=cfg.SOLVER.MAX_EPOCH,
+        steps_per_epoch=steps_per_epoch,
+        clips_per_step=cfg.TRAIN.BATCH_SIZE
+        * cfg.AUG.NUM_SAMPLE
+        * cfg.NUM_SHARDS
+        * cfg.TRAIN.ACCUMULATE_STEPS,
+        device=device,
     )
 
 

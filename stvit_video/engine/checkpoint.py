@@ -96,16 +96,23 @@ def verify(path: Path) -> bool:
     return expected is not None
 
 
-def read_checkpoint(path: Path) -> dict:
+def read_checkpoint(path: Path, *, lazily: bool = False) -> dict:
     """Verify a checkpoint and read it to the CPU, tensors and plain types only.
+
+    Args:
+        path: of the file.
+        lazily: leave the tensors of a file with a hash on the disk until they are used.
 
     Raises:
         UserError: the file is missing, damaged, or not a checkpoint.
     """
-    if not verify(path):
+    is_verified = verify(path)
+    if not is_verified:
         _log.warning("%s has no %s beside it: read unverified", path, hash_path(path).name)
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        contents = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=lazily and is_verified
+        )
     except Exception as error:  # a cut file raises EOFError, RuntimeError, KeyError and others
         raise UserError(
             f"Checkpoint {path} cannot be read ({type(error).__name__}); copy it again or take "
@@ -144,7 +151,7 @@ def _search(output_dir: Path) -> tuple[Path | None, str]:
     found = find_checkpoints(output_dir)
     for path in reversed(found.values()):
         try:
-            read_checkpoint(path)
+            read_checkpoint(path, lazily=True)
         except UserError as error:
             _log.warning("Passing over a checkpoint: %s", error)
         else:

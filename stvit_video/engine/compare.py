@@ -11,6 +11,29 @@ from stvit_video.engine.checkpoint import CHECKPOINT_KEYS
 from stvit_video.errors import UserError
 
 
+def check_state(
+    saved: Mapping[str, Any],
+    path: Path,
+    *,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Any],
+) -> None:
+    """Compare a checkpoint with the run that is to go on from it.
+
+    Args:
+        saved: the checkpoint's contents.
+        path: where they were read, for messages.
+        model: state dict of the run's model.
+        optimizer: state dict of its optimizer.
+
+    Raises:
+        UserError: the checkpoint is of another program, another model or another optimizer.
+    """
+    check_complete(saved, path)
+    check_model(model, saved["model_state"], path)
+    check_optimizer(optimizer, saved["optimizer_state"], path)
+
+
 def check_complete(saved: Mapping[str, Any], path: Path) -> None:
     """Look for the keys that a run goes on from.
 

@@ -1,16 +1,18 @@
 """The test: all views of every video, or a detector on every image."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from stvit_video.data.build import build_loader
+from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.build import build_loader, build_second_try
 from stvit_video.data.kinetics import VideoDataset
 from stvit_video.data.loader import VideoLoader
+from stvit_video.data.loading.build import build_guarded_loader
 from stvit_video.engine.build import compile_model, is_detection
 from stvit_video.engine.class_names import build_class_names
 from stvit_video.engine.detection.evaluate import evaluate_detector
@@ -21,6 +23,7 @@ from stvit_video.engine.precision import build_normalise, build_precision
 from stvit_video.engine.predict import ViewPredictor, predict_all
 from stvit_video.engine.predictions import Predictions, measure, merge
 from stvit_video.engine.results import format_table, write_results
+from stvit_video.engine.stopped_test import Finished, StoppedTest, UnfinishedBatches
 from stvit_video.engine.stopping import ShouldStop, agreed, never
 from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
 from stvit_video.engine.what_was_read import say_what_was_read
@@ -39,7 +42,8 @@ def test(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
     Args:
         cfg: the config.
         should_stop: asked after every batch; once it says so on any rank, all of them return
-            without results, and the test is done again when it is started again.
+            without results. Started again, a test of videos goes on with those that are left, and
+            one of a detector begins anew.
 
     Raises:
         UserError: there are no weights to test, they do not fit, their scores are not finite, or
@@ -55,8 +59,7 @@ def test(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
     _log.info("%s", load_tested_weights(cfg, model, path))
     compile_model(cfg, model)
     test_model = _test_detector if is_detection(cfg) else _test_classifier
-    if not test_model(_TestRun(cfg, model, loader, path, should_stop)):
-        _log.info("The test was stopped as asked; start again to do it anew")
+    test_model(_TestRun(cfg, model, loader, path, should_stop))
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ class _TestRun:
     should_stop: ShouldStop
 
 
-def _test_detector(run: _TestRun) -> bool:
-    """Test, and write the results; return False if it was cut short."""
+def _test_detector(run: _TestRun) -> None:
+    """Test, and write the results unless it was cut short."""
     cfg, device = run.cfg, distributed.device()
     evaluated = evaluate_detector(
         run.model,
@@ -81,7 +84,8 @@ def _test_detector(run: _TestRun) -> bool:
         should_stop=run.should_stop,
     )
     if evaluated is None:
-        return False
+        _log.info("The test was stopped as asked; start again to do it anew")
+        return
     if distributed.is_main():
         report_detection(
             evaluated,
@@ -91,13 +95,51 @@ def _test_detector(run: _TestRun) -> bool:
             checkpoint=run.checkpoint,
             device=device,
         )
-    return True
 
 
-def _test_classifier(run: _TestRun) -> bool:
-    """Test, and write the results; return False if it was cut short."""
+def _test_classifier(run: _TestRun) -> None:
+    """Test, and write the results, or if it was cut short what is finished."""
+    cfg = run.cfg
+    weights_hash = distributed.broadcast_object(
+        sha256(run.checkpoint) if distributed.is_main() else ""
+    )
+    stopped = StoppedTest(cfg.OUTPUT_DIR, fingerprint=_fingerprint(run, weights_hash))
+    before = stopped.read()
+    loader = _unfinished(run, before)
+    now = predict_all(
+        _build_predictor(run),
+        loader,
+        log_period=cfg.LOG_PERIOD,
+        output_dir=cfg.OUTPUT_DIR,
+        should_stop=run.should_stop,
+    )
+    loader.quarantine.share()
+    own = Finished(
+        (*before.parts, *now.parts),
+        bad=tuple(loader.quarantine.bad),
+        second_tries=before.second_tries + now.second_tries,
+    )
+    if agreed(run.should_stop)():
+        stopped.write(own)
+        _log.info("The test was stopped as asked; start again to go on with the videos left")
+        return
+    ranks = distributed.gather_objects(own)
+    parts = [part for rank in ranks for part in rank.parts]
+    read = sum(len(part.labels) for part in parts)
+    say_what_was_read("The test", "video", read=read, expected=len(loader.dataset))
+    if distributed.is_main():
+        facts = {
+            "num_second_tries": sum(rank.second_tries for rank in ranks),
+            "checkpoint": str(run.checkpoint.resolve()),
+            "checkpoint_sha256": weights_hash,
+        }
+        _report(run, parts, bad=loader.quarantine.bad, facts=facts)
+        stopped.remove()
+
+
+def _build_predictor(run: _TestRun) -> ViewPredictor:
     cfg, device = run.cfg, distributed.device()
-    predictor = ViewPredictor(
+    return ViewPredictor(
         run.model,
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         max_views=cfg.TEST.BATCH_SIZE // cfg.NUM_GPUS,
@@ -106,22 +148,40 @@ def _test_classifier(run: _TestRun) -> bool:
         activation=cfg.MODEL.HEAD_ACT,
         ensemble=cfg.DATA.ENSEMBLE_METHOD,
     )
-    own = predict_all(
-        predictor,
-        run.loader,
-        log_period=cfg.LOG_PERIOD,
-        output_dir=cfg.OUTPUT_DIR,
-        should_stop=run.should_stop,
+
+
+def _fingerprint(run: _TestRun, weights_hash: str) -> str:
+    """Name a test by all that its predictions, and each rank's share of them, depend on."""
+    dataset = run.loader.dataset
+    assert isinstance(dataset, VideoDataset)
+    whole = (
+        run.cfg.dump(),
+        dataset.videos.paths.fingerprint(),
+        weights_hash,
+        str(distributed.get_world_size()),
     )
-    run.loader.quarantine.share()
-    if agreed(run.should_stop)():
-        return False
-    parts = [part for rank_parts in distributed.gather_objects(own) for part in rank_parts]
-    read = sum(len(part.labels) for part in parts)
-    say_what_was_read("The test", "video", read=read, expected=len(run.loader.dataset))
+    return hashlib.sha256("\n".join(whole).encode()).hexdigest()
+
+
+def _unfinished(run: _TestRun, finished: Finished) -> VideoLoader:
+    """Return the loader of what is left to this rank; all ranks must call this."""
+    dataset = run.loader.dataset
+    assert isinstance(dataset, VideoDataset)
+    counts = distributed.gather_objects(sum(len(part.labels) for part in finished.parts))
+    if not any(counts):
+        return run.loader
     if distributed.is_main():
-        _report(cfg, parts, run.loader, checkpoint=run.checkpoint, device=device)
-    return True
+        _log.info("Going on with a test that was stopped: %d videos are done", sum(counts))
+    loader = build_guarded_loader(
+        run.cfg,
+        dataset,
+        dataset.videos.paths,
+        batch_sampler=UnfinishedBatches(run.loader.batch_sampler, finished.indices),
+        is_train=False,
+        second_try=build_second_try(dataset),
+    )
+    loader.quarantine.add(finished.bad)
+    return loader
 
 
 def predictions_path(cfg: CfgNode) -> Path:
@@ -131,16 +191,15 @@ def predictions_path(cfg: CfgNode) -> Path:
 
 
 def _report(
-    cfg: CfgNode,
+    run: _TestRun,
     parts: Sequence[Predictions],
-    loader: VideoLoader,
     *,
-    checkpoint: Path,
-    device: torch.device,
+    bad: Sequence[BadVideo],
+    facts: Mapping[str, object],
 ) -> None:
-    dataset = loader.dataset
+    cfg, dataset = run.cfg, run.loader.dataset
     assert isinstance(dataset, VideoDataset)
-    predictions, left_out = merge(parts, bad=loader.quarantine.bad, num_videos=len(dataset))
+    predictions, left_out = merge(parts, bad=bad, num_videos=len(dataset))
     accuracy = measure(predictions)
     class_names = build_class_names(cfg)
     folder = Path(cfg.OUTPUT_DIR) / "results"
@@ -152,19 +211,17 @@ def _report(
         class_names=class_names,
         predictions_path=predictions_path(cfg),
         facts={
-            "num_second_tries": loader.quarantine.second_tries,
             "dataset_fingerprint": dataset.videos.paths.fingerprint(),
             "views": {"clips": cfg.TEST.NUM_ENSEMBLE_VIEWS, "crops": cfg.TEST.NUM_SPATIAL_CROPS},
             "ensemble": cfg.DATA.ENSEMBLE_METHOD,
-            "checkpoint": str(checkpoint.resolve()),
-            "checkpoint_sha256": sha256(checkpoint),
+            **facts,
         },
     )
-    _log.info("Test of %s\n%s", checkpoint, format_table(accuracy, class_names=class_names))
+    _log.info("Test of %s\n%s", run.checkpoint, format_table(accuracy, class_names=class_names))
     _log.info("Results are in %s", folder)
     final = {"_type": "test_final", "top1_acc": accuracy.top1, "top5_acc": accuracy.top5}
     counts = {"num_videos": len(predictions.labels), "num_left_out": len(left_out)}
     log_json_stats(
-        {**final, "mean_class_acc": accuracy.mean_class, **counts, **memory(device)},
+        {**final, "mean_class_acc": accuracy.mean_class, **counts, **memory(distributed.device())},
         output_dir=cfg.OUTPUT_DIR,
     )

@@ -13,6 +13,7 @@ from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.meters import duration, memory
 from stvit_video.engine.precision import Normalise, Precision
 from stvit_video.engine.predictions import Predictions
+from stvit_video.engine.stopped_test import Finished
 from stvit_video.engine.stopping import ShouldStop, never, until
 from stvit_video.engine.views import ENSEMBLES, HEAD_ACTIVATIONS, ensemble_by_clips
 from stvit_video.errors import UserError
@@ -84,17 +85,19 @@ def predict_all(
     log_period: int,
     output_dir: str | Path,
     should_stop: ShouldStop = never,
-) -> list[Predictions]:
+) -> Finished:
     """Score this rank's share of the test videos, with a line of the log every ``log_period``.
 
     Returns:
         The predictions of every batch; none for a rank that has no videos, and none of videos
-        that cannot be read. Once ``should_stop`` says so they are too few.
+        that cannot be read, which are the quarantine's. Once ``should_stop`` says so they are too
+        few.
 
     Raises:
         UserError: the scores of a video are not finite, or too many videos cannot be read.
     """
-    parts = []
+    parts: list[Predictions] = []
+    second_tries = 0
     began = time.perf_counter()
     data_seconds = 0.0
     batches = until(loader, should_stop)
@@ -105,6 +108,7 @@ def predict_all(
             break  # batches of bad videos alone do not come
         data_seconds += time.perf_counter() - waiting
         parts.append(_predictions(batch, predictor(batch["video"])))
+        second_tries = loader.quarantine.second_tries
         if (index + 1) % log_period == 0:
             seconds = (time.perf_counter() - began) / (index + 1)
             line = {
@@ -117,7 +121,7 @@ def predict_all(
                 **memory(predictor.normalise.device),
             }
             log_json_stats(line, output_dir=output_dir)
-    return parts
+    return Finished(tuple(parts), second_tries=second_tries)
 
 
 def _predictions(batch: Mapping[str, Any], scores: Tensor) -> Predictions:

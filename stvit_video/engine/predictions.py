@@ -65,6 +65,17 @@ class Accuracy:
         return self.confusion.sum(axis=1)
 
 
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
+    """Put predictions of one or more batches behind each other."""
+    return Predictions(
+        video_index=np.concatenate([part.video_index for part in parts]),
+        video_names=[name for part in parts for name in part.video_names],
+        labels=np.concatenate([part.labels for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        first_guesses=np.concatenate([part.first_guesses for part in parts]),
+    )
+
+
 def merge(
     parts: Sequence[Predictions], *, bad: Sequence[BadVideo], num_videos: int
 ) -> tuple[Predictions, list[BadVideo]]:
@@ -81,18 +92,18 @@ def merge(
     Returns:
         the predictions, and those of the bad videos that are not among them.
     """
-    video_index = np.concatenate([part.video_index for part in parts])
+    together = concatenate(parts)
+    video_index = together.video_index
     left_out = [video for video in bad if video.index not in set(video_index.tolist())]
     seen = np.sort(np.append(video_index, [video.index for video in left_out]).astype(np.int64))
     assert np.array_equal(seen, np.arange(num_videos)), "videos missing or repeated"
     order = np.argsort(video_index, kind="stable")
-    names = [name for part in parts for name in part.video_names]
     merged = Predictions(
         video_index=video_index[order],
-        video_names=[names[position] for position in order],
-        labels=np.concatenate([part.labels for part in parts])[order],
-        scores=np.concatenate([part.scores for part in parts])[order],
-        first_guesses=np.concatenate([part.first_guesses for part in parts])[order],
+        video_names=[together.video_names[position] for position in order],
+        labels=together.labels[order],
+        scores=together.scores[order],
+        first_guesses=together.first_guesses[order],
     )
     return merged, left_out
 

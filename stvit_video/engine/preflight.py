@@ -10,17 +10,25 @@ from stvit_video.data.build import build_dataset
 from stvit_video.engine.checkpoint import checkpoint_folder
 from stvit_video.engine.class_names import build_class_names
 from stvit_video.engine.evaluate import predictions_path
-from stvit_video.engine.start import goes_on_from, load_initial_weights, run_to_resume
+from stvit_video.engine.resumption import Resumption, check_resumption
+from stvit_video.engine.start import load_initial_weights
 from stvit_video.engine.tested_weights import BEST, checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 
 
-def preflight(cfg: CfgNode) -> None:
+def preflight(cfg: CfgNode, *, is_in_use: bool = False) -> Resumption | None:
     """Read every file that a run will need, and build its model.
 
     So hours of training are not lost to a test.csv that is missing. Runs in the process that
     starts the ranks.
+
+    Args:
+        cfg: the config.
+        is_in_use: another run trains in OUTPUT_DIR until this one starts.
+
+    Returns:
+        Where training goes on; None if it begins anew, or there is none.
 
     Raises:
         UserError: the first mistake that was found.
@@ -29,10 +37,14 @@ def preflight(cfg: CfgNode) -> None:
     for split in splits:
         build_dataset(cfg, split)
     model = build_model(cfg)
+    resumes = None
     if cfg.TRAIN.ENABLE:
-        _check_start(cfg, model)
+        resumes = check_resumption(cfg, model, is_in_use=is_in_use)
+        if cfg.TRAIN.CHECKPOINT_FILE_PATH and resumes is None:
+            load_initial_weights(cfg, model)
     if cfg.TEST.ENABLE:
         _check_test(cfg, model)
+    return resumes
 
 
 def write_stand_in(cfg: CfgNode, path: Path) -> None:
@@ -42,12 +54,6 @@ def write_stand_in(cfg: CfgNode, path: Path) -> None:
     """
     state = build_model(cfg).state_dict()
     torch.save({"model_state": state, **({"ema_state": state} if cfg.EMA.ENABLE else {})}, path)
-
-
-def _check_start(cfg: CfgNode, model: nn.Module) -> None:
-    resumes = run_to_resume(cfg) is not None
-    if cfg.TRAIN.CHECKPOINT_FILE_PATH and not resumes and not goes_on_from(cfg):
-        load_initial_weights(cfg, model)
 
 
 def _check_test(cfg: CfgNode, model: nn.Module) -> None:

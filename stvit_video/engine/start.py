@@ -16,6 +16,12 @@ from stvit_video.errors import UserError
 from stvit_video.models import LoadReport, load_weights
 from stvit_video.runtime.logging import get_logger
 
+# Of a run with checkpoints of its own.
+WEIGHTS_NOT_READ = (
+    "TRAIN.CHECKPOINT_FILE_PATH is not read, as the run goes on from its own checkpoint in "
+    "OUTPUT_DIR"
+)
+
 _log = get_logger(__name__)
 
 
@@ -31,6 +37,8 @@ def start_from_files(cfg: CfgNode, state: TrainingState) -> None:
     """
     newest = run_to_resume(cfg)
     if newest is not None:
+        if cfg.TRAIN.CHECKPOINT_FILE_PATH:
+            _log.info("%s", WEIGHTS_NOT_READ)
         state.restore(read_checkpoint(newest), newest)
         return
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
@@ -39,7 +47,7 @@ def start_from_files(cfg: CfgNode, state: TrainingState) -> None:
             state.restore(read_checkpoint(path), path)
             # The other run's checkpoints are not here, so none of them is the best of this one.
             state.validations = {}
-            _check_epochs_left(cfg, state, path)
+            check_epochs_left(cfg, path, finished_epochs=state.finished_epochs)
         else:
             _log.info("%s", load_initial_weights(cfg, state.model))
             if state.average is not None:
@@ -86,10 +94,15 @@ def load_initial_weights(cfg: CfgNode, model: nn.Module) -> LoadReport:
     )
 
 
-def _check_epochs_left(cfg: CfgNode, state: TrainingState, path: Path) -> None:
-    if state.finished_epochs >= cfg.SOLVER.MAX_EPOCH:
+def check_epochs_left(cfg: CfgNode, path: Path, *, finished_epochs: int) -> None:
+    """Check that there is something to train after another run's checkpoint.
+
+    Raises:
+        UserError: it has finished all epochs of the config.
+    """
+    if finished_epochs >= cfg.SOLVER.MAX_EPOCH:
         raise UserError(
-            f"TRAIN.CHECKPOINT_FILE_PATH {path} has finished epoch {state.finished_epochs}, and "
+            f"TRAIN.CHECKPOINT_FILE_PATH {path} has finished epoch {finished_epochs}, and "
             f"SOLVER.MAX_EPOCH is {cfg.SOLVER.MAX_EPOCH}: nothing is left to train; set "
             "TRAIN.CHECKPOINT_EPOCH_RESET True to take its weights alone, or raise MAX_EPOCH."
         )

@@ -11,10 +11,8 @@ from torch import nn
 from stvit_video.engine.average import WeightAverage
 from stvit_video.engine.compare import (
     changed_keys,
-    check_complete,
     check_epoch_plan,
-    check_model,
-    check_optimizer,
+    check_state,
 )
 from stvit_video.engine.loss_guard import LossGuard
 from stvit_video.engine.meters import TrainMeter
@@ -91,10 +89,8 @@ class TrainingState:
             UserError: the checkpoint is of another program, another model, another optimizer, or
                 of the inside of an epoch that is divided into other steps.
         """
-        check_complete(contents, path)
-        check_model(self.model.state_dict(), contents["model_state"], path)
         groups = self.optimizer.state_dict()
-        check_optimizer(groups, contents["optimizer_state"], path)
+        check_state(contents, path, model=self.model.state_dict(), optimizer=groups)
         if contents["step"]:
             check_epoch_plan(self.meter.epoch_plan, contents["epoch_plan"], path)
         self.model.load_state_dict(contents["model_state"])

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import launch as launch_program
@@ -17,8 +18,10 @@ import torch
 from submitit.core.utils import JobPaths
 
 from stvit_video.cluster import failed_submission
+from stvit_video.cluster.build import LaunchOptions, build_plans
 from stvit_video.config import load_config
 from stvit_video.engine.start import run_to_resume
+from stvit_video.engine.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "slurm" / "launch.py"
@@ -66,7 +69,7 @@ finally:
         check=True,
     )
     assert "python slurm/launch.py --nodes 4" in ended.stdout
-    assert "--chain configs/imagenet" in ended.stdout
+    assert "--chain \\\n      configs/imagenet" in ended.stdout
 
 
 @pytest.mark.parametrize(
@@ -77,12 +80,31 @@ finally:
         ("--cfg a.yaml --opts A.B 1 --nodes 4 C 2", ["a.yaml"], "A.B 1 C 2"),
         ("--chain a.yaml b.yml A.B 1", ["a.yaml", "b.yml"], "A.B 1"),
         ("A.B 1 --chain a.yaml b.yml --nodes 4", ["a.yaml", "b.yml"], "A.B 1"),
+        ("--chain a.yaml b.yml --nodes 4 A.B 1", ["a.yaml", "b.yml"], "A.B 1"),
+        ("--chain A.B 1 a.yaml b.yml C=2", ["a.yaml", "b.yml"], "A.B 1 C=2"),
     ],
 )
 def test_configs_and_overrides(line, files, overrides):
     parsed = launch_program.parse_arguments(line.split())
     assert parsed.cfg_files == files
     assert parsed.overrides == (overrides.split() if overrides else [])
+    assert not any(parsed.own_overrides)
+    assert len(parsed.own_overrides) == len(files)
+
+
+@pytest.mark.parametrize(
+    ("line", "own", "overrides"),
+    [
+        ("--chain a.yaml A.B 1 b.yml A.B 2 C=3", [["A.B", "1"], ["A.B", "2", "C=3"]], ""),
+        ("--chain a.yaml A.B -1 b.yml --nodes 4 D 5", [["A.B", "-1"], []], "D 5"),
+        ("D 5 --chain a.yaml A=1 b.yml --opts E 6", [["A=1"], []], "E 6 D 5"),
+    ],
+)
+def test_each_config_of_a_chain_may_have_its_own_overrides(line, own, overrides):
+    parsed = launch_program.parse_arguments(line.split())
+    assert parsed.cfg_files == ["a.yaml", "b.yml"]
+    assert parsed.own_overrides == own
+    assert parsed.overrides == overrides.split()
 
 
 def test_a_dry_run_shows_everything_and_leaves_nothing(launch, fake_slurm, tmp_path):
@@ -247,6 +269,50 @@ def test_a_chain_waits_and_starts_from_what_is_not_there_yet(
     assert not checkpoint.exists()
 
 
+def test_the_runs_of_a_chain_differ_by_their_own_overrides(launch, config_file, tmp_path):
+    file = str(config_file)
+    of_each = (file, "OUTPUT_DIR", "one", "RNG_SEED", "1", file, "OUTPUT_DIR=two", "LOG_PERIOD=2")
+    assert launch("--opts", "RNG_SEED", "5", cfg=("--chain", *of_each))[0] == 0
+    found = [load_config(folder / "config.yaml") for folder in folders(tmp_path)]
+    facts = {Path(cfg.OUTPUT_DIR).name: (cfg.RNG_SEED, cfg.LOG_PERIOD) for cfg in found}
+    assert facts == {"one": (1, 1), "two": (5, 2)}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("{} OUTPUT_DIR {}", 'nothing follows "OUTPUT_DIR": write KEY VALUE'),
+        ("{} LOG_PERIOD 2 {}", "needs an OUTPUT_DIR of its own.* behind each file"),
+        ("{} {} OUTPUT_DIR x", "needs an OUTPUT_DIR of its own.* behind each file"),
+        ("{} OUTPUT_DIR x {} SOLVER.LR 1", "SOLVER.LR is no config key"),
+        ("a.txt", "--chain takes YAML files, but it has none"),
+        ("{} NUM_SHARDS 2 {} --nodes 2", "NUM_SHARDS is what --nodes says"),
+    ],
+)
+def test_mistakes_in_a_chain_are_sentences(launch, fake_slurm, config_file, words, sentence):
+    assert refused(
+        launch(cfg=("--chain", *words.format(config_file, config_file).split())), sentence
+    )
+    assert fake_slurm.scripts == []
+
+
+def test_the_chain_of_the_examples_differs_in_its_data(monkeypatch):
+    """That of the documentation, too; only the data are not here."""
+    (example,) = re.findall(r"launch\.py (.*--chain (?:.*\\\n)+.*)", launch_program._EXAMPLES)
+    words = example.replace("\\", " ").split()
+    assert " ".join(words[2:]) in " ".join(
+        (ROOT / "docs" / "slurm.md").read_text().replace("\\", " ").split()
+    )
+    monkeypatch.chdir(ROOT)
+    parsed = launch_program.parse_arguments(words)
+    names = [field.name for field in fields(LaunchOptions)]
+    plans = build_plans(LaunchOptions(**{name: getattr(parsed, name) for name in names}))
+    folders_of_data = [plan.cfg.DATA.PATH_TO_DATA_DIR for plan in plans]
+    assert folders_of_data == ["/data/imagenet", "/data/k400"]
+    first, second = (plan.cfg for plan in plans)
+    assert second.TRAIN.CHECKPOINT_FILE_PATH.startswith(first.OUTPUT_DIR)
+
+
 def test_a_dry_run_of_a_chain_shows_which_job_waits(launch, config_file, second_config):
     _, shown, _ = launch("--dry-run", cfg=("--chain", str(config_file), str(second_config)))
     assert shown.count("#!/bin/bash") == 2
@@ -359,6 +425,7 @@ def test_a_disk_that_is_full_when_sbatch_is_done_leaves_no_job_behind(
         (["--local", "--sbatch", "exclusive"], "--local runs without SLURM"),
         (["--sbatch", "nodes=2"], "--sbatch cannot say nodes, .*: use --nodes"),
         (["--local", "--nodes", "2"], "--local is this machine alone"),
+        (["--cfg", "small.txt"], "there is no config small.txt"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_queued(
@@ -395,6 +462,77 @@ def test_two_jobs_do_not_train_in_one_folder_under_two_names(launch, fake_slurm,
         for output in ("run", "run link"):
             result = launch("--job-dir", job_dir, "OUTPUT_DIR", output)
             assert refused(result, r"job 1 \(small\) writes to OUTPUT_DIR")
+
+
+@pytest.fixture
+def interrupted(config_file, tmp_path):
+    """Train the small config in its folder, stopped after a number of its steps, 4 an epoch."""
+
+    def run(steps, *overrides):
+        small = ("OUTPUT_DIR", str(tmp_path / "run"), "TRAIN.BATCH_SIZE", "2", *overrides)
+        asked = iter(range(1, 99))
+        train(load_config(config_file, small), should_stop=lambda: next(asked) >= steps)
+
+    return run
+
+
+def test_a_plan_says_where_the_job_goes_on(launch, interrupted, tmp_path):
+    weights = ("TRAIN.CHECKPOINT_FILE_PATH", "never_read.pth")
+    assert "resumes" not in launch("--dry-run", "TRAIN.BATCH_SIZE", "2")[1]
+    interrupted(3)
+    status, shown, _ = launch(
+        *("--dry-run", "TRAIN.BATCH_SIZE", "2", "SOLVER.BASE_LR", "0.5", *weights)
+    )
+    assert status == 0
+    left = r"2 of 2 epochs left, less the 3 steps of epoch 1 that are done"
+    name = "checkpoint_epoch_00000_step_000003.pyth"
+    assert re.search(rf"^resumes +{name} \({left}\)$", shown, re.MULTILINE)
+    assert not re.search("^weights", shown, re.MULTILINE)
+    assert re.search("^note +TRAIN.CHECKPOINT_FILE_PATH is not read", shown, re.MULTILINE)
+    assert re.search(
+        "^note +the config differs .*SOLVER.BASE_LR: 0.001 -> 0.5", shown, re.MULTILINE
+    )
+    checkpoint = tmp_path / "run" / "checkpoints" / name
+    elsewhere = ("TRAIN.CHECKPOINT_FILE_PATH", str(checkpoint), "OUTPUT_DIR", "other")
+    shown = launch("--dry-run", "TRAIN.BATCH_SIZE", "2", *elsewhere)[1]
+    assert re.search(rf"^resumes +{checkpoint} \({left}\)$", shown, re.MULTILINE)
+    assert "is not read" not in shown
+
+
+def test_a_plan_says_that_nothing_is_left(launch, interrupted):
+    interrupted(99, "SOLVER.MAX_EPOCH", "1")
+    shown = launch("--dry-run", "SOLVER.MAX_EPOCH", "1")[1]
+    assert "checkpoint_epoch_00001.pyth (nothing left to train: 1 epochs are done)" in shown
+    assert "checkpoint_epoch_00001.pyth (1 of 2 epochs left)" in launch("--dry-run")[1]
+
+
+def test_inside_an_epoch_other_nodes_are_refused_before_anything_is_queued(
+    launch, interrupted, fake_slurm, tmp_path
+):
+    interrupted(3)
+    sentence = "epoch whose steps are 4, and here they are 2"
+    assert refused(launch("--nodes", "2", "TRAIN.BATCH_SIZE", "2"), sentence)
+    assert fake_slurm.scripts == []
+    assert launch("TRAIN.BATCH_SIZE", "2")[0] == 0
+    # Behind a job that will have left the epoch, they are right.
+    (folder,) = folders(tmp_path)
+    fake_slurm.set_job("1", "RUNNING", output=str(folder / "1_0_log.out"))
+    status, shown, _ = launch("--nodes", "2", "TRAIN.BATCH_SIZE", "2", "--after", "1")
+    assert status == 0
+    assert "a job of --after trains in this OUTPUT_DIR" in shown
+
+
+def test_a_chain_whose_second_run_has_begun_goes_on_with_it(
+    launch, interrupted, config_file, second_config, tmp_path
+):
+    begun = ("OUTPUT_DIR", str(tmp_path / "second"), "MODEL.NUM_CLASSES", "4")
+    interrupted(1, *begun)
+    chain = ("--chain", str(config_file), str(second_config))
+    shown = launch("--dry-run", "TRAIN.BATCH_SIZE", "2", cfg=chain)[1]
+    assert shown.count("resumes") == 1
+    assert "stand-in" not in shown
+    assert "job before" not in shown
+    assert "is not read, as the run goes on from its own checkpoint" in shown
 
 
 def test_broken_videos_are_found_before_anything_is_queued(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,7 +17,11 @@ import pytest
 from stvit_video.cluster.job_record import JobRecord, read_records
 from stvit_video.cluster.rank_files import rank_record
 from stvit_video.cluster.status import job_facts
+from stvit_video.config import load_config
 from stvit_video.engine.checkpoint import find_checkpoints
+from stvit_video.engine.evaluate import test as run_test
+from stvit_video.models import build_model, save_weights
+from stvit_video.runtime.distributed import run_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +37,7 @@ def start(config_file, tmp_path):
         command = [sys.executable, str(ROOT / "slurm" / "launch.py"), "--cfg", str(config_file)]
         env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
         return subprocess.Popen(
-            [*command, "--local", *arguments, "TEST.ENABLE", "False"],
+            [*command, "--local", "TEST.ENABLE", "False", *arguments],
             cwd=tmp_path,
             env={**os.environ, **env},
             stdout=subprocess.PIPE,
@@ -77,6 +83,10 @@ def test_two_ranks_run_the_copy_and_are_followed(start, tmp_path):
     # Python leaves compiled files beside what it imports.
     assert list((record.folder / "code" / "stvit_video" / "engine").glob("__pycache__/train.*"))
     assert list(find_checkpoints(tmp_path / "run")) == [(1, 0)]
+    # Beside the results, where those of tools/run_net.py have theirs.
+    assert load_config(tmp_path / "run" / "config.yaml") == load_config(
+        record.folder / "config.yaml"
+    )
 
 
 @pytest.mark.parametrize("ranks", ["1", "2"])
@@ -108,6 +118,34 @@ def test_it_stops_when_asked_while_its_ranks_start(start, tmp_path):
     log = (record.folder / "logs" / "rank_00000.log").read_text()
     assert "Stopped before the start, as asked" in log
     assert json.loads(rank_record(record.folder, 0).read_text())["ending"] == "stopped"
+
+
+def test_a_test_goes_on_where_it_was_stopped(start, config_file, video_folder, tmp_path):
+    data = tmp_path / "videos"
+    shutil.copytree(video_folder, data)
+    (data / "test.csv").write_text("".join(f"{line % 8}.mp4 {line % 3}\n" for line in range(300)))
+    save_weights(build_model(load_config(config_file)), tmp_path / "w.safetensors")
+    options = ("TRAIN.ENABLE", "False", "TEST.ENABLE", "True", "NUM_GPUS", "2")
+    files = ("DATA.PATH_TO_DATA_DIR", str(data), "TEST.CHECKPOINT_FILE_PATH", "w.safetensors")
+    stats, log = (tmp_path / "run" / name for name in ("json_stats.log", "stdout.log"))
+    with start(*options, *files) as program:
+        assert program.wait(120) == 0
+    wait_until(lambda: stats.exists() and stats.read_text().count("test_iter") >= 5)
+    (record,) = read_records(tmp_path / "output" / "jobs")
+    os.kill(int(record.job_id), signal.SIGTERM)
+    wait_until(lambda: job_facts(record).is_over)
+    assert "start again to go on with the videos left" in log.read_text()
+    assert len(list((tmp_path / "run" / "stopped_test").glob("*.npz"))) == 2
+    with start("--follow", *options, *files) as program:
+        assert program.wait(180) == 0
+    assert re.search(r"a test that was stopped: [1-9]\d* videos are done", log.read_text())
+    whole = load_config(record.folder / "config.yaml", ["OUTPUT_DIR", str(tmp_path / "whole")])
+    run_ranks(run_test, whole, num_local_ranks=2, device="cpu")
+    for name in ("predictions.csv", "summary.json", "per_class.csv"):
+        results = (tmp_path / folder / "results" / name for folder in ("run", "whole"))
+        one, other = (path.read_bytes() for path in results)
+        assert one == other, name
+    assert not (tmp_path / "run" / "stopped_test").exists()
 
 
 def test_a_job_that_is_killed_leaves_no_process_behind(start, tmp_path):

@@ -6,6 +6,8 @@ import pytest
 from stvit_video.cluster.build import LaunchOptions, build_plans
 from stvit_video.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture
 def plans(config_file, tmp_path, monkeypatch):
@@ -17,7 +19,8 @@ def plans(config_file, tmp_path, monkeypatch):
             **dict.fromkeys(("nodes", "gpus_per_node", "cpus_per_task")),
             **dict.fromkeys(("mem", "partition", "account", "qos", "constraint"), ""),
             **dict.fromkeys(("exclude", "mail", "name", "array"), ""),
-            **{"cfg_files": [config_file], "overrides": overrides, "is_chain": False},
+            **{"cfg_files": [config_file], "overrides": overrides, "own_overrides": [[]]},
+            "is_chain": False,
             **{"time": "90", "job_dir": Path("jobs"), "max_requeues": 3},
             **{"requeue_on_failure": False, "timeout_s": 60.0, "local": False},
         }
@@ -43,8 +46,36 @@ def test_four_nodes_of_eight_gpus(plans):
 
 def test_all_that_makes_a_batch_larger_is_counted(plans):
     (plan,) = plans("TRAIN.ACCUMULATE_STEPS", "2", "AUG.NUM_SAMPLE", "3", "AUG.ENABLE", "True")
-    product = "2 passes (TRAIN.ACCUMULATE_STEPS) x 3 samples of a clip (AUG.NUM_SAMPLE) = 24 clips"
+    product = (
+        "2 passes (TRAIN.ACCUMULATE_STEPS) x 3 samples of each clip (AUG.NUM_SAMPLE) = 24 clips"
+    )
     assert product in plan.describe()
+
+
+def test_a_test_of_videos_says_its_views(plans):
+    (plan,) = plans("TEST.BATCH_SIZE", "6")
+    assert "2 clips x 3 crops, 6 at once on a rank, of the last checkpoint" in plan.describe()
+    (plan,) = plans("TEST.CHECKPOINT_FILE_PATH", "best")
+    assert ", of the best checkpoint" in plan.describe()
+    (plan,) = plans("TEST.CHECKPOINT_FILE_PATH", "/a/w.pth")
+    assert ", of /a/w.pth" in plan.describe()
+
+
+@pytest.mark.parametrize(
+    ("name", "test", "sample"),
+    [
+        ("imagenet/deit_s.yaml", "1 view of each image, 128 at once on a rank", " of each image "),
+        ("coco/cascade_mask_rcnn_swin_s.yaml", "whole images, one at a time on a rank", ""),
+    ],
+)
+def test_images_are_no_clips(plans, name, test, sample):
+    (plan,) = plans(cfg_files=[ROOT / "configs" / name])
+    text = plan.describe()
+    assert re.search(rf"^test +{test}", text, re.MULTILINE)
+    assert re.search(r"^batch a rank +\d+ images a pass$", text, re.MULTILINE)
+    assert re.search(r"^total batch .* images a step$", text, re.MULTILINE)
+    assert not re.search(r"\bclips?\b", text)
+    assert sample in text
 
 
 def test_a_rate_that_is_not_scaled_is_pointed_out(plans):

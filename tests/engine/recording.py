@@ -60,6 +60,19 @@ def train_in_turn(runs):
         train_appending(cfg, stop_after=stop_after)
 
 
+def test_in_turn(runs):
+    """Run several tests, pairs of a config and after how many batches to stop (None: never).
+
+    The last rank is asked to stop.
+    """
+    for cfg, stop_after in runs:
+        asked = iter(range(1, 99))
+        is_last = distributed.get_rank() == distributed.get_world_size() - 1
+        # Asked before each batch, and then whether to go on.
+        limit = (stop_after or inf) if is_last else inf
+        test(cfg, should_stop=lambda asked=asked, limit=limit: next(asked) > limit)
+
+
 def train_with_a_bad_loss_on_the_last_rank(cfg):
     """Train, with a loss that is NaN in the third step of the last rank alone."""
     forward_backward, passes = TrainingStep._forward_backward, 0

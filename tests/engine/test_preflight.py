@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from stvit_video.engine.checkpoint import checkpoint_path
 from stvit_video.engine.preflight import preflight
+from stvit_video.engine.train import train
 from stvit_video.errors import UserError
 
 
@@ -53,6 +55,66 @@ def test_a_checkpoint_that_training_will_write_may_be_tested(video_config):
     cfg = video_config()
     path = Path(cfg.OUTPUT_DIR) / "checkpoints" / "checkpoint_epoch_00001.pyth"
     preflight(video_config("TEST.CHECKPOINT_FILE_PATH", str(path)))
+
+
+def stopping_after(steps):
+    """A question that is answered with yes from the so-manieth time on."""
+    asked = iter(range(1, 99))
+    return lambda: next(asked) >= steps
+
+
+def test_where_a_run_will_go_on_is_known_before(video_config):
+    assert preflight(video_config()) is None
+    cfg = video_config("TRAIN.BATCH_SIZE", "2")
+    train(cfg, should_stop=stopping_after(2))
+    resumes = preflight(cfg)
+    assert resumes is not None
+    assert resumes.is_own
+    assert resumes.path == checkpoint_path(cfg.OUTPUT_DIR, 0, 2)
+    assert (resumes.finished_epochs, resumes.finished_steps) == (0, 2)
+    assert "BATCH_SIZE: 2" in resumes.config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("TRAIN.BATCH_SIZE", "4"), "epoch whose steps are 4, and here they are 2"),
+        (("NUM_SHARDS", "2"), "epoch whose steps are 4, and here they are 2"),
+        (("MODEL.NUM_CLASSES", "4"), "is of another model"),
+        (("SOLVER.OPTIMIZING_METHOD", "sgd"), "another optimizer"),
+    ],
+)
+@pytest.mark.parametrize("is_own", [True, False])
+def test_what_a_run_goes_on_from_is_compared_with_it(
+    video_config, tmp_path, overrides, message, is_own
+):
+    first = video_config("TRAIN.BATCH_SIZE", "2")
+    train(first, should_stop=stopping_after(2))
+    path = checkpoint_path(first.OUTPUT_DIR, 0, 2)
+    elsewhere = ("OUTPUT_DIR", str(tmp_path / "b"), "TRAIN.CHECKPOINT_FILE_PATH", str(path))
+    cfg = video_config("TRAIN.BATCH_SIZE", "2", *overrides, *(() if is_own else elsewhere))
+    with pytest.raises(UserError, match=message):
+        preflight(cfg)
+
+
+def test_a_run_behind_another_in_its_folder_may_divide_epochs_anew(video_config):
+    train(video_config("TRAIN.BATCH_SIZE", "2"), should_stop=stopping_after(2))
+    assert preflight(video_config(), is_in_use=True)
+    with pytest.raises(UserError, match="is of another model"):
+        preflight(video_config("MODEL.NUM_CLASSES", "4"), is_in_use=True)
+
+
+def test_a_finished_checkpoint_of_another_run_is_found_before(video_config, tmp_path):
+    first = video_config("SOLVER.MAX_EPOCH", "1")
+    train(first)
+    path = ("TRAIN.CHECKPOINT_FILE_PATH", str(checkpoint_path(first.OUTPUT_DIR, 1)))
+    second = (*path, "OUTPUT_DIR", str(tmp_path / "second"))
+    with pytest.raises(UserError, match="nothing is left to train"):
+        preflight(video_config(*second, "SOLVER.MAX_EPOCH", "1"))
+    resumes = preflight(video_config(*second))
+    assert resumes is not None
+    assert not resumes.is_own
+    assert preflight(video_config(*second, "TRAIN.CHECKPOINT_EPOCH_RESET", "True")) is None
 
 
 def test_class_names_are_read_before_training(video_config, tmp_path):

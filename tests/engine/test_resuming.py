@@ -96,6 +96,13 @@ def test_inside_an_epoch_the_steps_must_stay_the_same(video_config):
     train(video_config("TRAIN.BATCH_SIZE", "1", "TRAIN.ACCUMULATE_STEPS", "2"))
 
 
+def test_a_run_that_goes_on_says_that_it_reads_no_weights(video_config):
+    run((video_config(), 2))
+    run((video_config("TRAIN.CHECKPOINT_FILE_PATH", "none.pth"), 1))
+    log = (Path(video_config().OUTPUT_DIR) / "stdout.log").read_text()
+    assert log.count("TRAIN.CHECKPOINT_FILE_PATH is not read, as the run goes on") == 1
+
+
 def test_checkpoints_inside_an_epoch_come_every_few_steps(video_config):
     cfg = video_config("TRAIN.BATCH_SIZE", "1", "TRAIN.CHECKPOINT_STEPS", "3")
     train(cfg)

@@ -1,17 +1,23 @@
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from broken_videos import ODD
+from recording import test_in_turn as run_in_turn
 
+from stvit_video.config import dump_config, load_config
 from stvit_video.data.build import build_dataset
 from stvit_video.engine.durable import sha256
 from stvit_video.engine.evaluate import test as run_test
 from stvit_video.engine.precision import build_normalise
 from stvit_video.errors import UserError
 from stvit_video.models import build_model, save_weights
+from stvit_video.runtime.distributed import run_ranks
 
 
 @pytest.fixture
@@ -50,13 +56,117 @@ def test_weights_of_another_model_are_refused(video_config, weights):
         run_test(video_config(*path, "MODEL.NUM_CLASSES", "4"))
 
 
-def test_a_test_that_is_stopped_leaves_no_results(video_config, weights):
-    cfg = video_config("TEST.CHECKPOINT_FILE_PATH", str(weights[1]), "TEST.BATCH_SIZE", "6")
-    asked = iter([False, False, *[True] * 9])
-    run_test(cfg, should_stop=lambda: next(asked))
-    assert not (Path(cfg.OUTPUT_DIR) / "results").exists()
+def stopped_and_whole(video_config, weights, tmp_path, *overrides):
+    """The config of a test of a video a batch and rank, in two folders."""
+    path = ("TEST.CHECKPOINT_FILE_PATH", str(weights[1]), "TEST.BATCH_SIZE", "6", *overrides)
+    return (
+        video_config(*path, "OUTPUT_DIR", str(tmp_path / name)) for name in ("stopped", "whole")
+    )
+
+
+def batches_of(cfg):
+    """The batches that a test logged, one a line."""
+    log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
+    return re.findall(r'"iter": "(\d/\d)"', log)
+
+
+def assert_same_results(cfg, other):
+    folder, expected = (Path(each.OUTPUT_DIR) / "results" for each in (cfg, other))
+    names = sorted(path.name for path in expected.iterdir())
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for name in names:
+        if name != "scores.npz":
+            assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+    arrays, expected_arrays = results(cfg)[0], results(other)[0]
+    for name in expected_arrays.files:
+        np.testing.assert_array_equal(arrays[name], expected_arrays[name])
+        assert arrays[name].dtype == expected_arrays[name].dtype
+    assert not (Path(cfg.OUTPUT_DIR) / "stopped_test").exists()
+
+
+def test_a_test_that_was_stopped_goes_on_with_the_videos_left(video_config, weights, tmp_path):
+    stopped, whole = stopped_and_whole(video_config, weights, tmp_path)
+    run_in_turn([(stopped, 2), (stopped, 3)])
+    assert not (Path(stopped.OUTPUT_DIR) / "results").exists()
+    run_in_turn([(stopped, None), (whole, None)])
+    assert batches_of(stopped) == ["1/7", "2/7", "1/5", "2/5", "3/5", "1/2", "2/2"]
+    assert_same_results(stopped, whole)
+    log = (Path(stopped.OUTPUT_DIR) / "stdout.log").read_text()
+    assert "Going on with a test that was stopped: 5 videos are done" in log
+    # The next test is another one.
+    run_test(stopped)
+    assert batches_of(stopped)[7:] == batches_of(whole)
+
+
+def test_a_stop_after_the_last_video_leaves_none(video_config, weights, tmp_path):
+    stopped, whole = stopped_and_whole(video_config, weights, tmp_path)
+    run_in_turn([(stopped, 7), (stopped, None), (whole, None)])
+    assert batches_of(stopped) == batches_of(whole)
+    assert_same_results(stopped, whole)
+
+
+def test_each_rank_goes_on_with_its_share(video_config, weights, tmp_path):
+    two = ("NUM_GPUS", "2", "TEST.BATCH_SIZE", "12")
+    stopped, whole = stopped_and_whole(video_config, weights, tmp_path, *two)
+    runs = [(stopped, 1), (stopped, None), (whole, None)]
+    run_ranks(run_in_turn, runs, num_local_ranks=2, device="cpu")
+    # Of rank 0, which nobody had asked to stop.
+    assert batches_of(stopped) == ["1/4", "2/4", "3/4", "4/4"]
+    log = (Path(stopped.OUTPUT_DIR) / "stdout.log").read_text()
+    assert log.count("a test that was stopped: 5 videos are done") == 1
+    assert_same_results(stopped, whole)
+
+
+def test_bad_videos_of_a_stopped_test_are_counted_once(
+    video_config, weights, tmp_path, video_folder
+):
+    folder = tmp_path / "videos"
+    shutil.copytree(video_folder, folder)
+    # One of each in a batch that is finished, and in the one that is read when the stop comes.
+    for name in ("0.mp4", "3.mp4", "5.mp4"):
+        (folder / name).write_bytes(b"no video")
+    for name in ("1.mp4", "4.mp4"):
+        ODD["av1.mp4"][0](folder / name)
+    data = ("DATA.PATH_TO_DATA_DIR", str(folder), "TEST.BATCH_SIZE", "12")
+    data = (*data, "DATA.DECODING_BACKEND", "decord")
+    stopped, whole = stopped_and_whole(video_config, weights, tmp_path, *data)
+    run_in_turn([(stopped, 2), (stopped, None), (whole, None)])
+    # Two videos a batch, of which the first two were done.
+    assert batches_of(stopped) == ["1/4", "2/4", "1/2", "2/2"]
+    assert results(stopped)[1]["num_left_out"] == 3
+    # At least these, as decord may refuse others.
+    assert results(stopped)[1]["num_second_tries"] >= 2
+    assert_same_results(stopped, whole)
+
+
+@pytest.mark.parametrize("change", ["weights", "config", "videos", "damaged"])
+def test_what_another_test_had_finished_is_not_taken_up(
+    video_config, weights, tmp_path, video_folder, change
+):
+    folder = tmp_path / "videos"
+    shutil.copytree(video_folder, folder)
+    cfg, _ = stopped_and_whole(
+        video_config, weights, tmp_path, "DATA.PATH_TO_DATA_DIR", str(folder)
+    )
+    run_in_turn([(cfg, 2)])
+    (file,) = (Path(cfg.OUTPUT_DIR) / "stopped_test").glob("*.npz")
+    if change == "weights":
+        save_weights(build_model(cfg), weights[1])
+    elif change == "config":
+        cfg = with_overrides(cfg, tmp_path, "DATA.ENSEMBLE_METHOD", "max")
+    elif change == "videos":
+        lines = (folder / "test.csv").read_text().splitlines()
+        (folder / "test.csv").write_text("\n".join(reversed(lines)))
+    else:
+        file.write_bytes(file.read_bytes()[:-1])
     run_test(cfg)
+    assert batches_of(cfg)[2:] == [f"{batch}/7" for batch in range(1, 8)]
     assert len(results(cfg)[0]["labels"]) == 7
+
+
+def with_overrides(cfg, tmp_path, *overrides):
+    dump_config(cfg, tmp_path / "merged.yaml")
+    return load_config(tmp_path / "merged.yaml", overrides)
 
 
 @pytest.mark.parametrize("batch", ["1", "4", "100"])

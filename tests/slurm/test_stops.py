@@ -9,7 +9,9 @@ import pytest
 from cluster import wait_for
 from jobs import assert_same_run, late_rank
 
+from stvit_video.config import load_config
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
+from stvit_video.models import build_model, save_weights
 
 # 10 steps, for jobs that are stopped before the first one.
 STEPS = 10
@@ -39,6 +41,30 @@ def test_a_signal_that_comes_before_all_ranks_have_begun(launch, tmp_path, signa
     assert job.facts.restarts == 1
     assert "Of 2 ranks some ended before they had begun: 1. The job is requeued" in job.endings
     assert job.steps == STEPS
+
+
+def test_a_test_that_is_stopped_goes_on_with_the_videos_left(cluster, launch, tmp_path):
+    videos = (f"{launch.folder}/videos/{line % 8}.mp4 {line % 3}" for line in range(300))
+    (tmp_path / "test.csv").write_text("\n".join(videos))
+    save_weights(build_model(load_config(launch.config)), tmp_path / "w.safetensors")
+    job = launch(
+        *("test", "TRAIN.ENABLE", "False", "TEST.ENABLE", "True", "EMA.ENABLE", "False"),
+        *("DATA.PATH_TO_DATA_DIR", str(tmp_path)),
+        *("TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "w.safetensors")),
+    )
+    wait_for(lambda: num_batches(job) >= 5, "the fifth batch", told=job.told)
+    cluster.run("scancel", "--signal=USR2", job.id)
+    job.wait()
+    assert job.facts.restarts == 1
+    assert "Going on with a test that was stopped" in job.log()
+    # Rank 0 has logged each of its batches, of a video each, once.
+    assert num_batches(job) == 150
+    assert (job.output_dir / "results" / "summary.json").exists()
+    assert not (job.output_dir / "stopped_test").exists()
+
+
+def num_batches(job):
+    return sum(line["_type"] == "test_iter" for line in job.lines())
 
 
 def test_a_signal_that_comes_while_ranks_wait_for_each_other(launch, tmp_path):
