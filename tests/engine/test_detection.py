@@ -87,6 +87,15 @@ def last_checkpoint(cfg):
     return contents
 
 
+def test_where_a_stopped_detector_goes_on_is_compared_before(config):
+    run_ranks(train_in_turn, [(config("run"), 1)], num_local_ranks=1, device="cpu")
+    resumes = preflight(config("run"))
+    assert resumes is not None
+    assert (resumes.finished_epochs, resumes.finished_steps) == (0, 1)
+    with pytest.raises(UserError, match="was written inside an epoch whose steps are"):
+        preflight(config("run", "TRAIN.BATCH_SIZE", "1"))
+
+
 def test_a_detector_is_trained_validated_and_tested(config):
     cfg = config("run")
     preflight(cfg)
