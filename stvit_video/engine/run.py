@@ -7,7 +7,7 @@ from fvcore.common.config import CfgNode
 from stvit_video.config import dump_config
 from stvit_video.engine.evaluate import test
 from stvit_video.engine.train import train
-from stvit_video.errors import UserError
+from stvit_video.errors import TransientError
 from stvit_video.runtime import distributed
 
 
@@ -15,12 +15,12 @@ def write_config(cfg: CfgNode) -> None:
     """Write the merged config to OUTPUT_DIR; one process of a run calls this at each start.
 
     Raises:
-        UserError: OUTPUT_DIR cannot be written.
+        TransientError: OUTPUT_DIR cannot be written.
     """
     try:
         dump_config(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
     except OSError as error:
-        raise UserError(
+        raise TransientError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror or error}); set it to "
             "a folder that can."
         ) from error
