@@ -3,8 +3,9 @@
 # make demo-images   trains and tests DeiT, dense and with semantic tokens, on generated pictures
 # make demo-detection   trains and tests a Cascade Mask R-CNN on generated images
 # make test   the tests, two files at a time, but for those that need SLURM
-# make test-slurm   the tests on a SLURM of four nodes, which they start on this machine; installs
-#             Debian's packages where it may, and skips the tests where there is no SLURM
+# make test-slurm   the tests on a SLURM of four nodes, which they start on this machine (two of
+#             them, two files at a time); installs Debian's packages where it may, and skips the
+#             tests where there is no SLURM
 # make lint   ruff and mypy
 
 PYTHON ?= python3
@@ -48,7 +49,7 @@ test-slurm: venv
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	        apt-get install -qq --yes --no-install-recommends slurm-wlm munge || true; \
 	fi
-	$(BIN)/python -m pytest -rs --durations 10 tests/slurm
+	$(BIN)/python -m pytest -n 2 --dist loadfile -rs --durations 10 tests/slurm
 
 lint: venv
 	$(BIN)/ruff check .

@@ -123,7 +123,7 @@ def test_it_stops_when_asked_while_its_ranks_start(start, tmp_path):
 def test_a_test_goes_on_where_it_was_stopped(start, config_file, video_folder, tmp_path):
     data = tmp_path / "videos"
     shutil.copytree(video_folder, data)
-    (data / "test.csv").write_text("".join(f"{line % 8}.mp4 {line % 3}\n" for line in range(300)))
+    (data / "test.csv").write_text("".join(f"{line % 8}.mp4 {line % 3}\n" for line in range(160)))
     save_weights(build_model(load_config(config_file)), tmp_path / "w.safetensors")
     options = ("TRAIN.ENABLE", "False", "TEST.ENABLE", "True", "NUM_GPUS", "2")
     files = ("DATA.PATH_TO_DATA_DIR", str(data), "TEST.CHECKPOINT_FILE_PATH", "w.safetensors")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -21,28 +22,36 @@ RankJob(folder, folder / "config.yaml", 3, True, float(sys.argv[2]))()
 
 
 @pytest.fixture
-def run(config_file, tmp_path):
-    """Return a function that runs the only rank of a job on node n7, up to its end."""
+def start(config_file, tmp_path):
+    """Return a function that starts the only rank of a job on node n7."""
 
-    def start(*overrides, timeout_s=60.0, patience_s=120, **env):
+    def begin(*overrides, timeout_s=60.0, **env):
         dump_config(load_config(config_file, overrides), tmp_path / "config.yaml")
         task = {"SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_FOLDER": str(tmp_path)}
         task |= {"SLURM_JOB_ID": "5", "SLURM_PROCID": "0", "SLURMD_NODENAME": "n7"}
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-c", RUN, str(tmp_path), str(timeout_s)],
             cwd=tmp_path,
             env={**os.environ, **task, **env},
-            capture_output=True,
-            text=True,
-            timeout=patience_s,
         )
 
-    return start
+    return begin
+
+
+@pytest.fixture
+def run(start):
+    """Return a function that runs that rank up to its end, and returns its exit status."""
+
+    def to_the_end(*overrides, **options):
+        with start(*overrides, **options) as rank:
+            return rank.wait(120)
+
+    return to_the_end
 
 
 def test_a_node_without_its_gpus_is_no_mistake_of_the_users(run, tmp_path):
     gpus = ("DEVICE", "cuda", "NUM_GPUS", "2")
-    assert run(*gpus, CUDA_VISIBLE_DEVICES="").returncode != 0
+    assert run(*gpus, CUDA_VISIBLE_DEVICES="") != 0
     (record,) = read_records(tmp_path, restarts=0)
     assert record.ending == FAILED
     assert record.reason.startswith(
@@ -60,7 +69,7 @@ def test_a_checkpoint_that_cannot_be_written_is_no_mistake_of_the_users(run, tmp
     """As of a full disk: a file stands where the folder would be made."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("")
-    assert run("SOLVER.MAX_EPOCH", "1").returncode != 0
+    assert run("SOLVER.MAX_EPOCH", "1") != 0
     (record,) = read_records(tmp_path, restarts=0)
     assert (record.ending, "could not be written" in record.reason) == (FAILED, True)
 
@@ -68,26 +77,31 @@ def test_a_checkpoint_that_cannot_be_written_is_no_mistake_of_the_users(run, tmp
 def test_a_rank_that_waits_for_the_others_in_vain_says_where(run, tmp_path):
     alone = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "2"}
     alone |= {"SLURM_NTASKS": "2", "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
-    assert run("NUM_GPUS", "2", timeout_s=10.0, **alone).returncode != 0
+    assert run("NUM_GPUS", "2", timeout_s=10.0, **alone) != 0
     log = rank_log(tmp_path, 1).read_text()
     assert "Timeout (0:00:08)!" in log
     assert "rendezvous.py" in log
     assert "rank 1 has not met the others" in log
 
 
-def test_a_rank_that_does_not_come_to_its_first_step_says_where(run, tmp_path):
+def test_a_rank_that_does_not_come_to_its_first_step_says_where(start, tmp_path):
     """Nobody writes to the list of bad videos that it begins to read."""
     (tmp_path / "run").mkdir()
     os.mkfifo(tmp_path / "run" / "quarantine.csv")
-    with pytest.raises(subprocess.TimeoutExpired):
-        run(timeout_s=1.0, patience_s=20)
-    log = rank_log(tmp_path, 0).read_text()
-    assert "Timeout (0:00:00.800000)!" in log
-    assert "in read_quarantine" in log
+    log, deadline = rank_log(tmp_path, 0), time.monotonic() + 120
+    with start(timeout_s=1.0) as rank:
+        try:
+            while not (log.exists() and "in read_quarantine" in log.read_text()):
+                assert rank.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            rank.kill()
+    assert "Timeout (0:00:00.800000)!" in log.read_text()
 
 
 def test_a_config_that_does_not_fit_the_data_is_one(run, tmp_path):
-    assert run("TRAIN.ACCUMULATE_STEPS", "9").returncode != 0
+    assert run("TRAIN.ACCUMULATE_STEPS", "9") != 0
     (record,) = read_records(tmp_path, restarts=0)
     assert record.ending == "mistake"
     assert "TRAIN.ACCUMULATE_STEPS is 9" in record.reason

@@ -1,4 +1,4 @@
-"""One SLURM for all tests of the session, and the uninterrupted runs that others must equal."""
+"""One SLURM for all tests of a process, and the uninterrupted runs that others must equal."""
 
 import tempfile
 from collections.abc import Iterator
