@@ -55,9 +55,9 @@ class Quarantine:
         return {index: bad for index, bad in self._met.items() if bad.kills}
 
     @property
-    def second_tries(self) -> int:
+    def second_tries(self) -> frozenset[int]:
         """Videos that the decoder of the config could not read, and the second one could."""
-        return len(self._second_tries)
+        return frozenset(self._second_tries)
 
     def add(self, reports: Iterable[BadVideo]) -> None:
         """Take up what a batch reported; a video counts once, however often it comes.

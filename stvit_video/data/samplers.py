@@ -1,6 +1,6 @@
 """Which samples make a batch on which rank."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,13 +135,39 @@ class EvalBatchSampler(Sampler[list[int]]):
     """
 
     def __init__(self, num_samples: int, *, batch_size: int, rank: int, world_size: int) -> None:
-        self._starts = range(rank * batch_size, num_samples, world_size * batch_size)
         self._num_samples = num_samples
         self._batch_size = batch_size
+        self._rank = rank
+        self._world_size = world_size
+        # First samples of the batches that are to come, on any rank.
+        self._starts: Sequence[int] = range(0, num_samples, batch_size)
+
+    @property
+    def to_come(self) -> set[int]:
+        """Samples that come on any rank."""
+        return {index for begin in self._starts for index in self._batch(begin)}
+
+    def leave_out(self, samples: Collection[int]) -> None:
+        """Deal out only batches that hold other samples, too, each of them as a whole.
+
+        Whichever are left out, a batch consists of the same samples: the last digits of what a
+        model says of one may depend on the others.
+
+        Args:
+            samples: the same on all ranks.
+        """
+        done = set(samples)
+        self._starts = [begin for begin in self._starts if not done.issuperset(self._batch(begin))]
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._own())
 
     def __iter__(self) -> Iterator[list[int]]:
-        for begin in self._starts:
-            yield list(range(begin, min(begin + self._batch_size, self._num_samples)))
+        for begin in self._own():
+            yield list(self._batch(begin))
+
+    def _own(self) -> Sequence[int]:
+        return self._starts[self._rank :: self._world_size]
+
+    def _batch(self, begin: int) -> range:
+        return range(begin, min(begin + self._batch_size, self._num_samples))

@@ -8,11 +8,10 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from stvit_video.data.bad_video import BadVideo
-from stvit_video.data.build import build_loader, build_second_try
+from stvit_video.data.build import build_loader
 from stvit_video.data.kinetics import VideoDataset
 from stvit_video.data.loader import VideoLoader
-from stvit_video.data.loading.build import build_guarded_loader
+from stvit_video.data.samplers import EvalBatchSampler
 from stvit_video.engine.build import compile_model, is_detection
 from stvit_video.engine.class_names import build_class_names
 from stvit_video.engine.detection.evaluate import evaluate_detector
@@ -23,13 +22,18 @@ from stvit_video.engine.precision import build_normalise, build_precision
 from stvit_video.engine.predict import ViewPredictor, predict_all
 from stvit_video.engine.predictions import Predictions, measure, merge
 from stvit_video.engine.results import format_table, write_results
-from stvit_video.engine.stopped_test import Finished, StoppedTest, UnfinishedBatches
+from stvit_video.engine.stopped_test import Finished, StoppedTest, fingerprint_code
 from stvit_video.engine.stopping import ShouldStop, agreed, never
 from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
 from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.models import build_model
 from stvit_video.runtime import distributed
 from stvit_video.runtime.logging import get_logger, log_json_stats, setup_logging
+
+# Keys that may change while a test is stopped: how fast and how patiently it is done, and by whom.
+_WITHOUT_INFLUENCE = (
+    *("NUM_SHARDS", "LOG_PERIOD", "DATA_LOADER", "DATA.DECODE_TIMEOUT", "DATA.MAX_BAD_VIDEOS"),
+)
 
 _log = get_logger(__name__)
 
@@ -98,43 +102,62 @@ def _test_detector(run: _TestRun) -> None:
 
 
 def _test_classifier(run: _TestRun) -> None:
-    """Test, and write the results, or if it was cut short what is finished."""
-    cfg = run.cfg
+    """Test, and write the results unless it was cut short."""
+    cfg, loader = run.cfg, run.loader
     weights_hash = distributed.broadcast_object(
         sha256(run.checkpoint) if distributed.is_main() else ""
     )
     stopped = StoppedTest(cfg.OUTPUT_DIR, fingerprint=_fingerprint(run, weights_hash))
-    before = stopped.read()
-    loader = _unfinished(run, before)
-    now = predict_all(
-        _build_predictor(run),
-        loader,
-        log_period=cfg.LOG_PERIOD,
-        output_dir=cfg.OUTPUT_DIR,
-        should_stop=run.should_stop,
-    )
+    start, before = _go_on(run, stopped)
+    own: list[Predictions] = []
+    try:
+        for part in predict_all(
+            _build_predictor(run),
+            loader,
+            log_period=cfg.LOG_PERIOD,
+            output_dir=cfg.OUTPUT_DIR,
+            should_stop=run.should_stop,
+        ):
+            own.append(part)
+    finally:
+        # Also at its end, as others may fail before theirs.
+        stopped.write(own, second_tries=loader.quarantine.second_tries, start=start)
     loader.quarantine.share()
-    own = Finished(
-        (*before.parts, *now.parts),
-        bad=tuple(loader.quarantine.bad),
-        second_tries=before.second_tries + now.second_tries,
-    )
     if agreed(run.should_stop)():
-        stopped.write(own)
         _log.info("The test was stopped as asked; start again to go on with the videos left")
         return
-    ranks = distributed.gather_objects(own)
-    parts = [part for rank in ranks for part in rank.parts]
-    read = sum(len(part.labels) for part in parts)
+    now = [part for parts in distributed.gather_objects(own) for part in parts]
+    parts = [*before.parts, *now]
+    read = distributed.broadcast_object(sum(map(len, parts)))
     say_what_was_read("The test", "video", read=read, expected=len(loader.dataset))
     if distributed.is_main():
         facts = {
-            "num_second_tries": sum(rank.second_tries for rank in ranks),
+            "num_second_tries": len(before.second_tries | loader.quarantine.second_tries),
             "checkpoint": str(run.checkpoint.resolve()),
             "checkpoint_sha256": weights_hash,
         }
-        _report(run, parts, bad=loader.quarantine.bad, facts=facts)
+        _report(run, parts, facts=facts)
         stopped.remove()
+
+
+def _go_on(run: _TestRun, stopped: StoppedTest) -> tuple[int, Finished]:
+    """Leave out of the loader's batches what earlier starts have finished.
+
+    Returns:
+        the number of this start, and (on rank 0, which tells the others what they need to know)
+        what was finished.
+    """
+    sampler = run.loader.batch_sampler
+    assert isinstance(sampler, EvalBatchSampler)
+    before = stopped.read() if distributed.is_main() else Finished()
+    told = (stopped.last_start + 1, before.videos | run.loader.quarantine.killers.keys())
+    start, done = distributed.broadcast_object(told)
+    sampler.leave_out(done)
+    # A batch with a video that could not be read comes again as a whole: it may be mended.
+    before = before.without(sampler.to_come)
+    if before.videos:
+        _log.info("Going on with a test that was stopped: %d videos are done", len(before.videos))
+    return start, before
 
 
 def _build_predictor(run: _TestRun) -> ViewPredictor:
@@ -151,37 +174,18 @@ def _build_predictor(run: _TestRun) -> ViewPredictor:
 
 
 def _fingerprint(run: _TestRun, weights_hash: str) -> str:
-    """Name a test by all that its predictions, and each rank's share of them, depend on."""
+    """Name a test by what its predictions depend on, but for the contents of the videos."""
     dataset = run.loader.dataset
     assert isinstance(dataset, VideoDataset)
-    whole = (
-        run.cfg.dump(),
-        dataset.videos.paths.fingerprint(),
-        weights_hash,
-        str(distributed.get_world_size()),
-    )
+    cfg = run.cfg.clone()
+    for key in _WITHOUT_INFLUENCE:
+        *path, name = key.split(".")
+        node = cfg
+        for part in path:
+            node = node[part]
+        del node[name]
+    whole = (cfg.dump(), dataset.videos.paths.fingerprint(), weights_hash, fingerprint_code())
     return hashlib.sha256("\n".join(whole).encode()).hexdigest()
-
-
-def _unfinished(run: _TestRun, finished: Finished) -> VideoLoader:
-    """Return the loader of what is left to this rank; all ranks must call this."""
-    dataset = run.loader.dataset
-    assert isinstance(dataset, VideoDataset)
-    counts = distributed.gather_objects(sum(len(part.labels) for part in finished.parts))
-    if not any(counts):
-        return run.loader
-    if distributed.is_main():
-        _log.info("Going on with a test that was stopped: %d videos are done", sum(counts))
-    loader = build_guarded_loader(
-        run.cfg,
-        dataset,
-        dataset.videos.paths,
-        batch_sampler=UnfinishedBatches(run.loader.batch_sampler, finished.indices),
-        is_train=False,
-        second_try=build_second_try(dataset),
-    )
-    loader.quarantine.add(finished.bad)
-    return loader
 
 
 def predictions_path(cfg: CfgNode) -> Path:
@@ -194,12 +198,11 @@ def _report(
     run: _TestRun,
     parts: Sequence[Predictions],
     *,
-    bad: Sequence[BadVideo],
     facts: Mapping[str, object],
 ) -> None:
     cfg, dataset = run.cfg, run.loader.dataset
     assert isinstance(dataset, VideoDataset)
-    predictions, left_out = merge(parts, bad=bad, num_videos=len(dataset))
+    predictions, left_out = merge(parts, bad=run.loader.quarantine.bad, num_videos=len(dataset))
     accuracy = measure(predictions)
     class_names = build_class_names(cfg)
     folder = Path(cfg.OUTPUT_DIR) / "results"

@@ -1,7 +1,7 @@
 """Prediction: the scores of whole videos from the views that a loader yields."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.meters import duration, memory
 from stvit_video.engine.precision import Normalise, Precision
 from stvit_video.engine.predictions import Predictions
-from stvit_video.engine.stopped_test import Finished
 from stvit_video.engine.stopping import ShouldStop, never, until
 from stvit_video.engine.views import ENSEMBLES, HEAD_ACTIVATIONS, ensemble_by_clips
 from stvit_video.errors import UserError
@@ -85,10 +84,10 @@ def predict_all(
     log_period: int,
     output_dir: str | Path,
     should_stop: ShouldStop = never,
-) -> Finished:
+) -> Iterator[Predictions]:
     """Score this rank's share of the test videos, with a line of the log every ``log_period``.
 
-    Returns:
+    Yields:
         The predictions of every batch; none for a rank that has no videos, and none of videos
         that cannot be read, which are the quarantine's. Once ``should_stop`` says so they are too
         few.
@@ -96,8 +95,6 @@ def predict_all(
     Raises:
         UserError: the scores of a video are not finite, or too many videos cannot be read.
     """
-    parts: list[Predictions] = []
-    second_tries = 0
     began = time.perf_counter()
     data_seconds = 0.0
     batches = until(loader, should_stop)
@@ -107,8 +104,7 @@ def predict_all(
         if batch is None:
             break  # batches of bad videos alone do not come
         data_seconds += time.perf_counter() - waiting
-        parts.append(_predictions(batch, predictor(batch["video"])))
-        second_tries = loader.quarantine.second_tries
+        yield _predictions(batch, predictor(batch["video"]))
         if (index + 1) % log_period == 0:
             seconds = (time.perf_counter() - began) / (index + 1)
             line = {
@@ -121,7 +117,6 @@ def predict_all(
                 **memory(predictor.normalise.device),
             }
             log_json_stats(line, output_dir=output_dir)
-    return Finished(tuple(parts), second_tries=second_tries)
 
 
 def _predictions(batch: Mapping[str, Any], scores: Tensor) -> Predictions:

@@ -29,6 +29,19 @@ class Predictions:
     scores: np.ndarray
     first_guesses: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.video_names)
+
+    def select(self, positions: np.ndarray) -> "Predictions":
+        """Return those at some positions, int64 [M], in their order."""
+        return Predictions(
+            video_index=self.video_index[positions],
+            video_names=[self.video_names[position] for position in positions],
+            labels=self.labels[positions],
+            scores=self.scores[positions],
+            first_guesses=self.first_guesses[positions],
+        )
+
     def ranking(self) -> np.ndarray:
         """Return the best classes of every video, int64 [N, min(5, K)], equal ones by number."""
         return np.argsort(-self.scores, axis=1, kind="stable")[:, :TOP]
@@ -98,14 +111,7 @@ def merge(
     seen = np.sort(np.append(video_index, [video.index for video in left_out]).astype(np.int64))
     assert np.array_equal(seen, np.arange(num_videos)), "videos missing or repeated"
     order = np.argsort(video_index, kind="stable")
-    merged = Predictions(
-        video_index=video_index[order],
-        video_names=[together.video_names[position] for position in order],
-        labels=together.labels[order],
-        scores=together.scores[order],
-        first_guesses=together.first_guesses[order],
-    )
-    return merged, left_out
+    return together.select(order), left_out
 
 
 def measure(predictions: Predictions) -> Accuracy:

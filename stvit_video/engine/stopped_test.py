@@ -1,48 +1,56 @@
-"""What a test had finished when it was stopped, for the start that goes on with it."""
+"""What a test has finished, for a start that goes on with it after a stop or a failure."""
 
+import hashlib
 import io
 import json
+import re
 import shutil
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from torch.utils.data import Sampler
+import torch
 
-from stvit_video.data.bad_video import BadVideo
+import stvit_video
 from stvit_video.engine.durable import recorded_hash, sha256, write_atomically
 from stvit_video.engine.predictions import Predictions, concatenate
 from stvit_video.runtime import distributed
 from stvit_video.runtime.logging import get_logger
+
+_FILE = re.compile(r"start_(\d+)_rank_\d+\.npz")
 
 _log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What one rank has finished of a test.
+    """What earlier starts have finished of a test.
 
     Attributes:
-        parts: predictions of its batches.
-        bad: videos that could not be read.
-        second_tries: videos among the predictions that only the second decoder could read.
+        parts: predictions, no video's twice.
+        second_tries: videos among them that only the second decoder could read.
     """
 
     parts: tuple[Predictions, ...] = ()
-    bad: tuple[BadVideo, ...] = ()
-    second_tries: int = 0
+    second_tries: frozenset[int] = frozenset()
 
     @property
-    def indices(self) -> set[int]:
-        """Numbers of the videos with which nothing is left to do."""
-        predicted = (index for part in self.parts for index in part.video_index.tolist())
-        return {*predicted, *(bad.index for bad in self.bad)}
+    def videos(self) -> set[int]:
+        """Those that are predicted."""
+        return {index for part in self.parts for index in part.video_index.tolist()}
+
+    def without(self, videos: Collection[int]) -> "Finished":
+        """Return what is left when the predictions of some videos are dropped."""
+        return Finished(
+            tuple(_without(part, videos) for part in self.parts),
+            self.second_tries.difference(videos),
+        )
 
 
 class StoppedTest:
-    """Files in OUTPUT_DIR, one of each rank, that outlive a stop.
+    """Files in OUTPUT_DIR, one of each rank and start, that outlive it.
 
     Args:
         output_dir: of the run.
@@ -52,19 +60,22 @@ class StoppedTest:
 
     def __init__(self, output_dir: str | Path, *, fingerprint: str) -> None:
         self._folder = Path(output_dir) / "stopped_test"
-        self._file = self._folder / f"rank_{distributed.get_rank():05d}.npz"
         self._fingerprint = fingerprint
 
-    def write(self, finished: Finished) -> None:
-        """Write what this rank has finished; a failure costs no more than doing it again."""
-        if not finished.parts:
+    def write(
+        self, parts: Sequence[Predictions], *, second_tries: Collection[int], start: int
+    ) -> None:
+        """Write what this rank has finished; a failure costs no more than doing it again.
+
+        Args:
+            parts: predictions.
+            second_tries: videos that only the second decoder could read.
+            start: the same on all ranks, and another one than :meth:`last_start`.
+        """
+        if not parts:
             return
-        predictions = concatenate(finished.parts)
-        facts = {
-            "fingerprint": self._fingerprint,
-            "second_tries": finished.second_tries,
-            "bad": [asdict(bad) for bad in finished.bad],
-        }
+        predictions = concatenate(parts)
+        facts = {"fingerprint": self._fingerprint, "second_tries": sorted(second_tries)}
         arrays = {**vars(predictions), "video_names": np.array(predictions.video_names)}
         content = io.BytesIO()
         np.savez(content, facts=json.dumps(facts), **arrays)
@@ -72,47 +83,71 @@ class StoppedTest:
         def write(file: BinaryIO) -> None:
             file.write(content.getbuffer())
 
+        file = self._folder / f"start_{start:03d}_rank_{distributed.get_rank():05d}.npz"
         try:
-            write_atomically(self._file, write)
+            write_atomically(file, write)
         except OSError as error:
-            _log.warning("What the test has finished is lost: %s", error)
+            _log.warning("What the test has finished is not written: %s", error)
 
     def read(self) -> Finished:
-        """Return what this rank had finished of the same test, or nothing."""
-        if recorded_hash(self._file) is None or not self._file.is_file():
-            return Finished()
-        if recorded_hash(self._file) != sha256(self._file):
-            _log.warning("%s is damaged: what it held is done again", self._file)
-            return Finished()
-        with np.load(self._file, allow_pickle=False) as arrays:
-            facts = json.loads(str(arrays["facts"]))
-            if facts["fingerprint"] != self._fingerprint:
-                return Finished()
-            contents = {name: arrays[name] for name in arrays.files if name != "facts"}
-        names = [str(name) for name in contents.pop("video_names")]
-        return Finished(
-            parts=(Predictions(video_names=names, **contents),),
-            bad=tuple(BadVideo(**bad) for bad in facts["bad"]),
-            second_tries=facts["second_tries"],
-        )
+        """Return what all ranks of all earlier starts have finished of the same test."""
+        finished = Finished()
+        for file in reversed(self._files()):  # the newest counts
+            found = self._read(file)
+            if found is not None:
+                new = found.without(finished.videos)
+                finished = Finished(
+                    finished.parts + new.parts, finished.second_tries | new.second_tries
+                )
+        return finished
+
+    @property
+    def last_start(self) -> int:
+        """The start of the newest file; 0 without any."""
+        return max((_start(file) for file in self._files()), default=0)
 
     def remove(self) -> None:
         """Remove the files of all ranks; one rank calls this when the results are written."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _files(self) -> list[Path]:
+        files = self._folder.glob("*.npz")
+        return sorted((file for file in files if _FILE.fullmatch(file.name)), key=_start)
 
-class UnfinishedBatches(Sampler[list[int]]):
-    """The batches of a sampler with which something is left to do, each as a whole.
+    def _read(self, file: Path) -> Finished | None:
+        try:
+            if recorded_hash(file) != sha256(file):
+                _log.warning("%s is damaged: what it held is done again", file)
+                return None
+            with np.load(file, allow_pickle=False) as arrays:
+                facts = json.loads(str(arrays["facts"]))
+                if facts["fingerprint"] != self._fingerprint:
+                    return None
+                contents = {name: arrays[name] for name in arrays.files if name != "facts"}
+        except OSError as error:
+            _log.warning("%s cannot be read, what it held is done again: %s", file, error)
+            return None
+        names = [str(name) for name in contents.pop("video_names")]
+        predictions = Predictions(video_names=names, **contents)
+        return Finished((predictions,), frozenset(facts["second_tries"]))
 
-    Their composition stays what it is without a stop, as the last digits of a video's scores may
-    depend on the others in its batch.
-    """
 
-    def __init__(self, batches: Sampler[list[int]], finished: Collection[int]) -> None:
-        self._batches = [batch for batch in batches if not set(batch) <= set(finished)]
+def fingerprint_code() -> str:
+    """Return a hash of the package and of PyTorch's version, on which predictions depend, too."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    package = Path(stvit_video.__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"\n{file.relative_to(package)}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
-    def __len__(self) -> int:
-        return len(self._batches)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches)
+def _start(file: Path) -> int:
+    match = _FILE.fullmatch(file.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _without(predictions: Predictions, videos: Collection[int]) -> Predictions:
+    keep = ~np.isin(predictions.video_index, list(videos))
+    return predictions.select(np.flatnonzero(keep))

@@ -63,6 +63,16 @@ def test_ranks_take_consecutive_batches_in_turn():
     assert own == [[3, 4, 5], [9, 10]]
 
 
+def test_what_is_left_out_leaves_batches_whole():
+    samplers = [EvalBatchSampler(11, batch_size=3, rank=rank, world_size=2) for rank in range(2)]
+    for sampler in samplers:
+        sampler.leave_out({0, 1, 2, 4, 9, 10})
+        assert sampler.to_come == {3, 4, 5, 6, 7, 8}
+    assert [list(sampler) for sampler in samplers] == [[[3, 4, 5]], [[6, 7, 8]]]
+    samplers[0].leave_out(range(11))
+    assert (len(samplers[0]), list(samplers[0]), samplers[0].to_come) == (0, [], set())
+
+
 def test_draws_have_streams_of_their_own():
     def numbers(draw, seed=0):
         return torch.rand(4, generator=generator_for(draw, seed=seed)).tolist()

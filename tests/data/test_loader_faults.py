@@ -150,7 +150,7 @@ def test_the_second_decoder_reads_what_the_first_cannot(workers, caplog):
     evaluation = loader(faults, train=False, workers=workers, second_try={6: "broken"})
     assert indices(evaluation) == [i for i in range(24) if i != 6]
     assert set(errors(evaluation)) == {6}
-    assert evaluation.quarantine.second_tries == 2
+    assert len(evaluation.quarantine.second_tries) == 2
     list(evaluation)
     assert sum("second decoder" in record.message for record in caplog.records) == 2
 

@@ -38,7 +38,7 @@ def test_every_bad_video_is_logged_once(caplog):
         "some.csv, line 6: cannot read the video 5.mp4: it is broken; it is left out",
         "some.csv, line 7: cannot read the video 6.mp4: it is broken; the second decoder reads it",
     ]
-    assert (len(ours.bad), ours.second_tries) == (1, 1)
+    assert (len(ours.bad), len(ours.second_tries)) == (1, 1)
 
 
 def test_a_bad_video_that_becomes_a_killer_is_not_opened_again():

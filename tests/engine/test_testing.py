@@ -105,15 +105,62 @@ def test_a_stop_after_the_last_video_leaves_none(video_config, weights, tmp_path
     assert_same_results(stopped, whole)
 
 
-def test_each_rank_goes_on_with_its_share(video_config, weights, tmp_path):
+def test_what_is_left_is_dealt_out_evenly(video_config, weights, tmp_path, capfd):
     two = ("NUM_GPUS", "2", "TEST.BATCH_SIZE", "12")
     stopped, whole = stopped_and_whole(video_config, weights, tmp_path, *two)
     runs = [(stopped, 1), (stopped, None), (whole, None)]
     run_ranks(run_in_turn, runs, num_local_ranks=2, device="cpu")
-    # Of rank 0, which nobody had asked to stop.
-    assert batches_of(stopped) == ["1/4", "2/4", "3/4", "4/4"]
+    # Of rank 0, which nobody had asked to stop; both that are left were rank 1's.
+    assert batches_of(stopped) == ["1/4", "2/4", "3/4", "4/4", "1/1"]
     log = (Path(stopped.OUTPUT_DIR) / "stdout.log").read_text()
     assert log.count("a test that was stopped: 5 videos are done") == 1
+    assert_same_results(stopped, whole)
+    assert "could not be read" not in "".join(capfd.readouterr())
+
+
+def test_what_a_rank_has_lost_is_dealt_out_anew(video_config, weights, tmp_path):
+    """Two ranks, of which the file of one is gone, and then one rank, with other limits."""
+    two = ("NUM_SHARDS", "2")
+    stopped, whole = stopped_and_whole(video_config, weights, tmp_path, *two)
+    # It asks after two batches of its own, and rank 0 has four by then.
+    run_ranks(run_in_turn, [(stopped, 2)], num_local_ranks=2, device="cpu")
+    files = sorted((Path(stopped.OUTPUT_DIR) / "stopped_test").glob("*.npz"))
+    assert [file.name for file in files] == [f"start_001_rank_0000{rank}.npz" for rank in (0, 1)]
+    files[0].unlink()
+    run_ranks(run_in_turn, [(stopped, 2)], num_local_ranks=2, device="cpu")
+    one = with_overrides(
+        stopped, tmp_path, "NUM_SHARDS", "1", "DATA.MAX_BAD_VIDEOS", "9", "LOG_PERIOD", "1"
+    )
+    run_in_turn([(one, None), (whole, None)])
+    # Of rank 0: four of seven, then three of the five that are left, then none.
+    assert batches_of(stopped) == ["1/4", "2/4", "3/4", "4/4", "1/3", "2/3", "3/3"]
+    log = (Path(stopped.OUTPUT_DIR) / "stdout.log").read_text()
+    assert "2 videos are done" in log
+    assert "7 videos are done" in log
+    assert_same_results(one, whole)
+
+
+def test_a_test_that_fails_keeps_what_it_has_finished(
+    video_config, weights, tmp_path, video_folder
+):
+    """Over the budget at the fourth video, which is then put right: all of it is as if it had been.
+
+    With two videos a batch, the one beside it comes again, too.
+    """
+    folder = tmp_path / "videos"
+    shutil.copytree(video_folder, folder)
+    good = (folder / "3.mp4").read_bytes()
+    data = ("DATA.PATH_TO_DATA_DIR", str(folder), "TEST.BATCH_SIZE", "12")
+    stopped, whole = stopped_and_whole(video_config, weights, tmp_path, *data)
+    (folder / "3.mp4").write_bytes(b"no video")
+    strict = with_overrides(stopped, tmp_path, "DATA.MAX_BAD_VIDEOS", "0")
+    with pytest.raises(UserError, match=r"1 of the 7 videos .* cannot be read .*3\.mp4"):
+        run_test(strict)
+    assert batches_of(strict) == ["1/4"]
+    run_in_turn([(stopped, 2)])
+    (folder / "3.mp4").write_bytes(good)
+    run_in_turn([(stopped, None), (whole, None)])
+    assert batches_of(stopped) == ["1/4", "1/3", "2/3", "1/2", "2/2"]
     assert_same_results(stopped, whole)
 
 
@@ -131,17 +178,17 @@ def test_bad_videos_of_a_stopped_test_are_counted_once(
     data = (*data, "DATA.DECODING_BACKEND", "decord")
     stopped, whole = stopped_and_whole(video_config, weights, tmp_path, *data)
     run_in_turn([(stopped, 2), (stopped, None), (whole, None)])
-    # Two videos a batch, of which the first two were done.
-    assert batches_of(stopped) == ["1/4", "2/4", "1/2", "2/2"]
+    # Two videos a batch, of which the first two were done but for bad ones, which are tried again.
+    assert batches_of(stopped) == ["1/4", "2/4", *(f"{batch}/4" for batch in range(1, 5))]
     assert results(stopped)[1]["num_left_out"] == 3
     # At least these, as decord may refuse others.
     assert results(stopped)[1]["num_second_tries"] >= 2
     assert_same_results(stopped, whole)
 
 
-@pytest.mark.parametrize("change", ["weights", "config", "videos", "damaged"])
+@pytest.mark.parametrize("change", ["weights", "config", "videos", "code", "damaged"])
 def test_what_another_test_had_finished_is_not_taken_up(
-    video_config, weights, tmp_path, video_folder, change
+    video_config, weights, tmp_path, video_folder, monkeypatch, change
 ):
     folder = tmp_path / "videos"
     shutil.copytree(video_folder, folder)
@@ -154,6 +201,8 @@ def test_what_another_test_had_finished_is_not_taken_up(
         save_weights(build_model(cfg), weights[1])
     elif change == "config":
         cfg = with_overrides(cfg, tmp_path, "DATA.ENSEMBLE_METHOD", "max")
+    elif change == "code":
+        monkeypatch.setattr(torch, "__version__", "0.4.1")
     elif change == "videos":
         lines = (folder / "test.csv").read_text().splitlines()
         (folder / "test.csv").write_text("\n".join(reversed(lines)))
