@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from fvcore.common.config import CfgNode
 
 from stvit_video.cluster.chain import starting_from
@@ -51,6 +52,7 @@ def check_plans(plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool) 
         _check_local(plans[0])
     else:
         check_slurm()
+        _check_build(plans)
         partitions = read_partitions()
         plans = [replace(plan, request=check_request(plan.request, partitions)) for plan in plans]
         for job_id in after:
@@ -96,7 +98,7 @@ def _check_runs(plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool) 
             data = _without_solver(cfg)
             if data not in tried:
                 tried[data] = tuple(preflight_data(cfg))
-            notes = (*tried[data], *_resumption_notes(plan.cfg, resumes))
+            notes = (*tried[data], *_resumption_notes(plan.cfg, resumes), *_timeout_notes(plan))
             if is_in_use:
                 notes += (_GOES_ON_BEHIND,)
             checked.append(_resumable(replace(plan, resumes=resumes, notes=notes)))
@@ -116,6 +118,21 @@ def _resumption_notes(cfg: CfgNode, resumes: Resumption | None) -> list[str]:
         named = "; ".join(changes[:_NAMED])
         notes.append(f"the config differs from the checkpoint's: {named}{more}")
     return notes
+
+
+def _timeout_notes(plan: Plan) -> list[str]:
+    """What ends the whole job though it need not."""
+    cfg = plan.cfg
+    is_alone = cfg.NUM_GPUS * cfg.NUM_SHARDS == 1
+    # It is given up at the second time-out.
+    hangs = 2 * cfg.DATA.DECODE_TIMEOUT
+    if is_alone or not cfg.DATA_LOADER.NUM_WORKERS or 0 < hangs < plan.timeout_s:
+        return []
+    return [
+        "a video whose decoder hangs will end the job, as the other ranks wait for --timeout-s "
+        f"{plan.timeout_s:g} and it is given up after twice DATA.DECODE_TIMEOUT "
+        f"{cfg.DATA.DECODE_TIMEOUT:g}{'' if hangs else ' (never)'}: let twice that be less"
+    ]
 
 
 def _resumable(plan: Plan) -> Plan:
@@ -166,6 +183,16 @@ def _users(plan: Plan) -> Iterator[JobRecord]:
 def _without_solver(cfg: CfgNode) -> str:
     """Return what is the same in the jobs of an array over learning rates: their data, too."""
     return with_settings(cfg, SOLVER=CfgNode(), OUTPUT_DIR="").dump()
+
+
+def _check_build(plans: Sequence[Plan]) -> None:
+    """Jobs run with the PyTorch of this process, on nodes that may have what this one has not."""
+    if any(plan.cfg.DEVICE == "cuda" for plan in plans) and not torch.backends.cuda.is_built():
+        raise UserError(
+            f"DEVICE cuda needs a PyTorch that is built for GPUs, but this one "
+            f"({torch.__version__}) is for the CPU alone, on the nodes too: install another one, "
+            "or add DEVICE cpu"
+        )
 
 
 def _check_local(plan: Plan) -> None:

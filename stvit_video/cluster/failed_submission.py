@@ -25,11 +25,13 @@ def describe_failure(error: Exception, *, name: str, folder: Path) -> str:
     """
     words = _words(error)
     in_doubt = _IN_DOUBT.search(words)
-    queued = cancel_queued(folder, patiently=bool(in_doubt))
-    if queued:
+    cancelled, left = cancel_queued(folder, patiently=bool(in_doubt))
+    if cancelled or left:
+        queued = ", ".join(cancelled + left)
+        end = f"end it with `scancel {' '.join(left)}` and" if left else "it is cancelled, so"
         return (
-            f"sbatch failed ({words}), but SLURM had queued the job {name} as {', '.join(queued)}: "
-            "it is cancelled, so launch it again"
+            f"sbatch failed ({words}), but SLURM had queued the job {name} as {queued}: {end} "
+            "launch it again"
         )
     if in_doubt:
         return (
@@ -40,19 +42,30 @@ def describe_failure(error: Exception, *, name: str, folder: Path) -> str:
     return f"SLURM refuses the job {name}: {words}"
 
 
-def cancel_queued(folder: Path, *, patiently: bool = False) -> list[str]:
-    """Cancel what is in the queue of the job in ``folder``; returns its numbers."""
+def cancel_queued(folder: Path, *, patiently: bool = False) -> tuple[list[str], list[str]]:
+    """Cancel what is in the queue of the job in ``folder``.
+
+    Returns:
+        numbers of those that are cancelled, and of those that could not be.
+    """
     for pause in _PAUSES if patiently else _PAUSES[:1]:
         time.sleep(pause)
         try:
             queued = jobs_from(folder)
         except UserError:
             continue
-        for job_id in queued:
-            cancel(job_id)
         if queued:
-            return queued
-    return []
+            left = [job_id for job_id in queued if not _is_cancelled(job_id)]
+            return [job_id for job_id in queued if job_id not in left], left
+    return [], []
+
+
+def _is_cancelled(job_id: str) -> bool:
+    try:
+        cancel(job_id)
+    except UserError:
+        return False
+    return True
 
 
 def _words(error: Exception) -> str:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,8 +150,13 @@ def jobs_from(folder: Path) -> list[str]:
 
 
 def cancel(job_id: str) -> None:
-    """Cancel a job; one that is over already is left alone."""
-    subprocess.run(["scancel", job_id], check=False, timeout=_PATIENCE_SECONDS)
+    """Cancel a job; one that is over already is left alone.
+
+    Raises:
+        UserError: SLURM refuses, or does not answer.
+    """
+    with suppress(_UnknownJobError):
+        _ask("scancel", "--quiet", job_id)
 
 
 def requeue_job(job_id: str) -> None:

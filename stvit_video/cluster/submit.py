@@ -21,6 +21,9 @@ from stvit_video.cluster.snapshot import copy_code, write_versions
 from stvit_video.cluster.surroundings import in_background, outside_of_jobs
 from stvit_video.config import dump_config
 from stvit_video.errors import UserError
+from stvit_video.runtime.logging import get_logger
+
+_log = get_logger(__name__)
 
 
 def submit_plans(
@@ -94,8 +97,15 @@ def _hand_over(plan: Plan, *, after: Sequence[str]) -> JobRecord:
 def _take_back(record: JobRecord) -> None:
     if record.is_local:
         os.kill(int(record.job_id), signal.SIGTERM)
-    else:
+        return
+    try:
         cancel(record.job_id)
+    except UserError as error:
+        # Beside the error for which it is taken back.
+        _log.warning(
+            "%s could not be cancelled (%s): end it with `%s`",
+            *(record.title, error, record.how_to_stop),
+        )
 
 
 def _make_folder(plan: Plan) -> None:

@@ -22,8 +22,8 @@ from stvit_video.data.guarded import GuardedVideos, Item, Videos, collate_items
 from stvit_video.data.quarantine import Quarantine
 from stvit_video.data.samplers import Draw
 from stvit_video.data.worker_signals import leave_stopping_to_the_parent
-from stvit_video.data.worker_watch import WorkerWatch, end_on_alarm
-from stvit_video.errors import UserError
+from stvit_video.data.worker_watch import Death, WorkerWatch, end_on_alarm
+from stvit_video.errors import TransientError, UserError
 from stvit_video.runtime.allocator import return_freed_memory
 from stvit_video.runtime.logging import get_logger
 from stvit_video.runtime.parent import die_with_parent
@@ -33,6 +33,9 @@ from stvit_video.runtime.parent import die_with_parent
 _Context: type[ForkContext] | type[SpawnContext] = (
     ForkContext if sys.platform == "linux" else SpawnContext
 )
+
+# In an epoch: more of them are no accident.
+_MOST_IDLE_DEATHS = 3
 
 _log = get_logger(__name__)
 
@@ -45,7 +48,7 @@ class VideoLoader:
     replaced by another sample. When a worker crashes, the video that it was reading is bad too, and
     new workers go on from the batch that was due; all batches are the same as if the video had been
     bad in any other way. A worker that takes too long, or is killed from outside, as for a lack of
-    memory, may be no fault of the video, which is bad when that happens a second time. (With no
+    memory, may be no fault of the video, which is bad when that happens twice in an epoch. (With no
     workers, nothing helps against a decoder that crashes or hangs. A worker that is stopped, by
     SIGSTOP, is waited for.)
 
@@ -91,8 +94,10 @@ class VideoLoader:
         )
         self._remaining = _RemainingBatches(batch_sampler)
         self._loader: DataLoader[Any] | None = None
-        # Videos whose reading was ended once by what may have nothing to do with them.
+        # Of this epoch: videos whose reading was ended once by what may have nothing to do with
+        # them, and ends of workers that read none.
         self._suspects: set[int] = set()
+        self._idle_deaths = 0
         # Noted as they are made: one may have died before the loader has started them all.
         self._workers: list[BaseProcess] = []
 
@@ -105,7 +110,10 @@ class VideoLoader:
 
         Raises:
             UserError: there are more bad videos than the quarantine puts up with.
+            TransientError: workers are killed again and again while they read no video.
         """
+        self._suspects.clear()
+        self._idle_deaths = 0
         return self._batches(self._start(first_batch=0))
 
     def _batches(self, items: Iterator[Item]) -> Iterator[Any]:
@@ -173,26 +181,41 @@ class VideoLoader:
 
         Raises:
             Exception: it is ``error``, as no worker died.
-            UserError: a worker died without reading a video, or there are too many bad ones now.
+            UserError: a worker crashed without reading a video, or there are too many bad ones now.
+            TransientError: so often in this epoch workers that read no video were killed.
         """
         deaths = self._watch.deaths(self._workers) if self._workers else []
         if not deaths:
             raise error
         self._end_workers()
-        for index, cause, may_pass in deaths:
-            if index < 0:
-                raise UserError(
-                    f"a worker of the data loader died between two videos ({cause}); with too "
-                    "little memory, lower DATA_LOADER.NUM_WORKERS or the batch size"
-                ) from error
-            assert not self._guarded.is_killer[index], "a killer was opened again"
-            bad = self.dataset.bad_video(index, cause, kills=True)
-            if may_pass and index not in self._suspects:
-                self._suspects.add(index)
-                _log.warning("%s: %s; it is tried once more", bad.path, bad.error)
+        # Several workers may have read one video, which is to blame once; for a crash if any did.
+        for death in {each.video: each for each in sorted(deaths, key=_is_crash)}.values():
+            if death.video < 0:
+                self._take_up_idle_death(death, error)
             else:
-                self.quarantine.add([bad])
+                self._blame(death)
         _log.warning("New workers of the data loader go on from the batch that was due")
+
+    def _take_up_idle_death(self, death: Death, error: Exception) -> None:
+        self._idle_deaths += 1
+        sentence = (
+            f"a worker of the data loader died between two videos ({death.cause}); with too little "
+            "memory, lower DATA_LOADER.NUM_WORKERS or the batch size"
+        )
+        if _is_crash(death):
+            raise UserError(sentence) from error
+        if self._idle_deaths > _MOST_IDLE_DEATHS:
+            raise TransientError(f"{self._idle_deaths} times {sentence}") from error
+        _log.warning("%s", sentence)
+
+    def _blame(self, death: Death) -> None:
+        assert not self._guarded.is_killer[death.video], "a killer was opened again"
+        bad = self.dataset.bad_video(death.video, death.cause, kills=True)
+        if _is_crash(death) or death.video in self._suspects:
+            self.quarantine.add([bad])
+        else:
+            self._suspects.add(death.video)
+            _log.warning("%s: %s; it is tried once more", bad.path, bad.error)
 
     def _end_workers(self) -> None:
         for worker in self._workers:
@@ -210,6 +233,10 @@ class _RemainingBatches(Sampler[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.islice(self._batch_sampler, self.first_batch, None)
+
+
+def _is_crash(death: Death) -> bool:
+    return not death.may_pass
 
 
 def _noting_context(processes: list[BaseProcess]) -> ForkContext | SpawnContext:

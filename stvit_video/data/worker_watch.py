@@ -65,7 +65,10 @@ class WorkerWatch:
         Call it when a worker may have died, which takes the system a moment to show.
         """
         workers = [worker for worker in workers if worker.pid is not None]
-        connection.wait([worker.sentinel for worker in workers], timeout=_DYING_SECONDS)
+        ending = connection.wait([worker.sentinel for worker in workers], timeout=_DYING_SECONDS)
+        for worker in workers:
+            if worker.sentinel in ending:
+                worker.join(_DYING_SECONDS)  # its files are closed a moment before it has ended
         videos = {int(pid): int(index) for pid, index in self._reading}
         return [
             Death(

@@ -16,12 +16,14 @@ class BadLossError(UserError):
     Attributes:
         problem: what is wrong, "the loss became nan".
         loss: of this rank.
+        is_of_gradient: the loss itself is right.
     """
 
-    def __init__(self, problem: str, *, loss: float) -> None:
+    def __init__(self, problem: str, *, loss: float, is_of_gradient: bool = False) -> None:
         super().__init__(f"Training stopped because {problem}.")
         self.problem = problem
         self.loss = loss
+        self.is_of_gradient = is_of_gradient
 
 
 class LossGuard:

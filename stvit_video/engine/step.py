@@ -16,6 +16,10 @@ from stvit_video.engine.optim import clip_gradients, set_learning_rate
 from stvit_video.engine.precision import Precision
 from stvit_video.runtime import distributed
 
+# Of float16; where it is lower, the gradient is not finite for other reasons than its width (the
+# limit is fairseq's).
+_LEAST_LOSS_SCALE = 1e-4
+
 
 class StepResult(NamedTuple):
     """What one step of this rank measured."""
@@ -123,10 +127,17 @@ class TrainingStep:
     def _judge(self, loss: float, *, gradient_norm: float) -> None:
         (sum_over_ranks,) = distributed.all_reduce_sum([loss])
         problem = self.guard.problem(sum_over_ranks / distributed.get_world_size())
-        if not problem and not isfinite(gradient_norm):
-            problem = f"the gradient's norm became {gradient_norm}"
         if problem:
             raise BadLossError(problem, loss=loss)
+        if not isfinite(gradient_norm):
+            problem = f"the gradient's norm became {gradient_norm}"
+        elif self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_LOSS_SCALE:
+            problem = (
+                "the gradient was not finite in so many steps, which were left out, that the loss "
+                f"scale fell to {self.scaler.get_scale():.2g}"
+            )
+        if problem:
+            raise BadLossError(problem, loss=loss, is_of_gradient=True)
 
     def _update(self) -> None:
         if self.clip_value > 0 or self.clip_norm > 0:

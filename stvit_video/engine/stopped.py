@@ -50,14 +50,21 @@ def stop(
             write_checkpoint(path, {**contents, "stopped": stopped})
         except UserError as problem:
             where = f"The state before this step is lost ({problem})"
-    # NaN is neither above nor below anything, but different from itself.
-    worst = max(ranks, key=lambda rank: (rank["loss"] != rank["loss"], rank["loss"]))
+    mends = "Lower SOLVER.BASE_LR, warm up longer, "
+    if error.is_of_gradient:
+        # Averaged over the ranks, it is of nobody's videos.
+        videos = ""
+        mends += "or look at the videos of all ranks in its entry `stopped`"
+    else:
+        # NaN is neither above nor below anything, but different from itself.
+        worst = max(ranks, key=lambda rank: (rank["loss"] != rank["loss"], rank["loss"]))
+        videos = f", with the videos {', '.join(worst['video_name'])}"
+        mends += "set SOLVER.CLIP_GRAD_L2NORM, or look at these files"
     return UserError(
         f"Training stopped because {error.problem} in epoch {state.finished_epochs + 1} "
-        f"at step {state.finished_steps + 1} and learning rate {lr:g}, with the videos "
-        f"{', '.join(worst['video_name'])}. {distributed.broadcast_object(where)}. Lower "
-        "SOLVER.BASE_LR, warm up longer, set SOLVER.CLIP_GRAD_L2NORM, or look at these files, and "
-        "start again to go on from the last checkpoint."
+        f"at step {state.finished_steps + 1} and learning rate {lr:g}{videos}. "
+        f"{distributed.broadcast_object(where)}. {mends}, and start again to go on from the last "
+        "checkpoint."
     )
 
 

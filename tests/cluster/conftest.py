@@ -66,7 +66,11 @@ fi
 echo "Submitted batch job $number"
 """
 SQUEUE = 'cat "$(dirname "$0")/queue"\n'
-SCANCEL = 'echo "$*" >> "$(dirname "$0")/cancelled"\n'
+SCANCEL = """\
+here=$(dirname "$0")
+if [ -f "$here/refuses_scancel" ]; then echo "scancel: error: Socket timed out" >&2; exit 1; fi
+echo "$2" >> "$here/cancelled"
+"""
 
 
 class FakeSlurm:
@@ -100,6 +104,9 @@ class FakeSlurm:
     def refuse(self, pattern: str) -> None:
         """Refuse scripts in which a line matches ``pattern``."""
         (self.folder / "refusal").write_text(pattern)
+
+    def refuse_to_cancel(self) -> None:
+        (self.folder / "refuses_scancel").touch()
 
     def fall_silent(self, when: str) -> None:
         """Let sbatch get no answer "before" or "after" the job is queued, or be "interrupted".

@@ -375,6 +375,23 @@ def test_a_job_that_sbatch_got_no_answer_for_does_not_stay_queued(launch, fake_s
     assert folders(tmp_path) == []
 
 
+def test_a_job_that_cannot_be_cancelled_is_told_of(launch, fake_slurm, tmp_path):
+    fake_slurm.fall_silent("after")
+    fake_slurm.refuse_to_cancel()
+    sentence = "had queued the job small as 1: end it with `scancel 1` and launch it again"
+    assert refused(launch(), sentence)
+
+
+def test_a_job_of_a_chain_that_cannot_be_cancelled_is_told_of(
+    launch, fake_slurm, config_file, second_config, caplog
+):
+    fake_slurm.refuse("job-name=second")
+    fake_slurm.refuse_to_cancel()
+    result = launch(cfg=("--chain", str(config_file), str(second_config)))
+    assert refused(result, "SLURM refuses the job second: .*Invalid qos specification")
+    assert "end it with `scancel 1`" in caplog.text
+
+
 def test_ctrl_c_while_sbatch_runs_leaves_no_job_behind(launch, fake_slurm, tmp_path):
     fake_slurm.fall_silent("interrupted")
     with pytest.raises(KeyboardInterrupt):
@@ -474,6 +491,26 @@ def interrupted(config_file, tmp_path):
         train(load_config(config_file, small), should_stop=lambda: next(asked) >= steps)
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "decoding_s", "word"),
+    [("241", "120", ""), ("240", "120", "120"), ("60", "0", "never")],
+)
+def test_a_hanging_video_must_be_given_up_before_the_ranks_are(launch, timeout_s, decoding_s, word):
+    options = ("--dry-run", "--nodes", "2", "--timeout-s", timeout_s)
+    keys = ("DATA_LOADER.NUM_WORKERS", "1", "DATA.DECODE_TIMEOUT", decoding_s)
+    status, shown, _ = launch(*options, *keys, "NUM_GPUS", "2", "TRAIN.BATCH_SIZE", "2")
+    assert status == 0
+    assert bool(re.search(rf"video whose decoder hangs will end the job.*{word}", shown)) == bool(
+        word
+    )
+
+
+def test_a_pytorch_without_gpus_is_none_for_a_job_with_gpus(launch, fake_slurm, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    assert refused(launch("DEVICE", "cuda"), "DEVICE cuda needs a PyTorch that is built for GPUs")
+    assert fake_slurm.scripts == []
 
 
 def test_a_plan_says_where_the_job_goes_on(launch, interrupted, tmp_path):

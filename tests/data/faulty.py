@@ -20,6 +20,8 @@ class FaultyVideos:
 
     def __init__(self, number, faults):
         self.number, self.faults = number, faults
+        # Times that "hang once" hangs: as often as it is opened at once.
+        self.hanging = 1
         # How often each was opened, in all processes.
         self.opened = torch.zeros(number, dtype=torch.int64).share_memory_()
 
@@ -32,7 +34,7 @@ class FaultyVideos:
         match self.faults.get(index), int(self.opened[index]):
             case ("kill once", 1):
                 os.kill(os.getpid(), signal.SIGKILL)
-            case ("hang once", 1):
+            case ("hang once", times) if times <= self.hanging:
                 time.sleep(1000)
             case ("crash later", 2):
                 os.kill(os.getpid(), signal.SIGSEGV)

@@ -1,6 +1,7 @@
 """What the loader does when videos are bad, and when they take their worker with them."""
 
 import gc
+import os
 import signal
 import time
 
@@ -10,7 +11,7 @@ from faulty import loader
 from torch.utils.data import DataLoader
 
 from stvit_video.data.decode import open_video
-from stvit_video.errors import UserError
+from stvit_video.errors import TransientError, UserError
 
 
 def samples(batches):
@@ -76,6 +77,41 @@ def test_what_ends_a_worker_once_is_no_fault_of_its_video(caplog):
     assert errors(evaluation) == {}
     again = [message for message in caplog.messages if message.endswith("; it is tried once more")]
     assert [message.partition(":")[0] for message in sorted(again)] == ["0.mp4", "4.mp4"]
+
+
+def kill_idle_worker(evaluation):
+    """Kill a worker that has read all that it was asked to."""
+    time.sleep(0.5)
+    evaluation._workers[0].kill()
+
+
+def test_a_worker_that_is_killed_between_two_videos_is_replaced(caplog):
+    evaluation = loader({}, number=48, train=False, batch_size=1)
+    found = []
+    for batch in evaluation:
+        found += batch["video_index"].tolist()
+        if len(found) in (1, 20):
+            kill_idle_worker(evaluation)
+    assert found == list(range(48))
+    assert "died between two videos" in caplog.text
+    assert evaluation.quarantine.bad == []
+
+
+def test_workers_that_are_always_killed_end_the_run():
+    evaluation = loader({}, number=99, train=False, batch_size=1)
+    with pytest.raises(TransientError, match=r"4 times a worker .* died between two videos .*KILL"):
+        for _ in evaluation:
+            kill_idle_worker(evaluation)
+
+
+def test_two_workers_that_time_out_at_one_video_are_one_incident(caplog):
+    """A repeated video, as one that takes the place of others may be."""
+    evaluation = loader({3: "hang once"}, train=False, seconds=1.0)
+    evaluation.dataset.hanging = 2
+    evaluation._remaining._batch_sampler = [[3], [3], [4]]
+    assert [index for batch in evaluation for index in batch["video_index"].tolist()] == [3, 3, 4]
+    assert errors(evaluation) == {}
+    assert caplog.text.count("it is tried once more") == 1
 
 
 def test_workers_that_live_on_learn_what_other_ranks_have_met():
@@ -180,11 +216,11 @@ def test_workers_leave_the_garbage_of_the_main_process_alone(decoder_as_garbage)
     assert indices(evaluation) == list(range(24))
 
 
-def test_a_worker_that_dies_between_two_videos_is_no_videos_fault():
+def test_a_worker_that_crashes_between_two_videos_is_no_videos_fault():
     evaluation = loader({}, train=False, number=300, workers=1)
     batches = iter(evaluation)
     next(batches)
     time.sleep(0.5)  # the worker waits for the next order
-    evaluation._workers[0].kill()
+    os.kill(evaluation._workers[0].pid, signal.SIGSEGV)
     with pytest.raises(UserError, match="died between two videos"):
         list(batches)

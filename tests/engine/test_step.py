@@ -221,3 +221,20 @@ def test_topk():
     assert topk_correct(scores, torch.arange(6)).tolist() == [1, 5]
     assert topk_correct(scores[:, :3], torch.tensor([0, 2, 2, 1, 1, 1])).tolist() == [1, 6]
     assert error_percent(3, 12) == 75
+
+
+def test_a_loss_scale_that_falls_for_ever_stops_the_run():
+    """Steps that are skipped train nothing; with a few at the start it finds its scale."""
+    model = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, 3))
+    step = build_step(model, dtype=torch.float16)
+    weight = next(iter(model.parameters()))
+    weight.register_hook(lambda gradient: gradient * torch.inf)
+    before = weight.detach().clone()
+    steps = iter(range(99))
+    with pytest.raises(BadLossError, match="scale fell to 6.1e-05") as stopped:
+        for _ in steps:
+            step([batch_of(3)], lr=0.1)
+    assert stopped.value.is_of_gradient
+    # From 2 ** 16 to below 1e-4, halved by each step before the last.
+    assert next(steps) == 31
+    assert torch.equal(weight, before)
