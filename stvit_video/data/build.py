@@ -25,6 +25,8 @@ from stvit_video.data.transforms import (
 from stvit_video.errors import UserError
 from stvit_video.runtime.registry import Registry
 
+_IMAGES = "imagenet"
+
 DATASETS: Registry[Callable[[CfgNode, str], VideoDataset | CocoImages]] = Registry(
     "data set (TRAIN.DATASET, TEST.DATASET)"
 )
@@ -98,7 +100,7 @@ def build_kinetics(cfg: CfgNode, split: str) -> VideoDataset:
     return _build_clips(cfg, split, videos)
 
 
-@DATASETS.register("imagenet")
+@DATASETS.register(_IMAGES)
 def build_imagenet(cfg: CfgNode, split: str) -> VideoDataset:
     """Build the data set of the class folders in DATA.PATH_TO_DATA_DIR; the test takes ``val``.
 
@@ -125,7 +127,10 @@ def _build_clips(cfg: CfgNode, split: str, videos: LabeledVideos) -> VideoDatase
         )
     if split == "val":
         crops = SpatialCrops(
-            cfg.DATA.VAL_SHORT_SIDE, cfg.DATA.TRAIN_CROP_SIZE, interpolation=cfg.DATA.INTERPOLATION
+            cfg.DATA.VAL_SHORT_SIDE,
+            cfg.DATA.TRAIN_CROP_SIZE,
+            interpolation=cfg.DATA.INTERPOLATION,
+            of_images=cfg.TRAIN.DATASET == _IMAGES,
         )
         return CentreClips(videos, sampling=sampling, crops=crops)
     return MultiViewVideos(
@@ -173,7 +178,13 @@ def build_test_crops(cfg: CfgNode) -> SpatialCrops:
     """Build the crops of the test views."""
     size, count = cfg.DATA.TEST_CROP_SIZE, cfg.TEST.NUM_SPATIAL_CROPS
     short_side = cfg.DATA.VAL_SHORT_SIDE if count == 1 else size
-    return SpatialCrops(short_side, size, count=count, interpolation=cfg.DATA.INTERPOLATION)
+    return SpatialCrops(
+        short_side,
+        size,
+        count=count,
+        interpolation=cfg.DATA.INTERPOLATION,
+        of_images=cfg.TEST.DATASET == _IMAGES,
+    )
 
 
 def _dataset_name(cfg: CfgNode, split: str) -> str:

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.functional import center_crop
 
 from stvit_video.data.draws import below, chance, uniform
 from stvit_video.data.pytorchvideo_transforms import pytorchvideo_functional
@@ -220,12 +221,15 @@ class SpatialCrops:
         count: 1, the centre; or 3: left, centre, right of a wide frame, top, centre, bottom of a
             tall one.
         interpolation: of the resizing, "bilinear" or "bicubic".
+        of_images: a single centre lies where torchvision and timm have it; else, as PySlowFast
+            has it for videos, a margin of an odd number of pixels is larger at the left and top.
     """
 
     short_side: int
     size: int
     count: int = 1
     interpolation: str = "bilinear"
+    of_images: bool = False
 
     def resize(self, frame: Tensor) -> Tensor:
         """One frame, uint8 [H, W, C] to [h, w, C]."""
@@ -234,6 +238,8 @@ class SpatialCrops:
 
     def crop(self, video: Tensor) -> list[Tensor]:
         """[C, T, h, w] to ``count`` views of it, [C, T, S, S] each."""
+        if self.of_images and self.count == 1:
+            return [center_crop(video, [self.size, self.size])]
         uniform_crop = pytorchvideo_functional().uniform_crop
         positions = (1,) if self.count == 1 else (0, 1, 2)
         return [uniform_crop(video, self.size, position) for position in positions]

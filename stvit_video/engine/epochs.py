@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from stvit_video.data.loader import VideoLoader
@@ -13,6 +14,7 @@ from stvit_video.engine.schedule import Schedule
 from stvit_video.engine.state import TrainingState
 from stvit_video.engine.step import StepResult, TrainingStep
 from stvit_video.engine.stopped import stop
+from stvit_video.errors import UserError
 from stvit_video.runtime.logging import get_logger, progress
 
 # From this share of the time on, waiting for data is worth a line of advice.
@@ -71,7 +73,7 @@ class EpochRunner:
             Whether the epoch is finished.
 
         Raises:
-            UserError: the loss is not one to go on from.
+            UserError: the loss is not one to go on from, or nothing can be read.
         """
         state, meter = self.state, self.state.meter
         epoch, steps = state.finished_epochs, meter.steps_per_epoch
@@ -85,7 +87,13 @@ class EpochRunner:
         batches = iter(self.loader)
         for index in bar:
             lr = self.schedule(epoch + index / steps)
-            passes = [next(batches) for _ in range(self.passes)]
+            passes = list(islice(batches, self.passes))
+            if len(passes) < self.passes:
+                raise UserError(
+                    f"epoch {epoch + 1} ended after {index} of {steps} steps, as whole batches "
+                    f"could not be read, nor others in their place ({self.output_dir}/"
+                    "quarantine.csv says why): mend the files or take them out of the list"
+                )
             loaded = time.perf_counter()
             result = self._step(passes, lr=lr)
             ended = time.perf_counter()

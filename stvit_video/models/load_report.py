@@ -43,7 +43,9 @@ class LoadReport:
 
     def __str__(self) -> str:
         source = f"{self.format}, averaged weights" if self.averaged else self.format
-        lines = [f"{self.path} ({source}): {self.share:.1%} of the model's parameters filled"]
+        lines = [
+            f"{self.path} ({source}): {share_in_words(self.share)} of the model's parameters filled"
+        ]
         for name in ("loaded", "inflated", "interpolated", "mismatched", "missing", "unexpected"):
             part: dict[str, int] = getattr(self, name)
             if not part:
@@ -57,3 +59,8 @@ class LoadReport:
             )
         lines += [f"  warning: {sentence}" for sentence in self.warnings]
         return "\n".join(lines)
+
+
+def share_in_words(share: float) -> str:
+    """Give a share in percent; only the whole is 100.0%."""
+    return f"{share if share == 1 else min(share, 0.999):.1%}"

@@ -23,6 +23,7 @@ from .layers.attention import WindowAttention
 from .layers.patch import PatchEmbed
 from .layers.position import PositionEmbedding, resize_positions
 from .load_report import LoadReport
+from .misfit import describe_misfit, foreign_parts
 from .released_switches import switch_mismatches
 
 # What training frameworks call the weights in their checkpoints.
@@ -53,7 +54,8 @@ def load_weights(
         model: what is filled, in place; untouched if the file is refused.
         path: the file.
         min_share: refuse a file that fills less than this share of the model's parameters; with 1
-            also one that was trained with other switches, which is else a warning of the report.
+            also one that holds weights for which the model has no place, or that was trained with
+            other switches: else, where it matters, these are warnings of the report.
         clear_name_patterns: parts of names to delete from the file's keys before they are
             matched (PySlowFast's ``CHECKPOINT_CLEAR_NAME_PATTERN``).
         averaged: take the moving average of the weights that a checkpoint of ours holds.
@@ -86,14 +88,11 @@ def load_weights(
             raise UserError(
                 f"{path} holds values that are not finite, in {name}: take another file."
             )
-    if not fitted or report.share < min_share:
-        raise UserError(
-            f"{path} ({report.format}) fills {report.share:.1%} of the model's parameters, and at "
-            f"least {min_share:.0%} are asked for: it belongs to another model "
-            f"({len(report.missing)} tensors are missing, {len(report.mismatched)} have other "
-            f"shapes, {len(report.unexpected)} have no place)."
-        )
     target = model.state_dict()
+    is_too_little = not fitted or report.share < min_share
+    if is_too_little or (min_share >= 1 and report.unexpected):
+        raise UserError(describe_misfit(report, there=state, here=target, min_share=min_share))
+    report.warnings += foreign_parts(report)
     with torch.no_grad():
         for name, value in fitted.items():
             target[name].copy_(value)
@@ -207,8 +206,8 @@ def _random_embeddings(report: LoadReport) -> list[str]:
     """Say so if what all tokens are made by got nothing from the file."""
     names = [*report.missing, *report.mismatched] if report.share else []
     left = {
-        "SWIN.STEM or PATCH_SIZE": [name for name in names if "patch_embed." in name],
-        "DEIT.PATCH_SIZE": [name for name in names if name == "position.table"],
+        "patch size, stem or width": [name for name in names if "patch_embed." in name],
+        "patch size or width": [name for name in names if name == "position.table"],
     }
     return [
         f"{stay[0]} stays as it was, so the other layers see tokens that they were not trained on: "

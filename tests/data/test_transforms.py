@@ -3,7 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 from stvit_video.data.transforms import (
     JitteredCrop,
@@ -124,3 +127,20 @@ def test_one_crop_is_the_centre():
     crops = SpatialCrops(short_side=60, size=40)
     (view,) = crops.crop(crops.resize(pixels[0])[None].permute(3, 0, 1, 2))
     torch.testing.assert_close(view[0, 0], pixels[0, 10:50, 20:60, 0])
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (501, 333), (224, 300)])
+def test_the_centre_of_an_image_is_torchvisions(size):
+    """Of 500 x 375, the commonest size of ImageNet, 117 columns are cut off."""
+    noise = torch.randint(256, (40, 50, 3), generator=generator(0), dtype=torch.uint8)
+    image = Image.fromarray(noise.numpy()).resize(size, Image.Resampling.BICUBIC)
+    theirs = transforms.Compose(
+        [transforms.Resize(256, InterpolationMode.BICUBIC), transforms.CenterCrop(224)]
+    )
+    crops = SpatialCrops(256, 224, interpolation="bicubic", of_images=True)
+    frame = crops.resize(torch.from_numpy(np.array(image)))
+    (view,) = crops.crop(frame[None].permute(3, 0, 1, 2))
+    expected = torch.from_numpy(np.array(theirs(image))).permute(2, 0, 1)
+    difference = (view[:, 0].int() - expected.int()).abs()
+    assert difference.float().mean() < 0.1
+    assert difference.max() <= 2

@@ -231,7 +231,7 @@ def test_a_loss_scale_that_falls_for_ever_stops_the_run():
     weight.register_hook(lambda gradient: gradient * torch.inf)
     before = weight.detach().clone()
     steps = iter(range(99))
-    with pytest.raises(BadLossError, match="scale fell to 6.1e-05") as stopped:
+    with pytest.raises(BadLossError, match=r"scale fell to 6\.1e-05") as stopped:
         for _ in steps:
             step([batch_of(3)], lr=0.1)
     assert stopped.value.is_of_gradient

@@ -153,4 +153,4 @@ def test_positions_that_stay_random_are_told(tmp_path):
     file = position_file(small_deit(), torch.randn(1, 15, 24), tmp_path)
     (sentence,) = load_weights(small_deit(), file).warnings
     assert sentence.startswith("position.table stays as it was")
-    assert sentence.endswith("another DEIT.PATCH_SIZE")
+    assert sentence.endswith("another patch size or width")

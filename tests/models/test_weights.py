@@ -1,8 +1,11 @@
 """Loading: what fits is taken, what does not is reported, and a refused file changes nothing."""
 
+import re
+
 import pytest
+import timm
 import torch
-from small import model_of, number_of_values, small_model
+from small import imagenet_model, model_of, number_of_values, small_model
 from weight_files import accounted_for, saved
 
 from stvit_video.errors import UserError
@@ -212,3 +215,34 @@ def test_a_file_without_an_average_is_refused_where_one_is_asked_for(tmp_path):
     path = saved({"model_state": model.state_dict()}, tmp_path)
     with pytest.raises(UserError, match=r"holds no averaged weights .* EMA\.EVAL"):
         load_weights(model, path, averaged=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "sentence"),
+    [
+        ("deit3_small_patch16_224", "deit_s", r"LayerScale.* \(blocks\.0\.ls1\.gamma\)"),
+        ("deit_tiny_distilled_patch16_224", "deit_t", r"a distillation token \(dist_token\)"),
+        ("swinv2_tiny_window8_256", "swin_t", r"Swin V2's attention \(stages\..*logit_scale\)"),
+    ],
+)
+def test_models_of_other_families_are_warned_of_and_not_tested(name, config, sentence, tmp_path):
+    path = saved(timm.create_model(name).state_dict(), tmp_path)
+    model = imagenet_model(config)
+    report = load_weights(model, path)
+    assert report.share > 0.99
+    assert re.search(sentence, "\n".join(report.warnings))
+    with pytest.raises(UserError, match="it belongs to another model"):
+        load_weights(imagenet_model(config), path, min_share=1.0)
+
+
+def test_a_share_is_rounded_up_to_no_whole(tmp_path):
+    model = imagenet_model("deit_t")
+    state = model.state_dict()
+    del state["blocks.3.norm1.bias"]
+    report = load_weights(model, saved(state, tmp_path))
+    assert 0.9995 < report.share < 1
+    assert ": 99.9% of the model's" in str(report)
+    with pytest.raises(
+        UserError, match=r"fills 99\.9% .*: .*blocks\.3\.norm1\.bias is missing there"
+    ):
+        load_weights(model, saved(state, tmp_path), min_share=1.0)
