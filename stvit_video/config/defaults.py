@@ -46,7 +46,7 @@ def default_config() -> CfgNode:
     c.TRAIN.CHECKPOINT_FILE_PATH = ""
     # With a checkpoint of ours: take the weights alone and start at epoch 0.
     c.TRAIN.CHECKPOINT_EPOCH_RESET = False
-    # With a checkpoint of ours that gives weights alone: take the averaged ones (ema_state).
+    # With a file that gives weights alone: take the averaged ones that it holds.
     c.TRAIN.CHECKPOINT_EMA = False
     # Parts of names to delete from the file's keys before they are matched.
     c.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN = ()

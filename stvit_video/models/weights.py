@@ -1,6 +1,7 @@
 """One loader for all checkpoint formats, with a report of what it did."""
 
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import isqrt, prod
@@ -28,7 +29,8 @@ from .released_switches import switch_mismatches
 
 # What training frameworks call the weights in their checkpoints.
 _STATE_KEYS = ("model_state", "state_dict", "model")
-_AVERAGED_KEY = "ema_state"
+# Of ours, DeiT's and timm's.
+_AVERAGED_KEYS = ("ema_state", "model_ema", "state_dict_ema")
 # Of a classifier, and of a detector's backbone.
 _PATCH_NAMES = ("patch_embed.proj.weight", f"{BODY}patch_embed.proj.weight")
 
@@ -58,7 +60,8 @@ def load_weights(
             other switches: else, where it matters, these are warnings of the report.
         clear_name_patterns: parts of names to delete from the file's keys before they are
             matched (PySlowFast's ``CHECKPOINT_CLEAR_NAME_PATTERN``).
-        averaged: take the moving average of the weights that a checkpoint of ours holds.
+        averaged: take the moving average of the weights that a checkpoint of ours, DeiT's or
+            timm's holds.
 
     Raises:
         UserError: the file cannot be read, is of no known format, holds values that are not
@@ -119,15 +122,17 @@ def read_state_dict(path: str | Path, *, averaged: bool = False) -> dict[str, Te
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"The weights file {path} {what}: check the path.")
+        mend = "download it first" if re.match(r"https?:/", str(path)) else "check the path"
+        raise UserError(f"The weights file {path} {what}: {mend}.")
     read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
     content: Mapping = read(path)
-    if averaged and not isinstance(content.get(_AVERAGED_KEY), Mapping):
+    if averaged and not any(isinstance(content.get(key), Mapping) for key in _AVERAGED_KEYS):
         raise UserError(
-            f"The weights file {path} holds no averaged weights ({_AVERAGED_KEY}), which EMA.EVAL "
-            "or TRAIN.CHECKPOINT_EMA asks for: set it False to take the weights themselves."
+            f"The weights file {path} holds no averaged weights ({', '.join(_AVERAGED_KEYS)}), "
+            "which EMA.EVAL or TRAIN.CHECKPOINT_EMA asks for: set it False to take the weights "
+            "themselves."
         )
-    for key in (_AVERAGED_KEY,) if averaged else _STATE_KEYS:
+    for key in _AVERAGED_KEYS if averaged else _STATE_KEYS:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break

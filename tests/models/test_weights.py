@@ -199,9 +199,13 @@ def test_names_follow_the_paper_for_the_full_size(tmp_path):
     assert [name for name in names if "head" in name] == ["head.fc.weight", "head.fc.bias"]
 
 
-def test_averaged_weights_are_taken_where_they_are_asked_for(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "averaged"),
+    [("model_state", "ema_state"), ("model", "model_ema"), ("state_dict", "state_dict_ema")],
+)
+def test_averaged_weights_are_taken_where_they_are_asked_for(tmp_path, key, averaged):
     weights, average, model = (small_model("swin_t") for _ in range(3))
-    path = saved({"model_state": weights.state_dict(), "ema_state": average.state_dict()}, tmp_path)
+    path = saved({key: weights.state_dict(), averaged: average.state_dict()}, tmp_path)
     report = load_weights(model, path, averaged=True)
     assert states_are_equal(model, average.state_dict())
     assert "averaged weights" in str(report)
@@ -215,6 +219,11 @@ def test_a_file_without_an_average_is_refused_where_one_is_asked_for(tmp_path):
     path = saved({"model_state": model.state_dict()}, tmp_path)
     with pytest.raises(UserError, match=r"holds no averaged weights .* EMA\.EVAL"):
         load_weights(model, path, averaged=True)
+
+
+def test_an_address_is_no_file():
+    with pytest.raises(UserError, match=r"deit\.pth does not exist: download it first"):
+        load_weights(small_model("swin_t"), "https://example.org/deit.pth")
 
 
 @pytest.mark.parametrize(
