@@ -74,7 +74,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
         UserError: there are no files.
     """
     sections = default_config().keys()
-    keys = [i for i, word in enumerate(words) if re.split(r"[.=]", word)[0] in sections]
+    keys = [i for i, word in enumerate(words) if re.split(r"[.=\s]", word)[0] in sections]
     end = keys[0] if keys else len(words)
     if end == 0:
         raise UserError(f"Files come before config overrides, but {words[0]} is a key: name one.")
