@@ -7,11 +7,12 @@ percent. Files may be images or videos, folders of them, or CSV files (path, or 
         TEST.CHECKPOINT_FILE_PATH deit_small.pth TENSORBOARD.CLASS_NAMES_PATH names.json
     python tools/predict.py video.mp4 --cfg configs/k400/stvit_swin_t.yaml --output best.csv
 
-A file that cannot be read is named and left out; the exit status is 2 if none can be read. Classes
-are named by TENSORBOARD.CLASS_NAMES_PATH (a JSON file {name: label}), else by classes.json or the
-class folders in DATA.PATH_TO_DATA_DIR, else by their numbers.
+As in the test, images are taken as they are stored, not turned upright. A file that cannot be read
+is named and left out; the exit status is 2 if none can be read. Classes are named by
+TENSORBOARD.CLASS_NAMES_PATH (a JSON file {name: label}), else by classes.json or the class folders
+in DATA.PATH_TO_DATA_DIR, else by their numbers.
 
-A detector takes one image, and draws boxes, masks and names into a picture of it:
+A detector takes one image, turned upright, and draws boxes, masks and names into a picture of it:
 
     python tools/predict.py IMAGE --cfg configs/demo/swin_shapes.yaml --output found.png
 """

@@ -238,7 +238,7 @@ def _list_videos(folder: Path, lines: Sequence[str]) -> None:
 def _link_images(folder: Path, files: Sequence[Path]) -> None:
     for split in ("train", "val"):
         for number, file in enumerate(files):
-            # Whatever the image is called, this is a name that the data set takes.
-            link = folder / split / f"{number % _CLASSES}" / f"{number}.jpg"
+            # The number, as others may have the same name; the name, for messages.
+            link = folder / split / f"{number % _CLASSES}" / f"{number}-{file.name}"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file)

@@ -174,6 +174,23 @@ def test_a_config_that_mixes_clips_is_measured(tmp_path):
     assert (once.TRAIN.BATCH_SIZE, once.MIXUP.ENABLE, once.AUG.NUM_SAMPLE) == (1, False, 1)
 
 
+def test_a_broken_image_is_named(tmp_path):
+    for name in ("one.png", "two.png"):
+        (tmp_path / name).write_text("no image")
+    (tmp_path / "links").mkdir()
+    parts = loader_report(
+        CONFIGS / "imagenet/deit_t.yaml",
+        find_media([tmp_path]),
+        folder=tmp_path / "links",
+        rounds=1,
+        clips=4,
+        device=torch.device("cpu"),
+    )
+    assert next(parts).startswith("2 images")
+    with pytest.raises(UserError, match=r"cannot read the image 0/0-one\.png: it is no image"):
+        next(parts)
+
+
 @pytest.mark.parametrize(
     ("config", "name", "sentence"),
     [
