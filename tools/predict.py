@@ -19,6 +19,7 @@ A detector takes one image, turned upright, and draws boxes, masks and names int
 
 import argparse
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,4 +110,6 @@ def _classify(cfg: CfgNode, files: Sequence[str], arguments: argparse.Namespace)
 
 
 if __name__ == "__main__":
+    # "predict.py ... | head" ends it without a traceback.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())
