@@ -10,13 +10,14 @@ by round:
     python tools/benchmark.py configs/imagenet/stvit_deit_s.yaml timm:deit_small_patch16_224 \\
         --size 1 224 224 --batch 8 --opts STVIT.NUM_TOKENS 36
 
-The loader of a config (default configs/k400/stvit_swin_t.yaml), on videos of one's own or, without
---videos, on generated ones of the shape of Kinetics-400's:
+The loader of a config (default configs/k400/stvit_swin_t.yaml), on videos or images of one's own
+or, without --videos, on generated videos of the shape of Kinetics-400's:
 
     python tools/benchmark.py --loader
     python tools/benchmark.py --loader configs/k400/swin_t.yaml --videos /data/k400/val.csv \\
         --opts DATA_LOADER.NUM_WORKERS 16
     python tools/benchmark.py --loader --videos a.mp4 folder/ --clips 2000 --model-speed 80
+    python tools/benchmark.py --loader configs/imagenet/deit_s.yaml --videos /data/imagenet/val
 """
 
 import argparse
@@ -30,8 +31,8 @@ from _program import program
 
 from stvit_video.data.synthetic.k400_shaped import write_k400_shaped
 from stvit_video.engine.benchmark import build_contender, compare, report
-from stvit_video.engine.loader_benchmark import find_videos
 from stvit_video.engine.loader_report import loader_report
+from stvit_video.engine.media import Media, find_media
 from stvit_video.errors import UserError
 from stvit_video.runtime.allocator import keep_freed_memory
 from stvit_video.runtime.attention_kernels import avoid_planned_attention
@@ -77,10 +78,16 @@ def parse_arguments() -> argparse.Namespace:
         help="measure the loader of a config (default configs/k400/stvit_swin_t.yaml)",
     )
     loader.add_argument(
-        "--videos", nargs="+", metavar="PATH", help="videos, folders, or CSV files (path label)"
+        "--videos",
+        nargs="+",
+        metavar="PATH",
+        help="videos or, for a config of images, images; folders, or CSV files (path label)",
     )
     loader.add_argument(
-        "--clips", type=positive, default=256, help="to load through the workers (default 256)"
+        "--clips",
+        type=positive,
+        default=256,
+        help="to load through the workers, and most files to read (default 256)",
     )
     loader.add_argument(
         "--model-speed",
@@ -144,12 +151,13 @@ def measure_loader(arguments: argparse.Namespace) -> None:
     """Find or make the videos, and print each part of the report when it is measured."""
     with tempfile.TemporaryDirectory() as folder:
         if arguments.videos:
-            videos = find_videos(arguments.videos)
+            media = find_media(arguments.videos)
         else:
-            videos = write_k400_shaped(Path(folder), count=_GENERATED_VIDEOS)
+            generated = write_k400_shaped(Path(folder), count=_GENERATED_VIDEOS)
+            media = Media(generated, are_images=False)
         parts = loader_report(
             arguments.loader,
-            videos,
+            media,
             folder=Path(folder),
             overrides=arguments.opts,
             rounds=arguments.rounds,

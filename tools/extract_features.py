@@ -7,6 +7,11 @@ python tools/extract_features.py --cfg configs/imagenet/stvit_r_swin_s.yaml --ou
 
 with np.load("features.npz") as file:
     file["names"], file["features"]  # [N], and [N, views, C] or [N, views, t, h, w, C]
+
+Folders are read with their subfolders; a line of a CSV file is a path, or a path and a label. A
+file that cannot be read is named and left out (file["left_out"]); the exit status is 2 if none can
+be read. Features are computed in float32, whatever the config trains in: "--opts
+TRAIN.MIXED_PRECISION True" is faster on a GPU, and less exact.
 """
 
 import argparse
@@ -34,7 +39,9 @@ def main() -> None:
         "--kind",
         choices=FEATURES,
         default="pooled",
-        help="mean of the final grid, the final grid, or the grids of all stages (default pooled)",
+        help="pooled: what the classifier's last layer takes, the mean of the final grid or, of a "
+        "DeiT with a class token, that token (default); grid: the final grid; pyramid: the grids "
+        "of all stages",
     )
     parser.add_argument("--device", type=device, default="auto", help="cpu, cuda (%(default)s)")
     parser.add_argument("--opts", nargs="+", default=(), metavar="KEY VALUE", help="overrides")
@@ -42,7 +49,7 @@ def main() -> None:
     avoid_planned_attention()
     print(
         extract_features(
-            load_config(arguments.cfg, arguments.opts),
+            load_config(arguments.cfg, ["TRAIN.MIXED_PRECISION", "False", *arguments.opts]),
             arguments.places,
             kind=arguments.kind,
             output=arguments.output,

@@ -1,43 +1,115 @@
-"""Find the objects in an image, and draw their boxes, masks and names into a picture of it.
+"""Name the best classes of images or videos, or find the objects in an image and draw them.
 
-python tools/predict.py IMAGE --cfg configs/demo/swin_shapes.yaml --output found.png
+A classifier scores all views of the test, and prints for each file its five best classes in
+percent. Files may be images or videos, folders of them, or CSV files (path, or path label):
+
+    python tools/predict.py photo.jpg folder/ --cfg configs/imagenet/deit_s.yaml \\
+        TEST.CHECKPOINT_FILE_PATH deit_small.pth TENSORBOARD.CLASS_NAMES_PATH names.json
+    python tools/predict.py video.mp4 --cfg configs/k400/stvit_swin_t.yaml --output best.csv
+
+As in the test, images are taken as they are stored, not turned upright. A file that cannot be read
+is named and left out; the exit status is 2 if none can be read. Classes are named by
+TENSORBOARD.CLASS_NAMES_PATH (a JSON file {name: label}), else by classes.json or the class folders
+in DATA.PATH_TO_DATA_DIR, else by their numbers.
+
+A detector takes one image, turned upright, and draws boxes, masks and names into a picture of it:
+
+    python tools/predict.py IMAGE --cfg configs/demo/swin_shapes.yaml --output found.png
 """
 
 import argparse
+import re
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from _program import program
+from fvcore.common.config import CfgNode
 
 from stvit_video.config import load_config
+from stvit_video.config.defaults import default_config
+from stvit_video.engine.build import is_detection
+from stvit_video.engine.classify import classify, write_best_classes
 from stvit_video.engine.detection.predict import draw_detections
+from stvit_video.errors import UserError
+
+_MIN_SCORE = 0.5
 
 
 @program("predict.py")
 def main() -> None:
-    """Parse the command line, detect and draw."""
+    """Parse the command line, and classify or detect."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("image", metavar="IMAGE", help="a file that Pillow reads")
-    parser.add_argument("--cfg", required=True, metavar="FILE", help="YAML config of a detector")
-    parser.add_argument("--output", required=True, type=Path, help="the picture, a PNG file")
     parser.add_argument(
-        "--min-score", type=float, default=0.5, help="of what is drawn (%(default)s)"
+        "words",
+        nargs="+",
+        metavar="FILE",
+        help="images or videos, folders, CSV files; of a detector one file that Pillow reads; then "
+        "config overrides, such as TEST.CHECKPOINT_FILE_PATH weights.pyth",
+    )
+    parser.add_argument("--cfg", required=True, metavar="FILE", help="YAML config of the model")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="of a detector: the picture, a PNG file; of a classifier: also write the best classes "
+        "to a CSV file",
     )
     parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY VALUE",
-        help="config overrides, such as TEST.CHECKPOINT_FILE_PATH detector.pyth",
+        "--min-score",
+        type=float,
+        help=f"of a detector: of what is drawn (default {_MIN_SCORE})",
     )
     arguments = parser.parse_intermixed_args()
-    cfg = load_config(arguments.cfg, arguments.overrides)
-    found = draw_detections(
-        cfg, arguments.image, output=arguments.output, min_score=arguments.min_score
-    )
+    files, overrides = split_words(arguments.words)
+    cfg = load_config(arguments.cfg, overrides)
+    predict = _detect if is_detection(cfg) else _classify
+    predict(cfg, files, arguments)
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the files from the config overrides, which begin at the first word that is a key.
+
+    Raises:
+        UserError: there are no files.
+    """
+    sections = default_config().keys()
+    keys = [i for i, word in enumerate(words) if re.split(r"[.=\s]", word)[0] in sections]
+    end = keys[0] if keys else len(words)
+    if end == 0:
+        raise UserError(f"Files come before config overrides, but {words[0]} is a key: name one.")
+    return list(words[:end]), list(words[end:])
+
+
+def _detect(cfg: CfgNode, files: Sequence[str], arguments: argparse.Namespace) -> None:
+    if len(files) > 1:
+        raise UserError(f"A detector takes one image, but there are {len(files)}: name one alone.")
+    if arguments.output is None:
+        raise UserError("A detector draws a picture, but has no file for it: give --output FILE.")
+    min_score = _MIN_SCORE if arguments.min_score is None else arguments.min_score
+    found = draw_detections(cfg, files[0], output=arguments.output, min_score=min_score)
     print("\n".join([*found, f"{len(found)} objects; {arguments.output}"]))
 
 
+def _classify(cfg: CfgNode, files: Sequence[str], arguments: argparse.Namespace) -> None:
+    if arguments.min_score is not None:
+        raise UserError(f'--min-score is of detectors, and "{cfg.MODEL.ARCH}" is none: omit it.')
+    if arguments.output is not None and arguments.output.suffix != ".csv":
+        raise UserError(
+            f"The best classes go to a .csv file, but --output is {arguments.output}: end its name "
+            "with .csv."
+        )
+    classified = []
+    for best in classify(cfg, files):
+        print("\n".join(best.lines(in_percent=cfg.MODEL.HEAD_ACT != "none")), flush=True)
+        classified.append(best)
+    if arguments.output is not None:
+        write_best_classes(arguments.output, classified)
+
+
 if __name__ == "__main__":
+    # "predict.py ... | head" ends it without a traceback.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

@@ -347,7 +347,8 @@ def default_config() -> CfgNode:
     c.TENSORBOARD.ENABLE = True
     # Folder of the event files, in OUTPUT_DIR.
     c.TENSORBOARD.LOG_DIR = "runs"
-    # JSON file {class name: label}; empty: classes.json beside the CSV files, if it is there.
+    # JSON file {class name: label}; empty: classes.json in DATA.PATH_TO_DATA_DIR, if it is there,
+    # or the names of the class folders of images.
     c.TENSORBOARD.CLASS_NAMES_PATH = ""
 
     return c

@@ -1,6 +1,7 @@
-"""Names of classes for tables and pictures, from PySlowFast's JSON file {class name: label}."""
+"""Names of classes: of PySlowFast's JSON file {class name: label}, or of an image's folders."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
@@ -14,8 +15,8 @@ _DEFAULT_FILE = "classes.json"
 def build_class_names(cfg: CfgNode) -> list[str]:
     """Return the name of every class, in the order of labels.
 
-    They come from TENSORBOARD.CLASS_NAMES_PATH, else from classes.json beside the CSV files, else
-    from the class folders of images; with none of them, the labels' numbers are their names.
+    They come from TENSORBOARD.CLASS_NAMES_PATH, else from classes.json in DATA.PATH_TO_DATA_DIR,
+    else, of images, from the class folders there; without any, the labels' numbers are their names.
 
     Raises:
         UserError: the file is missing or does not name the labels from 0 to NUM_CLASSES - 1.
@@ -25,11 +26,12 @@ def build_class_names(cfg: CfgNode) -> list[str]:
     path = Path(cfg.DATA.PATH_TO_DATA_DIR) / _DEFAULT_FILE
     if path.is_file():
         return read_class_names(path, cfg.MODEL.NUM_CLASSES)
-    folder = path.with_name("val")
-    if cfg.TEST.DATASET == "imagenet" and folder.is_dir():
-        names = class_folders(folder)
-        if len(names) == cfg.MODEL.NUM_CLASSES:
-            return names
+    if cfg.TEST.DATASET == "imagenet" and cfg.DATA.PATH_TO_DATA_DIR:
+        for split in ("val", "train"):
+            with suppress(UserError):
+                names = class_folders(path.parent / split)
+                if len(names) == cfg.MODEL.NUM_CLASSES:
+                    return names
     return [str(label) for label in range(cfg.MODEL.NUM_CLASSES)]
 
 

@@ -19,7 +19,7 @@ from stvit_video.engine.detection.report import report_detection
 from stvit_video.engine.durable import sha256
 from stvit_video.engine.meters import memory
 from stvit_video.engine.precision import build_normalise, build_precision
-from stvit_video.engine.predict import ViewPredictor, predict_all
+from stvit_video.engine.predict import build_predictor, predict_all
 from stvit_video.engine.predictions import Predictions, measure, merge
 from stvit_video.engine.results import format_table, write_results
 from stvit_video.engine.stopped_test import Finished, StoppedTest, fingerprint_code
@@ -112,7 +112,7 @@ def _test_classifier(run: _TestRun) -> None:
     own: list[Predictions] = []
     try:
         for part in predict_all(
-            _build_predictor(run),
+            build_predictor(cfg, run.model, distributed.device()),
             loader,
             log_period=cfg.LOG_PERIOD,
             output_dir=cfg.OUTPUT_DIR,
@@ -158,19 +158,6 @@ def _go_on(run: _TestRun, stopped: StoppedTest) -> tuple[int, Finished]:
     if before.videos:
         _log.info("Going on with a test that was stopped: %d videos are done", len(before.videos))
     return start, before
-
-
-def _build_predictor(run: _TestRun) -> ViewPredictor:
-    cfg, device = run.cfg, distributed.device()
-    return ViewPredictor(
-        run.model,
-        num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
-        max_views=cfg.TEST.BATCH_SIZE // cfg.NUM_GPUS,
-        normalise=build_normalise(cfg, device),
-        precision=build_precision(cfg, device),
-        activation=cfg.MODEL.HEAD_ACT,
-        ensemble=cfg.DATA.ENSEMBLE_METHOD,
-    )
 
 
 def _fingerprint(run: _TestRun, weights_hash: str) -> str:

@@ -22,11 +22,13 @@ from stvit_video.data.collate import collate
 from stvit_video.data.kinetics import TrainingClips
 from stvit_video.data.samplers import Draw, generator_for
 from stvit_video.engine.clip_sources import Source
+from stvit_video.engine.media import Media
 from stvit_video.errors import UserError
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov")
 # Batches of each worker in an epoch of `time_workers`.
 _BATCHES_A_WORKER = 4
+# Which class an image is of matters not, and a config has at least two.
+_CLASSES = 2
 
 STEPS = ("open", "seek", "decode", "transform", "collate")
 
@@ -163,67 +165,80 @@ def _memory_of_workers() -> int:
 
 
 def benchmark_configs(
-    path: str | Path, videos: Sequence[Path], *, folder: Path, overrides: Sequence[str] = ()
+    path: str | Path, media: Media, *, folder: Path, overrides: Sequence[str] = ()
 ) -> tuple[CfgNode, CfgNode]:
-    """Load a config for one rank with ``videos`` as its data sets, in two ways.
+    """Load a config for one rank with some files as its data sets, in two ways.
 
     Args:
         path: the config.
-        videos: files.
-        folder: gets the CSV files.
+        media: videos, or images for a config of images.
+        folder: gets CSV files, or folders of links to the images.
         overrides: of the config.
 
     Returns:
-        One whose train.csv and test.csv hold every video once; and one whose train.csv repeats
+        One whose training and test sets hold every file once; and one whose training set repeats
         them until all workers have several batches.
 
     Raises:
-        UserError: the config is of images.
+        UserError: a file is missing, or the files are not of the kind that the config reads.
     """
     cfg = load_config(path, overrides)
-    if cfg.TRAIN.DATASET != "kinetics":
-        raise UserError(
-            f"{path} is of images (TRAIN.DATASET {cfg.TRAIN.DATASET}): --loader measures loaders "
-            "of videos"
-        )
+    _check_media(path, cfg, media)
     batch = cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS
-    lines = [f"{video.resolve()}{cfg.DATA.PATH_LABEL_SEPARATOR}0\n" for video in videos]
-    enough = -(-_BATCHES_A_WORKER * max(1, cfg.DATA_LOADER.NUM_WORKERS) * batch // len(lines))
+    files = [file.resolve() for file in media.files]
+    enough = -(-_BATCHES_A_WORKER * max(1, cfg.DATA_LOADER.NUM_WORKERS) * batch // len(files))
 
-    def over(name: str, *, repeats: int, batch: int) -> CfgNode:
-        (folder / name).mkdir()
-        for split in ("train", "test"):
-            (folder / name / f"{split}.csv").write_text("".join(lines * repeats))
+    def over(name: str, *, repeats: int, batch: int, extra: Sequence[str] = ()) -> CfgNode:
+        if media.are_images:
+            _link_images(folder / name, files * repeats)
+            data = ["MODEL.NUM_CLASSES", f"{_CLASSES}"]
+        else:
+            lines = [f"{file}{cfg.DATA.PATH_LABEL_SEPARATOR}0\n" for file in files]
+            _list_videos(folder / name, lines * repeats)
+            data = ["DATA.PATH_PREFIX", ""]
+        data += ["DATA.PATH_TO_DATA_DIR", f"{folder / name}"]
         one_rank = ["NUM_GPUS", "1", "NUM_SHARDS", "1", "SHARD_ID", "0", "OUTPUT_DIR", f"{folder}"]
-        data = ["DATA.PATH_TO_DATA_DIR", f"{folder / name}", "DATA.PATH_PREFIX", ""]
         # Clips are mixed on the device, and one alone with none.
         sizes = ["TRAIN.BATCH_SIZE", f"{batch}", "TEST.BATCH_SIZE", "1", "MIXUP.ENABLE", "False"]
-        return load_config(path, [*overrides, *one_rank, *data, *sizes])
+        return load_config(path, [*overrides, *one_rank, *data, *sizes, *extra])
 
-    return over("once", repeats=1, batch=1), over("often", repeats=enough, batch=batch)
+    once = over("once", repeats=1, batch=1, extra=["AUG.NUM_SAMPLE", "1"])
+    return once, over("often", repeats=enough, batch=batch)
 
 
-def find_videos(places: Sequence[str | Path]) -> list[Path]:
-    """List the videos that files, folders and CSV files (a line ``path label``) name.
-
-    Raises:
-        UserError: a place does not exist, or there is no video in it.
-    """
-    videos = [video for place in places for video in _videos_at(Path(place))]
-    missing = [video for video in videos if not video.is_file()]
+def _check_media(path: str | Path, cfg: CfgNode, media: Media) -> None:
+    missing = [file for file in media.files if not file.is_file()]
     if missing:
-        raise UserError(f"There is no video {missing[0]}; --videos takes files, folders, CSV files")
-    return videos
+        raise UserError(f"There is no {missing[0]}: name files that exist.")
+    kinds = {"kinetics": "videos", "imagenet": "images"}
+    dataset = cfg.TRAIN.DATASET
+    if dataset not in kinds:
+        raise UserError(
+            f"--loader measures loaders of videos and images, but TRAIN.DATASET of {path} is "
+            f'"{dataset}": take another config.'
+        )
+    if media.are_images != (kinds[dataset] == "images"):
+        raise UserError(
+            f'TRAIN.DATASET "{dataset}" of {path} is of {kinds[dataset]}, but {media.files[0]} is '
+            f"none: name {kinds[dataset]} by --videos."
+        )
+    if media.are_images and len(media.files) < _CLASSES:
+        raise UserError(
+            f"--loader measures at least {_CLASSES} images, but {media.files[0]} is the only one: "
+            "name more, and --clips above 1."
+        )
 
 
-def _videos_at(place: Path) -> list[Path]:
-    if place.is_dir():
-        found = sorted(file for file in place.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES)
-    elif place.suffix == ".csv" and place.is_file():
-        lines = place.read_text(encoding="utf-8").splitlines()
-        found = [place.parent / line.rpartition(" ")[0] for line in lines if line.strip()]
-    else:
-        found = [place]
-    if not found:
-        raise UserError(f"{place} holds no videos ({', '.join(VIDEO_SUFFIXES)})")
-    return found
+def _list_videos(folder: Path, lines: Sequence[str]) -> None:
+    folder.mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}.csv").write_text("".join(lines))
+
+
+def _link_images(folder: Path, files: Sequence[Path]) -> None:
+    for split in ("train", "val"):
+        for number, file in enumerate(files):
+            # The number, as others may have the same name; the name, for messages.
+            link = folder / split / f"{number % _CLASSES}" / f"{number}-{file.name}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)

@@ -27,6 +27,7 @@ from stvit_video.engine.loader_benchmark import (
     time_steps,
     time_workers,
 )
+from stvit_video.engine.media import Media
 from stvit_video.engine.precision import build_precision
 from stvit_video.models import build_model
 
@@ -36,7 +37,7 @@ _MODEL_ROUNDS = 1
 
 def loader_report(
     config: str | Path,
-    videos: Sequence[Path],
+    media: Media,
     *,
     folder: Path,
     overrides: Sequence[str] = (),
@@ -49,28 +50,41 @@ def loader_report(
 
     Args:
         config: file of the config.
-        videos: files to read.
-        folder: an empty or new place for CSV files.
+        media: what to read: at most ``clips`` files of it, evenly spread.
+        folder: an empty or new place for CSV files, or links to images.
         overrides: of the config.
         rounds: passes over the videos that count.
         clips: to load through the worker processes.
         model_speed: clips a second that the model trains on; None: measured on ``device``.
         device: where the model would train.
     """
-    cfg, loader_cfg = benchmark_configs(config, videos, folder=folder, overrides=overrides)
+    files = (
+        [media.files[number * len(media.files) // clips] for number in range(clips)]
+        if clips < len(media.files)
+        else media.files
+    )
+    cfg, loader_cfg = benchmark_configs(
+        config, Media(files, media.are_images), folder=folder, overrides=overrides
+    )
     training, test = build_dataset(cfg, "train"), build_dataset(cfg, "test")
     assert isinstance(training, TrainingClips), type(training)
     assert isinstance(test, MultiViewVideos), type(test)
-    yield (
-        f"{len(videos)} videos, clips of {cfg.DATA.NUM_FRAMES} frames at stride "
-        f"{cfg.DATA.SAMPLING_RATE}, decoder {cfg.DATA.DECODING_BACKEND}, {os.cpu_count()} cores; "
-        f"medians of {rounds} rounds\n"
+    what = (
+        f"{len(files)} images as clips of 1 frame"
+        if media.are_images
+        else f"{len(files)} videos, clips of {cfg.DATA.NUM_FRAMES} frames at stride "
+        f"{cfg.DATA.SAMPLING_RATE}"
     )
-    yield from _against_peers(cfg, training, videos, rounds=rounds)
-    yield report_steps(time_steps(training, rounds=rounds)) + "\n"
-    yield _against_single_views(test, rounds=max(3, rounds // 2)) + "\n"
-    speed = time_workers(loader_cfg, clips=clips)
+    decoder = training.videos.backend
     cores = os.cpu_count() or 1
+    yield f"{what}, decoder {decoder}, {cores} cores; medians of {rounds} rounds\n"
+    # PyTorchVideo has no data set of images.
+    decoders = () if media.are_images else PEER_DECODERS
+    yield from _against_peers(cfg, training, files, decoders=decoders, rounds=rounds)
+    yield report_steps(time_steps(training, rounds=rounds)) + "\n"
+    if test.num_clips * test.crops.count > 1:
+        yield _against_single_views(test, rounds=max(3, rounds // 2)) + "\n"
+    speed = time_workers(loader_cfg, clips=clips)
     yield report_workers(speed, num_workers=cfg.DATA_LOADER.NUM_WORKERS, num_cores=cores)
     yield report_need(
         model_speed=model_speed or _training_speed(loader_cfg, device),
@@ -79,12 +93,17 @@ def loader_report(
 
 
 def _against_peers(
-    cfg: CfgNode, dataset: TrainingClips, videos: Sequence[Path], *, rounds: int
+    cfg: CfgNode,
+    dataset: TrainingClips,
+    videos: Sequence[Path],
+    *,
+    decoders: Sequence[str],
+    rounds: int,
 ) -> Iterator[str]:
     for frames_only in (False, True):
-        ours = f"this loader, {cfg.DATA.DECODING_BACKEND}"
+        ours = f"this loader, {dataset.videos.backend}"
         peers = {}
-        for decoder in PEER_DECODERS:
+        for decoder in decoders:
             peer = PeerClips(videos, decoder=decoder, cfg=cfg, frames_only=frames_only)
             name = f"LabeledVideoDataset, {decoder}"
             try:

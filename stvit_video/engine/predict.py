@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.meters import duration, memory
-from stvit_video.engine.precision import Normalise, Precision
+from stvit_video.engine.precision import Normalise, Precision, build_normalise, build_precision
 from stvit_video.engine.predictions import Predictions
 from stvit_video.engine.stopping import ShouldStop, never, until
 from stvit_video.engine.views import ENSEMBLES, HEAD_ACTIVATIONS, ensemble_by_clips
@@ -77,6 +78,19 @@ class ViewPredictor:
         return self.activation(logits.double()).cpu()
 
 
+def build_predictor(cfg: CfgNode, model: nn.Module, device: torch.device) -> ViewPredictor:
+    """Build what scores videos in the test of a classifier."""
+    return ViewPredictor(
+        model,
+        num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
+        max_views=cfg.TEST.BATCH_SIZE // cfg.NUM_GPUS,
+        normalise=build_normalise(cfg, device),
+        precision=build_precision(cfg, device),
+        activation=cfg.MODEL.HEAD_ACT,
+        ensemble=cfg.DATA.ENSEMBLE_METHOD,
+    )
+
+
 def predict_all(
     predictor: ViewPredictor,
     loader: VideoLoader,
@@ -104,7 +118,7 @@ def predict_all(
         if batch is None:
             break  # batches of bad videos alone do not come
         data_seconds += time.perf_counter() - waiting
-        yield _predictions(batch, predictor(batch["video"]))
+        yield make_predictions(batch, predictor(batch["video"]))
         if (index + 1) % log_period == 0:
             seconds = (time.perf_counter() - began) / (index + 1)
             line = {
@@ -119,7 +133,12 @@ def predict_all(
             log_json_stats(line, output_dir=output_dir)
 
 
-def _predictions(batch: Mapping[str, Any], scores: Tensor) -> Predictions:
+def make_predictions(batch: Mapping[str, Any], scores: Tensor) -> Predictions:
+    """Put the scores [N, V, K] of a batch's videos beside what it says about them.
+
+    Raises:
+        UserError: they are not finite.
+    """
     names = [str(name) for name in batch["video_name"]]
     finite = scores.isfinite().flatten(1).all(dim=1)
     if not finite.all():

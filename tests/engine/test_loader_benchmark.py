@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stvit_video.data.build import build_dataset
 from stvit_video.data.encode import write_video
@@ -19,13 +20,14 @@ from stvit_video.engine.loader_benchmark import (
     STEPS,
     benchmark_configs,
     compare_sources,
-    find_videos,
     time_steps,
     time_workers,
 )
 from stvit_video.engine.loader_report import loader_report
+from stvit_video.engine.media import Media, find_media
 from stvit_video.errors import UserError
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CLIP_BYTES = 3 * 8 * 32 * 32
 
 
@@ -36,7 +38,7 @@ def videos(tmp_path):
     for index in range(3):
         frames = np.random.default_rng(index).integers(0, 256, (12, 36, 48, 3), dtype=np.uint8)
         write_video(folder / f"{index}.mp4", frames, fps=12, codec="mpeg4")
-    return find_videos([folder])
+    return find_media([folder])
 
 
 @pytest.fixture
@@ -44,17 +46,6 @@ def configs(config_file, videos, tmp_path):
     return benchmark_configs(
         config_file, videos, folder=tmp_path, overrides=["DATA_LOADER.NUM_WORKERS", "1"]
     )
-
-
-def test_videos_are_found_in_folders_lists_and_by_name(videos):
-    folder = videos[0].parent
-    assert [video.name for video in videos] == ["0.mp4", "1.mp4", "2.mp4"]
-    (folder / "some.csv").write_text("2.mp4 7\n\n0.mp4 1\n")
-    assert find_videos([folder / "some.csv", videos[1]]) == [videos[2], videos[0], videos[1]]
-    (folder / "empty").mkdir()
-    for place in (folder / "gone.mp4", folder / "gone.csv", folder / "empty"):
-        with pytest.raises(UserError, match=place.name):
-            find_videos([place])
 
 
 def test_sources_take_turns():
@@ -71,7 +62,7 @@ def test_peers_make_clips_of_the_same_shape_in_floats(configs, videos):
     assert OurClips(build_dataset(cfg, "train"))() == CLIP_BYTES
     frames_only = OurClips(build_dataset(cfg, "train"), frames_only=True)
     assert frames_only() == 3 * 8 * 36 * 48
-    peer = PeerClips(videos, decoder="pyav", cfg=cfg)
+    peer = PeerClips(videos.files, decoder="pyav", cfg=cfg)
     assert peer() == 4 * CLIP_BYTES
     assert peer.seen == {0, 1, 2}
 
@@ -140,11 +131,80 @@ def test_the_report_has_every_part(config_file, videos, tmp_path, monkeypatch):
     assert re.search(r"the model trains on 1\.00 clips/s: \d+% of the loader's speed", text)
 
 
-def test_a_config_that_mixes_clips_is_measured_and_one_of_images_refused(tmp_path):
-    configs = Path(__file__).resolve().parents[2] / "configs"
-    once, _ = benchmark_configs(
-        configs / "k400/ptv/mvit_base_16x4.yaml", [Path("a.mp4")], folder=tmp_path
+def test_images_are_measured_without_peers(tmp_path):
+    for name in "ab":
+        (tmp_path / "val" / name).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.random.default_rng(number).integers(0, 256, (36, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "val" / name / f"{number}.png")
+    (tmp_path / "links").mkdir()
+    parts = loader_report(
+        CONFIGS / "imagenet/deit_t.yaml",  # mixes images, and takes several samples of each
+        find_media([tmp_path / "val"]),
+        folder=tmp_path / "links",
+        overrides=[
+            *("DATA_LOADER.NUM_WORKERS", "0", "TRAIN.BATCH_SIZE", "16", "DATA_LOADER.PIN_MEMORY"),
+            *("False", "DATA.TRAIN_CROP_SIZE", "32", "DATA.TEST_CROP_SIZE", "32"),
+        ],
+        rounds=1,
+        clips=4,
+        model_speed=1.0,
+        device=torch.device("cpu"),
     )
-    assert (once.TRAIN.BATCH_SIZE, once.MIXUP.ENABLE) == (1, False)
-    with pytest.raises(UserError, match=r"is of images .TRAIN.DATASET imagenet.: --loader"):
-        benchmark_configs(configs / "imagenet/deit_s.yaml", [Path("a.mp4")], folder=tmp_path)
+    text = "\n".join(parts)
+    assert text.startswith("4 images as clips of 1 frame, decoder image, ")
+    read = sorted(path.resolve() for path in (tmp_path / "links/once/train").glob("*/*"))
+    assert [str(path.relative_to(tmp_path / "val")) for path in read] == [
+        *("a/0.png", "a/1.png", "b/0.png", "b/1.png"),
+    ]
+    assert "LabeledVideoDataset" not in text
+    assert "an item of" not in text  # of one view
+    assert len(re.findall(r"^this loader, image  ", text, re.MULTILINE)) == 2
+    shares = {step: re.search(rf"^{step} .* (\d+)%$", text, re.MULTILINE)[1] for step in STEPS}
+    assert int(shares["open"]) > 0
+    assert re.search(r"the loader, no worker process on \d+ cores: [\d.]+ clips/s", text)
+
+
+def test_a_config_that_mixes_clips_is_measured(tmp_path):
+    video = tmp_path / "a.mp4"
+    video.touch()
+    once, _ = benchmark_configs(
+        CONFIGS / "k400/ptv/mvit_base_16x4.yaml", Media([video], False), folder=tmp_path
+    )
+    assert (once.TRAIN.BATCH_SIZE, once.MIXUP.ENABLE, once.AUG.NUM_SAMPLE) == (1, False, 1)
+
+
+def test_a_broken_image_is_named(tmp_path):
+    for name in ("one.png", "two.png"):
+        (tmp_path / name).write_text("no image")
+    (tmp_path / "links").mkdir()
+    parts = loader_report(
+        CONFIGS / "imagenet/deit_t.yaml",
+        find_media([tmp_path]),
+        folder=tmp_path / "links",
+        rounds=1,
+        clips=4,
+        device=torch.device("cpu"),
+    )
+    assert next(parts).startswith("2 images")
+    with pytest.raises(UserError, match=r"cannot read the image 0/0-one\.png: it is no image"):
+        next(parts)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "sentence"),
+    [
+        ("imagenet/deit_s", "a.mp4", r"is of images, but .*a\.mp4 is none: name images"),
+        ("k400/swin_t", "a.png", r"is of videos, but .*a\.png is none: name videos"),
+        ("coco/cascade_mask_rcnn_swin_s", "a.png", r'is "coco": take another config'),
+        ("imagenet/deit_s", "a.png", r"at least 2 images, but .*a\.png is the only one"),
+        ("k400/swin_t", "gone.mp4", r"There is no .*gone\.mp4"),
+    ],
+)
+def test_files_that_the_config_does_not_read_are_refused(tmp_path, config, name, sentence):
+    for there in ("a.mp4", "a.png"):
+        (tmp_path / there).touch()
+    with pytest.raises(UserError, match=sentence):
+        benchmark_configs(
+            CONFIGS / f"{config}.yaml", find_media([tmp_path / name]), folder=tmp_path
+        )

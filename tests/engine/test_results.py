@@ -173,17 +173,22 @@ def test_class_names(small_config, tmp_path):
     assert build_class_names(cfg) == ["up", "down", "left"]
 
 
-def test_images_have_their_folders_names(small_config, tmp_path):
-    data = ("TEST.DATASET", "imagenet", "TRAIN.DATASET", "imagenet", "DATA.NUM_FRAMES", "1")
-    data = (*data, "SWIN.PATCH_SIZE", "(1, 4, 4)", "TEST.NUM_ENSEMBLE_VIEWS", "1")
-    data = (*data, "DATA.PATH_TO_DATA_DIR", str(tmp_path))
-    assert build_class_names(small_config(*data)) == ["0", "1", "2"]
-    for name in ("wren", "ant", "bear"):
-        (tmp_path / "val" / name).mkdir(parents=True)
-    assert build_class_names(small_config(*data)) == ["ant", "bear", "wren"]
-    assert build_class_names(small_config(*data, "MODEL.NUM_CLASSES", "2")) == ["0", "1"]
-    (tmp_path / "classes.json").write_text('{"Ameise": 0, "Baer": 1, "Zaunkoenig": 2}')
-    assert build_class_names(small_config(*data)) == ["Ameise", "Baer", "Zaunkoenig"]
+def test_class_names_of_images_are_their_folders(small_config, tmp_path):
+    images = (
+        *("TEST.DATASET", "imagenet", "TRAIN.DATASET", "imagenet", "DATA.NUM_FRAMES", "1"),
+        *("SWIN.PATCH_SIZE", "(1, 4, 4)", "SWIN.WINDOW_SIZE", "(1, 4, 4)"),
+        *("TEST.NUM_ENSEMBLE_VIEWS", "1"),
+    )
+    place = ("DATA.PATH_TO_DATA_DIR", str(tmp_path))
+    numbers = ["0", "1", "2"]
+    assert build_class_names(small_config(*images, *place)) == numbers
+    for name in ("wolf", "ant", "bee"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    (tmp_path / "val" / "odd").mkdir(parents=True)
+    assert build_class_names(small_config(*images, *place)) == ["ant", "bee", "wolf"]
+    assert build_class_names(small_config(*place)) == numbers
+    (tmp_path / "classes.json").write_text('{"Bee": 1, "Wolf": 2, "Ant": 0}')
+    assert build_class_names(small_config(*images, *place)) == ["Ant", "Bee", "Wolf"]
 
 
 @pytest.mark.parametrize(

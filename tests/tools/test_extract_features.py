@@ -11,6 +11,7 @@ from made_videos import moving_noise
 from PIL import Image
 
 from stvit_video.config import load_config
+from stvit_video.data.decode import VideoError
 from stvit_video.data.encode import write_video
 from stvit_video.engine.precision import build_normalise
 from stvit_video.models import build_model, load_weights
@@ -20,7 +21,6 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = (
     *("SWIN.EMBED_DIM", "12", "MODEL.NUM_CLASSES", "5", "DATA.TEST_CROP_SIZE", "40"),
     *("DATA.TRAIN_CROP_SIZE", "40", "DATA.VAL_SHORT_SIDE", "44", "NUM_GPUS", "1"),
-    *("TRAIN.MIXED_PRECISION", "False"),
 )
 VIDEO = (
     *(*SMALL, "DATA.NUM_FRAMES", "4", "TEST.NUM_ENSEMBLE_VIEWS", "2"),
@@ -100,12 +100,13 @@ def test_a_pyramid_has_an_array_for_each_stage(run):
     shapes = {name: array.shape for name, array in arrays.items()}
     assert shapes == {
         "names": (2,),
+        "left_out": (0,),
         "stage1": (2, 6, 2, 10, 10, 12),
         "stage2": (2, 6, 2, 5, 5, 24),
         "stage3": (2, 6, 2, 3, 3, 48),
         "stage4": (2, 6, 2, 2, 2, 96),
     }
-    assert all(array.any() for array in arrays.values())
+    assert all(array.any() for name, array in arrays.items() if name.startswith("stage"))
 
 
 def test_images_are_those_of_the_test(run, folder):
@@ -123,11 +124,93 @@ def test_images_are_those_of_the_test(run, folder):
     assert len(run("imagenet/stvit_r_swin_t", "images")["names"]) == 2
 
 
+def test_features_are_exact_unless_asked(run):
+    """The config trains in mixed precision; an eighth of bfloat16's step is far above float32's."""
+    config, place = "imagenet/stvit_r_swin_t", "images/0.png"
+    assert load_config(CONFIGS / f"{config}.yaml").TRAIN.MIXED_PRECISION
+    exact = run(config, place, kind="grid")["features"]
+    again = run(config, place, kind="grid", overrides=("TRAIN.MIXED_PRECISION", "False"))
+    np.testing.assert_array_equal(exact, again["features"])
+    mixed = run(config, place, kind="grid", overrides=("TRAIN.MIXED_PRECISION", "True"))
+    assert np.abs(mixed["features"] - exact).max() > 2**-11 * np.abs(exact).max()
+
+
+def test_folders_are_read_with_their_subfolders(run, folder):
+    for name in ("b", "a"):
+        (folder / "classes/val" / name).mkdir(parents=True, exist_ok=True)
+        for number in range(2):
+            file = folder / f"classes/val/{name}/{number}.JPEG"
+            Image.fromarray(moving_noise(1, seed=number)[0]).save(file)
+    # Class folders are often links to those of another data set.
+    if not (folder / "classes/val/c").exists():
+        (folder / "classes/val/c").symlink_to(folder / "images")
+    names = run("imagenet/stvit_r_swin_t", "classes")["names"]
+    assert [Path(name).relative_to(folder / "classes/val").as_posix() for name in names] == [
+        *("a/0.JPEG", "a/1.JPEG", "b/0.JPEG", "b/1.JPEG", "c/0.png", "c/1.png"),
+    ]
+
+
+def test_csv_files_list_images_and_videos(run, folder):
+    (folder / "images.csv").write_text("images/1.png 4\n\nimages/0.png\n")
+    arrays = run("imagenet/stvit_r_swin_t", "images.csv")
+    assert [Path(name).name for name in arrays["names"]] == ["1.png", "0.png"]
+    in_order = run("imagenet/stvit_r_swin_t", "images")
+    np.testing.assert_allclose(arrays["features"], in_order["features"][::-1], atol=1e-5)
+    (folder / "videos.csv").write_text("1.mp4,4\n")
+    overrides = ("DATA.PATH_LABEL_SEPARATOR", ",", "DATA.PATH_PREFIX", str(folder / "videos"))
+    arrays = run("k400/stvit_r_swin_t", "videos.csv", overrides=overrides)
+    assert list(arrays["names"]) == [str(folder / "videos/1.mp4")]
+
+
+def test_what_cannot_be_read_is_left_out(run, folder, caplog):
+    (folder / "bad").mkdir(exist_ok=True)
+    (folder / "bad/0.png").write_text("no image")
+    Image.fromarray(moving_noise(1, seed=1)[0]).save(folder / "bad/1.png")
+    arrays = run("imagenet/stvit_r_swin_t", "gone.jpg", "bad", "images/0.png")
+    assert list(arrays["names"]) == [str(folder / "bad/1.png"), str(folder / "images/0.png")]
+    assert list(arrays["left_out"]) == [str(folder / "gone.jpg"), str(folder / "bad/0.png")]
+    good = run("imagenet/stvit_r_swin_t", "images")
+    np.testing.assert_allclose(arrays["features"], good["features"][::-1], atol=1e-5)
+    assert len(good["left_out"]) == 0
+    assert caplog.messages == [
+        f"{folder / 'gone.jpg'} cannot be read and is left out: No such file or directory",
+        f"{folder / 'bad/0.png'} cannot be read and is left out: it is no image that Pillow knows",
+    ]
+
+
+def test_none_that_can_be_read_is_a_mistake(run, folder):
+    for number in range(2):
+        (folder / f"broken{number}.png").write_text("no image")
+    said = run("imagenet/stvit_r_swin_t", "broken0.png", "broken1.png")
+    assert "None of the 2 files can be read" in said
+
+
+def test_what_decord_cannot_read_pyav_may(run, folder, monkeypatch, caplog):
+    """As in the test, where PyAV has the second try."""
+    pytest.importorskip("decord")
+    expected = run("k400/stvit_r_swin_t", "videos/0.mp4")["features"]
+
+    class Broken:
+        def __init__(self, path):
+            raise VideoError(path, "decord does not like it")
+
+    monkeypatch.setattr("stvit_video.data.decode.decord_reader.DecordReader", Broken)
+    decord = ("DATA.DECODING_BACKEND", "decord")
+    arrays = run("k400/stvit_r_swin_t", "videos/0.mp4", overrides=decord)
+    np.testing.assert_array_equal(arrays["features"], expected)
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "sentence"),
     [
         (("k400/stvit_r_swin_t", "videos"), {"output": "features.npy"}, "end its name with .npz"),
-        (("k400/stvit_r_swin_t", "nothing"), {}, "There is no video"),
+        (("k400/stvit_r_swin_t", "nothing"), {}, "nothing: name files, folders, or CSV files"),
+        (
+            ("imagenet/stvit_r_swin_t", "nofile.jpg"),
+            {},
+            "nofile.jpg cannot be read: No such file or directory.",
+        ),
         (
             ("k400/stvit_r_swin_t", "images"),
             {},
@@ -136,7 +219,7 @@ def test_images_are_those_of_the_test(run, folder):
         (("imagenet/stvit_r_swin_t", "images", "videos"), {}, "give images or videos, not both"),
         (("k400/stvit_swin_t", "videos"), {"kind": "pyramid"}, "fills"),
         (("imagenet/deit_s", "images"), {"kind": "pyramid"}, '"deit" has no pyramid features'),
-        (("k400/stvit_r_swin_t", "k400.safetensors"), {}, "cannot read the video"),
+        (("k400/stvit_r_swin_t", "k400.safetensors"), {}, "k400.safetensors cannot be read: "),
     ],
 )
 def test_nonsense_is_a_sentence(run, arguments, options, sentence):

@@ -1,5 +1,7 @@
-"""The picture of what a detector finds in an image."""
+"""The picture of what a detector finds in an image, and the classes that a classifier names."""
 
+import csv
+import json
 import sys
 
 import numpy as np
@@ -9,9 +11,13 @@ import torch
 from coco_folder import write_folder
 from PIL import Image
 from PIL.ExifTags import Base
+from small_run import SMALL_CONFIG, write_data_set
 
 from stvit_video.config import load_config
-from stvit_video.engine.detection.predict import draw
+from stvit_video.data.build import build_dataset
+from stvit_video.engine.detection.predict import draw, draw_detections
+from stvit_video.engine.precision import build_normalise
+from stvit_video.errors import UserError
 from stvit_video.models import build_model
 
 CONFIG = """
@@ -94,11 +100,7 @@ def test_a_photo_is_turned_upright(program, tmp_path):
         ("none.png", (), "cannot be read: No such file or directory."),
         ("coco.yaml", (), "cannot be read: it is no image that Pillow knows."),
         ("data/test/11.png", (), "There are no weights to test"),
-        (
-            "data/test/11.png",
-            ("MODEL.ARCH", "swin", "TRAIN.ENABLE", "False", "TEST.ENABLE", "False"),
-            'Objects are found by a detector, but MODEL.ARCH is "swin"',
-        ),
+        ("data/test/11.png", ("more.png",), "A detector takes one image, but there are 2"),
     ],
 )
 def test_a_mistake_is_one_sentence(program, tmp_path, image, arguments, said):
@@ -106,6 +108,20 @@ def test_a_mistake_is_one_sentence(program, tmp_path, image, arguments, said):
     assert status == 2
     assert said in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_a_detector_needs_a_file_for_its_picture(program, tmp_path, monkeypatch, capsys):
+    argv = ["predict.py", "data/test/11.png", "--cfg", str(tmp_path / "coco.yaml")]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert predict.main() == 2
+    assert "has no file for it: give --output FILE." in capsys.readouterr().err
+
+
+def test_a_classifier_draws_nothing(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL_CONFIG)
+    with pytest.raises(UserError, match=r'by a detector, but MODEL\.ARCH is "swin"'):
+        draw_detections(load_config(path), "a.png", output=tmp_path / "b.png", min_score=0.5)
 
 
 def test_masks_lie_in_their_boxes():
@@ -121,3 +137,149 @@ def test_masks_lie_in_their_boxes():
     assert not coloured[34:].any() and not coloured[:, 36:].any() and not coloured[:, :6].any()
     # The mask lets the image shine through, the box does not.
     assert drawn[:, 18, 20].max() < drawn[:, 18, 10].max()
+
+
+IMAGES = """
+DEVICE: cpu
+TRAIN: {DATASET: imagenet, BATCH_SIZE: 4}
+TEST: {DATASET: imagenet, BATCH_SIZE: 4, NUM_ENSEMBLE_VIEWS: 1, NUM_SPATIAL_CROPS: 1}
+DATA: {NUM_FRAMES: 1, TRAIN_CROP_SIZE: 32, VAL_SHORT_SIDE: 36, TEST_CROP_SIZE: 32}
+MODEL: {ARCH: deit, NUM_CLASSES: 6, DROPOUT_RATE: 0.0, DROPCONNECT_RATE: 0.0}
+DEIT: {PATCH_SIZE: [16, 16], EMBED_DIM: 12, DEPTH: 1, NUM_HEADS: 2}
+"""
+
+
+@pytest.fixture
+def classifier(tmp_path, monkeypatch, capsys):
+    """Return a function that runs the tool in ``tmp_path`` on a model of random weights."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(config, *words):
+        (tmp_path / "model.yaml").write_text(config)
+        torch.manual_seed(0)
+        model = build_model(load_config("model.yaml"))
+        # Of random weights alone, the scores of all files are nearly the same.
+        torch.nn.init.normal_(model.head.fc.weight)
+        torch.save({"model_state": model.state_dict()}, "w.pyth")
+        weights = ("TEST.CHECKPOINT_FILE_PATH", "w.pyth")
+        argv = ["predict.py", "--cfg", "model.yaml", *words, *weights]
+        monkeypatch.setattr(sys, "argv", argv)
+        return predict.main(), capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Folders of classes, a to f, with two images each."""
+    generator = np.random.default_rng(0)
+    for name in "abcdef":
+        (tmp_path / "data/val" / name).mkdir(parents=True)
+        for number in range(2):
+            pixels = generator.integers(0, 256, (40, 44, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data/val" / name / f"{number}.png")
+    return tmp_path / "data"
+
+
+def scores_by_hand(split):
+    """Percent of every class for each video of the test: the mean over all views."""
+    cfg = load_config("model.yaml", ["DATA.PATH_TO_DATA_DIR", "data"])
+    model = build_model(cfg).eval()
+    model.load_state_dict(torch.load("w.pyth")["model_state"])
+    normalise, dataset = build_normalise(cfg, torch.device("cpu")), build_dataset(cfg, split)
+    with torch.no_grad():
+        logits = torch.stack([model(normalise(item["video"])) for item in dataset])
+    return (100 * logits.softmax(-1).mean(1)).numpy()
+
+
+def blocks(printed, size):
+    """The printed lines by file: {file: [(percent, name)]}."""
+    lines = printed.splitlines()
+    return {
+        lines[start]: [
+            (float(line.split("%")[0]), line.split("%  ")[1])
+            for line in lines[start + 1 : start + size]
+        ]
+        for start in range(0, len(lines), size)
+    }
+
+
+def test_the_best_classes_of_videos_are_of_all_views(classifier, tmp_path):
+    (tmp_path / "data").mkdir()
+    write_data_set(tmp_path / "data")
+    (tmp_path / "data/classes.json").write_text(json.dumps({"left": 2, "up": 0, "down": 1}))
+    overrides = ("DATA.PATH_TO_DATA_DIR", "data")
+    status, said = classifier(SMALL_CONFIG, "data/test.csv", "--output", "o/best.csv", *overrides)
+    assert status == 0
+    expected = scores_by_hand("test")
+    found = blocks(said.out, size=1 + 3)
+    assert list(found) == [f"data/{number}.mp4" for number in range(7)]
+    for best, row in zip(found.values(), expected, strict=True):
+        order = np.argsort(-row)
+        assert [name for _, name in best] == [("up", "down", "left")[label] for label in order]
+        np.testing.assert_allclose([percent for percent, _ in best], row[order], atol=0.006)
+    with (tmp_path / "o/best.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 7 * 3
+    assert [row["rank"] for row in rows[:4]] == ["1", "2", "3", "1"]
+    second = rows[3 + 1]
+    order = np.argsort(-expected[1])
+    assert (second["file"], int(second["label"])) == ("data/1.mp4", order[1])
+    assert second["class"] == ("up", "down", "left")[order[1]]
+    assert float(second["score"]) == pytest.approx(expected[1, order[1]] / 100, abs=1e-6)
+
+
+def test_images_in_folders_without_labels_have_five_classes(classifier, images):
+    status, said = classifier(IMAGES, "data/val", "DATA.PATH_TO_DATA_DIR=data")
+    assert status == 0
+    found = blocks(said.out, size=1 + 5)
+    assert list(found) == [f"data/val/{name}/{number}.png" for name in "abcdef" for number in "01"]
+    expected = scores_by_hand("test")
+    for best, row in zip(found.values(), expected, strict=True):
+        order = np.argsort(-row)[:5]
+        assert [name for _, name in best] == ["abcdef"[label] for label in order]
+        np.testing.assert_allclose([percent for percent, _ in best], row[order], atol=0.006)
+    # Without data, classes have numbers.
+    _, said = classifier(IMAGES, "data/val/c/1.png", "data/val/a/0.png")
+    assert list(blocks(said.out, size=1 + 5)) == ["data/val/c/1.png", "data/val/a/0.png"]
+    (_, name), *_ = blocks(said.out, size=1 + 5)["data/val/a/0.png"]
+    assert name == str(expected[0].argmax())
+
+
+def test_what_cannot_be_read_is_named_and_left_out(classifier, images, caplog):
+    (images / "val/a/0.png").write_text("no image")
+    status, said = classifier(IMAGES, "data/val/a", "gone.jpg", "data/val/b/0.png")
+    assert status == 0
+    assert list(blocks(said.out, size=1 + 5)) == ["data/val/a/1.png", "data/val/b/0.png"]
+    assert caplog.messages == [
+        "gone.jpg cannot be read and is left out: No such file or directory",
+        "data/val/a/0.png cannot be read and is left out: it is no image that Pillow knows",
+    ]
+
+
+def test_scores_that_are_no_probabilities_have_no_percent(classifier, images):
+    _, said = classifier(IMAGES, "data/val/a/0.png", "MODEL.HEAD_ACT", "none")
+    numbers = [float(line.split()[0]) for line in said.out.splitlines()[1:]]
+    assert "%" not in said.out
+    assert numbers == sorted(numbers, reverse=True)
+    assert sum(numbers) != pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("gone.png",), "gone.png cannot be read: No such file or directory."),
+        (("gone.png", "away.png"), "None of the 2 files can be read"),
+        (("gone",), "There is no gone: name files, folders"),
+        (("w.pyth",), "w.pyth cannot be read: it is no image that Pillow knows."),
+        (("DATA.NUM_FRAMES", "1"), "but DATA.NUM_FRAMES is a key: name one."),
+        (("data/val", "--output", "best.json"), "end its name with .csv."),
+        (("data/val", "--min-score", "0.1"), '--min-score is of detectors, and "deit" is none'),
+        (("data/val", "--output", "w.pyth/best.csv"), "Cannot write w.pyth/best.csv"),
+    ],
+)
+def test_a_mistake_of_a_classifier_is_one_sentence(classifier, images, words, said):
+    status, printed = classifier(IMAGES, *words)
+    assert status == 2
+    assert said in printed.err
+    assert printed.err.count("\n") == 1
