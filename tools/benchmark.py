@@ -8,7 +8,9 @@ by round:
     python tools/benchmark.py configs/k400/stvit_swin_t.yaml configs/k400/swin_t.yaml --keep-memory
     python tools/benchmark.py configs/k400/swin_t.yaml --amp bfloat16 --batch 8 --train
     python tools/benchmark.py configs/imagenet/stvit_deit_s.yaml timm:deit_small_patch16_224 \\
-        --size 1 224 224 --batch 8 --opts STVIT.NUM_TOKENS 36
+        --batch 8 --opts STVIT.NUM_TOKENS 36
+    python tools/benchmark.py configs/imagenet/swin_t.yaml timm:swin_tiny_patch4_window7_224 \\
+        --size 1 448 448
 
 The loader of a config (default configs/k400/stvit_swin_t.yaml), on videos or images of one's own
 or, without --videos, on generated videos of the shape of Kinetics-400's:
@@ -30,7 +32,13 @@ from _arguments import device, positive
 from _program import program
 
 from stvit_video.data.synthetic.k400_shaped import write_k400_shaped
-from stvit_video.engine.benchmark import build_contender, compare, report
+from stvit_video.engine.benchmark import (
+    build_contender,
+    compare,
+    default_size,
+    describe_input,
+    report,
+)
 from stvit_video.engine.loader_report import loader_report
 from stvit_video.engine.media import Media, find_media
 from stvit_video.errors import UserError
@@ -58,9 +66,9 @@ def parse_arguments() -> argparse.Namespace:
         "--size",
         type=positive,
         nargs=3,
-        default=(32, 224, 224),
         metavar=("FRAMES", "HEIGHT", "WIDTH"),
-        help="of a clip (default 32 224 224); 1 frame is an image",
+        help="of a clip, 1 frame is an image (default: that of the first config's test, or of its "
+        "training with --train; without a config 32 224 224 for torchvision, 1 224 224 for timm)",
     )
     models.add_argument("--train", action="store_true", help="time forward and backward")
     models.add_argument(
@@ -125,11 +133,13 @@ def measure_models(arguments: argparse.Namespace) -> None:
     avoid_planned_attention()
     if arguments.keep_memory and not keep_freed_memory():
         raise UserError("--keep-memory needs the GNU C library: leave it out.")
-    frames, *size = arguments.size
-    shape = [frames, *size] if frames > 1 else size  # other libraries' image models want images
+    size = tuple(arguments.size or ()) or default_size(
+        arguments.models, overrides=arguments.opts, train=arguments.train
+    )
+    shape = size if size[0] > 1 else size[1:]  # other libraries' image models want images
     video = torch.randn(arguments.batch, 3, *shape, device=arguments.device)
     models = {
-        name: build_contender(name, overrides=arguments.opts).to(arguments.device)
+        name: build_contender(name, overrides=arguments.opts, size=size).to(arguments.device)
         for name in arguments.models
     }
     timings = compare(
@@ -144,6 +154,7 @@ def measure_models(arguments: argparse.Namespace) -> None:
     threads = "CUDA" if on_gpu else f"{torch.get_num_threads()} threads"
     kept = ", freed memory kept" if arguments.keep_memory else ""
     print(f"{where}, {threads}{kept}, {arguments.amp or 'float32'}, torch {torch.__version__}")
+    print(f"{'training' if arguments.train else 'inference'} on {describe_input(video)}")
     print(report(timings, batch=arguments.batch))
 
 

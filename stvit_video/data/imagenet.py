@@ -7,7 +7,8 @@ from pathlib import Path
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.errors import UserError
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+# Those of torchvision's ImageFolder.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def class_folders(folder: str | Path) -> list[str]:
@@ -29,8 +30,10 @@ def class_folders(folder: str | Path) -> list[str]:
     return names
 
 
-def image_names(folder: Path) -> list[str]:
-    """List the images in the folder of a class, sorted.
+def class_files(folder: Path) -> tuple[list[str], list[str]]:
+    """List what is in the folder of a class, sorted: images, and what is none by its suffix.
+
+    Hidden files, which systems leave there, are neither, unless they have an image's suffix.
 
     Raises:
         UserError: it cannot be read.
@@ -40,7 +43,9 @@ def image_names(folder: Path) -> list[str]:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
         raise UserError(f"cannot read the class folder {folder} ({error.strerror})") from error
-    return [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    others = set(names).difference(images)
+    return images, sorted(name for name in others if not name.startswith("."))
 
 
 def read_image_folders(
@@ -69,7 +74,7 @@ def read_image_folders(
         raise UserError(
             f"{folder} and {like} must hold the same class folders, but {odd} is in one alone"
         )
-    images = {name: image_names(folder / name) for name in names}
+    images = {name: class_files(folder / name)[0] for name in names}
     for name, found in images.items():
         if not found:
             raise UserError(

@@ -17,6 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from stvit_video.config import load_config
+from stvit_video.engine.build import input_size
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.models.detection.detector import CascadeMaskRCNN
@@ -37,29 +38,67 @@ class Timing:
     peak_bytes: int | None = None
 
 
-def build_contender(name: str, *, overrides: Sequence[str] = ()) -> nn.Module:
+def default_size(
+    names: Sequence[str], *, overrides: Sequence[str] = (), train: bool = False
+) -> tuple[int, int, int]:
+    """Give (frames, height, width) of the first config among models, else of the first peer.
+
+    Args:
+        names: as :func:`build_contender` takes them.
+        overrides: of every config.
+        train: take the crop of the training instead of that of the test.
+
+    Raises:
+        UserError: there is no such config.
+    """
+    config = next((name for name in names if not _is_peer(name)), None)
+    if config is None:
+        return _PEERS[names[0].partition(":")[0]].size
+    *frames, height, width = input_size(load_config(config, overrides), train=train)
+    return (frames[0] if frames else 1, height, width)
+
+
+def build_contender(
+    name: str, *, overrides: Sequence[str] = (), size: tuple[int, int, int] | None = None
+) -> nn.Module:
     """Build a model from a config file, or a peer: ``torchvision:swin3d_t``, ``timm:deit_...``.
 
     Of a detector it is the backbone, as only that maps images alone, without their sizes.
 
+    Args:
+        name: of the config file or the peer.
+        overrides: of the config.
+        size: (frames, height, width) of what comes, for peers that are built for one size; None
+            for their own.
+
     Raises:
-        UserError: there is no such config or peer.
+        UserError: there is no such config or peer, or it cannot be built for that size.
     """
-    library, colon, model = name.partition(":")
-    if not colon or library not in _PEERS:
+    if not _is_peer(name):
         built = build_model(load_config(name, overrides))
         return built.get_submodule("backbone") if isinstance(built, CascadeMaskRCNN) else built
-    return _PEERS[library](model)
+    library, _, model = name.partition(":")
+    return _PEERS[library].build(model, size)
 
 
-def _torchvision_peer(name: str) -> nn.Module:
+def describe_input(video: Tensor) -> str:
+    """Write the shape of an input, ``8 x 3 x 224 x 224``."""
+    return " x ".join(map(str, video.shape))
+
+
+def _is_peer(name: str) -> bool:
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library in _PEERS
+
+
+def _torchvision_peer(name: str, size: tuple[int, int, int] | None) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models.video)
     if name not in known:
         raise UserError(f"torchvision has no video model {name}: it has {', '.join(known)}.")
     return torchvision.models.get_model(name, weights=None)
 
 
-def _timm_peer(name: str) -> nn.Module:
+def _timm_peer(name: str, size: tuple[int, int, int] | None) -> nn.Module:
     try:
         import timm
     except ImportError as error:
@@ -68,12 +107,39 @@ def _timm_peer(name: str) -> nn.Module:
         family = timm.list_models(f"{name.partition('_')[0]}*")
         close = f": of that family it has {', '.join(family)}" if family else ""
         raise UserError(f"timm has no model {name}{close}.")
-    return timm.create_model(name, pretrained=False)
+    if size is None:
+        return timm.create_model(name, pretrained=False)
+    height, width = size[1:]
+    try:
+        return timm.create_model(name, pretrained=False, img_size=(height, width))
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        # Convolutional networks take images of any size.
+        return timm.create_model(name, pretrained=False)
+    except Exception as error:
+        raise UserError(
+            f"timm:{name} cannot be built for images of {height} x {width}{_reason(error)}: give "
+            "another --size."
+        ) from error
 
 
-_PEERS: dict[str, Callable[[str], nn.Module]] = {
-    "torchvision": _torchvision_peer,
-    "timm": _timm_peer,
+@dataclass(frozen=True)
+class _Library:
+    """Where peers come from.
+
+    Attributes:
+        build: makes one from its name and the size of its inputs, or None.
+        size: (frames, height, width) that its models are commonly compared at.
+    """
+
+    build: Callable[[str, tuple[int, int, int] | None], nn.Module]
+    size: tuple[int, int, int]
+
+
+_PEERS = {
+    "torchvision": _Library(_torchvision_peer, (32, 224, 224)),
+    "timm": _Library(_timm_peer, (1, 224, 224)),
 }
 
 
@@ -93,14 +159,17 @@ def compare(
         rounds: rounds that count, after one that does not.
         amp: type of automatic mixed precision; None for none.
         train: time forward and backward instead of forward alone.
+
+    Raises:
+        UserError: a peer cannot run on that input.
     """
     one_pass = _training_pass if train else _inference_pass
     timings = {name: Timing() for name in models}
     runs = {
         name: partial(one_pass, model.train(train), video, amp) for name, model in models.items()
     }
-    for run in runs.values():
-        run()
+    for name, run in runs.items():
+        _first_pass(name, run, video)
     for name, run in runs.items():
         timings[name].peak_bytes = _peak_memory(run, video.device)
     for _ in range(rounds):
@@ -131,6 +200,25 @@ def report(timings: Mapping[str, Timing], *, batch: int) -> str:
 def pair_ratios(first: Timing, second: Timing) -> list[float]:
     """Give, round by round, how many times as fast the first model was."""
     return [b / a for a, b in zip(first.seconds, second.seconds, strict=True)]
+
+
+def _first_pass(name: str, run: Callable[[], None], video: Tensor) -> None:
+    try:
+        run()
+    # What another library raises of an input that it cannot take is anything.
+    except Exception as error:
+        if not _is_peer(name):
+            raise
+        raise UserError(
+            f"{name} cannot run on an input of {describe_input(video)}{_reason(error)}: give "
+            "another --size or --batch."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Give the first line of an error in brackets, or nothing where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return f" ({lines[0].rstrip('.')})" if lines else ""
 
 
 def _inference_pass(model: nn.Module, video: Tensor, amp: torch.dtype | None) -> None:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from stvit_video.data.augment.build import build_mixing
+from stvit_video.data.coco.collate import padded_size
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.average import WeightAverage
 from stvit_video.engine.epochs import EpochRunner
@@ -130,6 +131,19 @@ def build_objective(cfg: CfgNode, device: torch.device) -> Objective:
 def is_detection(cfg: CfgNode) -> bool:
     """Whether the model of a config detects objects in images; else it classifies videos."""
     return cfg.MODEL.ARCH == "cascade_mask_rcnn"
+
+
+def input_size(cfg: CfgNode, *, train: bool) -> tuple[int, ...]:
+    """Give the size of a view, (frames, height, width), or of a detector's tests, (height, width).
+
+    Args:
+        cfg: of the model.
+        train: take the crop of the training instead of that of the test.
+    """
+    if is_detection(cfg):
+        return padded_size((cfg.DETECTION.TEST_SHORT_SIDE, cfg.DETECTION.MAX_SIZE))
+    side = cfg.DATA.TRAIN_CROP_SIZE if train else cfg.DATA.TEST_CROP_SIZE
+    return (cfg.DATA.NUM_FRAMES, side, side)
 
 
 def build_loss(cfg: CfgNode) -> nn.Module:

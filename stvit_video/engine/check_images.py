@@ -12,11 +12,14 @@ from stvit_video.data.bad_video import BadVideo
 from stvit_video.data.check.journal import Journal, VideoFacts
 from stvit_video.data.check.lines import Problem
 from stvit_video.data.check.videos import check_videos
-from stvit_video.data.imagenet import IMAGE_SUFFIXES, class_folders, image_names, label_images
+from stvit_video.data.imagenet import IMAGE_SUFFIXES, class_files, class_folders, label_images
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.quarantine import write_quarantine
 from stvit_video.engine.check_data import write_problems
 from stvit_video.errors import UserError
+
+# Files without an image's suffix that the report of a split names.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -88,19 +91,23 @@ class ImageFolderCheck:
     def _list(
         self, folder: Path, names: Sequence[str]
     ) -> tuple[dict[str, list[str]], list[Problem]]:
-        """List the images of each class, and the folders that give none."""
+        """List the images of each class, the folders that give none, and what is no image."""
         images: dict[str, list[str]] = {}
         problems = []
+        ignored: list[str] = []
         for name in names:
             try:
-                images[name] = image_names(folder / name)
+                images[name], others = class_files(folder / name)
             except UserError as error:
                 images[name] = []
                 problems.append(Problem("class", str(error)))
                 continue
+            ignored += [f"{name}/{other}" for other in others]
             if not images[name]:
                 what = f"{folder / name} holds no images ({', '.join(IMAGE_SUFFIXES)})"
                 problems.append(Problem("class", what))
+        if ignored:
+            problems.append(Problem("ignored", _say_ignored(folder, ignored)))
         return images, problems
 
     def _read(
@@ -122,6 +129,15 @@ class ImageFolderCheck:
             if fact.error
         ]
         return facts, bad
+
+
+def _say_ignored(folder: Path, names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return (
+        f"{folder} holds {len(names)} files or folders in class folders that are ignored, as no "
+        f"suffix of an image ({', '.join(IMAGE_SUFFIXES)}) ends their names: "
+        f"{', '.join(names[:_NAMED])}{more}; convert them, or take them away"
+    )
 
 
 def _column(images: Mapping[str, Sequence[str]], facts: Sequence[VideoFacts]) -> dict[str, int]:

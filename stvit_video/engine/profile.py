@@ -13,21 +13,15 @@ from torch import Tensor, nn
 # operator that is new to fvcore keeps its warning, because it may hide real work.
 _ELEMENTWISE_OPS = (
     *("aten::add", "aten::add_", "aten::sub", "aten::rsub", "aten::mul", "aten::div", "aten::neg"),
-    *("aten::pow", "aten::exp", "aten::tanh", "aten::sigmoid", "aten::minimum", "aten::maximum"),
-    *("aten::gelu", "aten::gelu_", "aten::silu", "aten::hardswish", "aten::softmax"),
-    *(
-        "aten::dropout_",
-        "aten::sum",
-        "aten::mean",
-        "aten::amax",
-        "aten::max_pool3d",
-        "aten::avg_pool3d",
-    ),
+    *("aten::pow", "aten::exp", "aten::rsqrt", "aten::tanh", "aten::sigmoid", "aten::softmax"),
+    *("aten::gelu", "aten::gelu_", "aten::silu", "aten::hardswish", "aten::hardswish_"),
+    *("aten::dropout_", "aten::minimum", "aten::maximum", "aten::sum", "aten::mean", "aten::amax"),
+    *("aten::max_pool3d", "aten::avg_pool3d"),
     *("aten::adaptive_avg_pool3d", "aten::adaptive_max_pool2d"),
     *("aten::ne", "aten::lt", "aten::any", "aten::argsort", "aten::index_select", "aten::fill_"),
-    *("aten::meshgrid", "aten::pad", "aten::repeat", "aten::unflatten", "aten::tensor_split"),
-    *("aten::linspace", "aten::repeat_interleave", "aten::view_as", "aten::clone"),
-    *("aten::empty_like", "aten::index_copy_"),
+    *("aten::index_copy_", "aten::scatter_", "aten::unfold", "aten::unflatten", "aten::view_as"),
+    *("aten::meshgrid", "aten::pad", "aten::repeat", "aten::repeat_interleave"),
+    *("aten::tensor_split", "aten::linspace", "aten::clone", "aten::empty_like"),
 )
 
 

@@ -8,7 +8,6 @@ import torch
 from fvcore.common.config import CfgNode
 
 from stvit_video.data.build import build_loader
-from stvit_video.data.coco.collate import padded_size
 from stvit_video.data.loader import VideoLoader
 from stvit_video.data.quarantine import Quarantine
 from stvit_video.engine.build import (
@@ -18,6 +17,7 @@ from stvit_video.engine.build import (
     build_recorder,
     build_state,
     compile_model,
+    input_size,
     is_detection,
 )
 from stvit_video.engine.detection.evaluate import evaluate_detector
@@ -215,7 +215,7 @@ def _log_plan(cfg: CfgNode, state: TrainingState) -> None:
     if cfg.LOG_MODEL_INFO:
         # What a detector's heads cost depends on what they find.
         part = state.model.get_submodule("backbone" if is_detection(cfg) else "")
-        view = torch.zeros(1, 3, *_view_size(cfg), device=state.device)
+        view = torch.zeros(1, 3, *input_size(cfg, train=True), device=state.device)
         _log.info(
             "Model %s: %.4g M parameters, %.4g G FLOPs (multiply-adds) %s %s",
             cfg.MODEL.MODEL_NAME or cfg.MODEL.ARCH,
@@ -224,9 +224,3 @@ def _log_plan(cfg: CfgNode, state: TrainingState) -> None:
             "in its backbone for an image of" if is_detection(cfg) else "a view of",
             " x ".join(map(str, view.shape[2:])),
         )
-
-
-def _view_size(cfg: CfgNode) -> tuple[int, ...]:
-    if is_detection(cfg):
-        return padded_size((cfg.DETECTION.TEST_SHORT_SIDE, cfg.DETECTION.MAX_SIZE))
-    return (cfg.DATA.NUM_FRAMES, cfg.DATA.TRAIN_CROP_SIZE, cfg.DATA.TRAIN_CROP_SIZE)

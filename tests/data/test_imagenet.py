@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from stvit_video.config import load_config
 from stvit_video.data.build import build_dataset, build_loader
 from stvit_video.data.decode import VideoError, open_video
-from stvit_video.data.imagenet import image_names, read_image_folders
+from stvit_video.data.imagenet import IMAGE_SUFFIXES, class_files, read_image_folders
 from stvit_video.engine.evaluate import test as run_test
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
@@ -71,6 +72,32 @@ def test_an_image_is_a_video_of_one_frame(folder):
         frames = reader.get_frames([0, 0, 0])
     assert frames.shape == (3, 50, 40, 3)
     assert np.array_equal(frames[2].numpy(), np.asarray(Image.open(path)))
+
+
+def test_suffixes_are_those_of_torchvision():
+    assert IMAGE_SUFFIXES == IMG_EXTENSIONS
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_files_of_every_suffix_are_listed_and_read(suffix, folder):
+    path = folder / "train" / CLASSES[0] / f"a{suffix.upper()}"
+    # Smooth, so that little of it is lost; and grey, as a .pgm is.
+    image = picture(0, height=4, width=3).resize((40, 50), Image.Resampling.BICUBIC).convert("L")
+    image.save(path)
+    paths = read_image_folders(folder / "train", num_classes=2)
+    assert f"{CLASSES[0]}/{path.name}" in [name for name, _ in paths]
+    with open_video(path, backend="image") as reader:
+        (frame,) = reader.get_frames([0]).numpy().astype(int)
+    difference = np.abs(frame - np.asarray(image.convert("RGB")))
+    assert difference.mean() < 3 if suffix in (".jpg", ".jpeg", ".webp") else difference.max() == 0
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_more_than_8_bits_are_refused(suffix, tmp_path):
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(np.full((8, 8), 4096, dtype=np.uint16)).save(path)
+    with pytest.raises(VideoError, match="grey values have more than 8 bits"):
+        open_video(path, backend="image")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
@@ -147,7 +174,7 @@ def test_a_class_folder_that_cannot_be_read_is_a_sentence(folder):
     shutil.rmtree(folder / "train" / CLASSES[1])
     closed = folder / "train" / CLASSES[1]
     with pytest.raises(UserError, match=f"cannot read the class folder {closed}"):
-        image_names(closed)
+        class_files(closed)
 
 
 def test_fewer_images_than_a_step_takes_are_a_sentence(config, folder):

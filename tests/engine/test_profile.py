@@ -1,10 +1,15 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stvit_video.config import load_config
 from stvit_video.engine.profile import count_flops, count_parameters
 from stvit_video.models import build_model
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 class Attention(nn.Module):
@@ -45,6 +50,22 @@ def test_a_model_counts_without_warnings_and_keeps_its_mode(small_config, caplog
     flops = count_flops(model, torch.zeros(1, 3, 8, 32, 32))
     assert flops > count_parameters(model) > 0
     assert model.training
+    assert caplog.records == []
+
+
+# Padding, mixed sizes of windows, recovery, pooling and stem use what fvcore does not know.
+@pytest.mark.parametrize(
+    ("config", "part", "shape"),
+    [
+        ("demo/stvit_swin_motion.yaml", "", (4, 56, 56)),
+        ("demo/swin_shapes.yaml", "backbone", (96, 128)),
+        ("demo/stvit_r_swin_shapes.yaml", "backbone", (96, 128)),
+        ("imagenet/stvit_swin_t.yaml", "", (224, 224)),
+    ],
+)
+def test_configs_count_without_warnings(config, part, shape, caplog):
+    model = build_model(load_config(CONFIGS / config)).get_submodule(part)
+    assert count_flops(model, torch.zeros(1, 3, *shape)) > 0
     assert caplog.records == []
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torchvision.io import write_jpeg
 
+from stvit_video.data.imagenet import IMAGE_SUFFIXES
+
 CONFIG = Path(__file__).resolve().parents[2] / "configs/imagenet/deit_t.yaml"
 
 
@@ -68,13 +70,30 @@ def test_every_problem_is_found_at_once(check, data):
     expected = (
         "train holds 4 folders, one for each class, but MODEL.NUM_CLASSES is 3",
         "train/d has no fellow in every other split",
-        "train/d holds no images (.jpeg, .jpg, .png, .webp, .bmp)",
+        f"train/d holds no images ({', '.join(IMAGE_SUFFIXES)})",
         "train, image 5: cannot read the image b/1.JPEG: ",
         "c/0.JPEG: it is no image that Pillow knows",
     )
     assert len(problems) == len(expected)
     assert all(part in line for part, line in zip(expected, problems, strict=True))
     assert list(pd.read_csv(output / "quarantine.csv").path) == ["b/1.JPEG", "c/0.JPEG"]
+
+
+def test_files_of_other_suffixes_are_told_of(check, data):
+    for name in ("a/1.heic", "a/notes.txt", "b/.DS_Store", "b/2.gif", "c/old"):
+        (data / "train" / name).touch()
+    (data / "val/b/nested").mkdir()
+    status, report, output = check()
+    train, val = (output / "problems.txt").read_text().splitlines()
+    assert (status, "2 of kind ignored:" in report) == (1, True)
+    suffixes = "(.jpg, .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, .webp)"
+    assert train == (
+        f"{data}/train holds 4 files or folders in class folders that are ignored, as no suffix of "
+        f"an image {suffixes} ends their names: a/1.heic, a/notes.txt, b/2.gif and 1 more; convert "
+        "them, or take them away"
+    )
+    assert f"{data}/val holds 1 files" in val
+    assert "names: b/nested; convert" in val
 
 
 def test_a_second_check_reads_only_what_has_changed(check, data):
