@@ -41,7 +41,7 @@ demo-detection: venv
 	    --output output/demo/swin_shapes/results/found.png
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/slurm
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm
 
 test-slurm: venv
 	@if ! command -v slurmctld > /dev/null && command -v apt-get > /dev/null && [ $$(id -u) = 0 ]; \

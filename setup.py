@@ -35,7 +35,7 @@ setup(
             "imageio-ffmpeg>=0.6",
             "mypy>=1.13",
             "pytest>=8",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "ruff>=0.8",
             "scikit-learn>=1.5",
             "timm>=1.0.12",

@@ -8,7 +8,7 @@ from stvit_video.errors import UserError
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ("b/2.mp4", "b/1.MKV", "a/x/0.avi", "notes.txt", "i/0.JPEG", "odd.tif"):
+    for name in ("b/2.mp4", "b/1.MKV", "a/x/0.avi", "notes.txt", "i/0.JPEG", "odd.jp2"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "empty").mkdir()
@@ -38,8 +38,8 @@ def test_lists_have_labels_or_none(folder):
 
 
 def test_what_a_file_is_that_has_another_suffix(folder):
-    assert not find_media([folder / "odd.tif"]).are_images
-    assert find_media([folder / "odd.tif", folder / "i"], prefer_images=True).are_images
+    assert not find_media([folder / "odd.jp2"]).are_images
+    assert find_media([folder / "odd.jp2", folder / "i"], prefer_images=True).are_images
 
 
 @pytest.mark.parametrize(
