@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.process import BaseProcess
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -189,7 +190,9 @@ class VideoLoader:
             raise error
         self._end_workers()
         # Several workers may have read one video, which is to blame once; for a crash if any did.
-        for death in {each.video: each for each in sorted(deaths, key=_is_crash)}.values():
+        for death in {
+            each.video: each for each in sorted(deaths, key=attrgetter("is_crash"))
+        }.values():
             if death.video < 0:
                 self._take_up_idle_death(death, error)
             else:
@@ -202,7 +205,7 @@ class VideoLoader:
             f"a worker of the data loader died between two videos ({death.cause}); with too little "
             "memory, lower DATA_LOADER.NUM_WORKERS or the batch size"
         )
-        if _is_crash(death):
+        if death.is_crash:
             raise UserError(sentence) from error
         if self._idle_deaths > _MOST_IDLE_DEATHS:
             raise TransientError(f"{self._idle_deaths} times {sentence}") from error
@@ -211,7 +214,7 @@ class VideoLoader:
     def _blame(self, death: Death) -> None:
         assert not self._guarded.is_killer[death.video], "a killer was opened again"
         bad = self.dataset.bad_video(death.video, death.cause, kills=True)
-        if _is_crash(death) or death.video in self._suspects:
+        if death.is_crash or death.video in self._suspects:
             self.quarantine.add([bad])
         else:
             self._suspects.add(death.video)
@@ -233,10 +236,6 @@ class _RemainingBatches(Sampler[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.islice(self._batch_sampler, self.first_batch, None)
-
-
-def _is_crash(death: Death) -> bool:
-    return not death.may_pass
 
 
 def _noting_context(processes: list[BaseProcess]) -> ForkContext | SpawnContext:

@@ -23,8 +23,8 @@ class Death(NamedTuple):
 
     video: int
     cause: str
-    # Whether the same video may be read well at another try.
-    may_pass: bool
+    # Whether the process ended by itself; if not, another try may go well.
+    is_crash: bool
 
 
 class WorkerWatch:
@@ -74,7 +74,7 @@ class WorkerWatch:
             Death(
                 videos.get(worker.pid or 0, -1),
                 self._describe(worker.exitcode),
-                may_pass=-worker.exitcode in _FROM_OUTSIDE,
+                is_crash=-worker.exitcode not in _FROM_OUTSIDE,
             )
             for worker in workers
             if worker.exitcode is not None

@@ -104,10 +104,12 @@ def _test_detector(run: _TestRun) -> None:
 def _test_classifier(run: _TestRun) -> None:
     """Test, and write the results unless it was cut short."""
     cfg, loader = run.cfg, run.loader
-    weights_hash = distributed.broadcast_object(
-        sha256(run.checkpoint) if distributed.is_main() else ""
-    )
-    stopped = StoppedTest(cfg.OUTPUT_DIR, fingerprint=_fingerprint(run, weights_hash))
+    weights_hash = fingerprint = ""
+    if distributed.is_main():
+        weights_hash = sha256(run.checkpoint)
+        fingerprint = _fingerprint(run, weights_hash)
+    fingerprint = distributed.broadcast_object(fingerprint)
+    stopped = StoppedTest(cfg.OUTPUT_DIR, fingerprint=fingerprint)
     start, before = _go_on(run, stopped)
     own: list[Predictions] = []
     try:
@@ -149,8 +151,11 @@ def _go_on(run: _TestRun, stopped: StoppedTest) -> tuple[int, Finished]:
     """
     sampler = run.loader.batch_sampler
     assert isinstance(sampler, EvalBatchSampler)
-    before = stopped.read() if distributed.is_main() else Finished()
-    told = (stopped.last_start + 1, before.videos | run.loader.quarantine.killers.keys())
+    before = Finished()
+    told: tuple[int, set[int]] = (0, set())
+    if distributed.is_main():
+        before = stopped.read()
+        told = (stopped.last_start + 1, before.videos | run.loader.quarantine.killers.keys())
     start, done = distributed.broadcast_object(told)
     sampler.leave_out(done)
     # A batch with a video that could not be read comes again as a whole: it may be mended.

@@ -8,12 +8,13 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from stvit_video.data.bad_video import BadVideoError
 from stvit_video.data.build import build_sampling, build_second_try, build_test_crops
+from stvit_video.data.guarded import GuardedVideos
 from stvit_video.data.imagenet import IMAGE_SUFFIXES
 from stvit_video.data.kinetics import MultiViewVideos
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.data.labeled_videos import LabeledVideos
+from stvit_video.data.worker_watch import WorkerWatch
 from stvit_video.errors import UserError
 from stvit_video.runtime.logging import get_logger
 
@@ -145,13 +146,19 @@ class MediaViews:
         self._refuse_if_all_are_left_out()
         backend = "image" if media.are_images else cfg.DATA.DECODING_BACKEND
         entries = [Entry(line, str(file), 0) for line, file in enumerate(self._files, start=1)]
-        self._dataset = MultiViewVideos(
+        dataset = MultiViewVideos(
             LabeledVideos(LabeledPaths(Path(), entries), prefix="", backend=backend),
             sampling=build_sampling(cfg),
             crops=build_test_crops(cfg),
             num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         )
-        self._second_try = build_second_try(self._dataset)
+        second_try = build_second_try(dataset)
+        self._guarded = GuardedVideos(
+            [dataset] if second_try is None else [dataset, second_try],
+            replace=None,
+            max_bad=0,
+            watch=WorkerWatch(num_workers=0, seconds=0.0),
+        )
 
     def __len__(self) -> int:
         """How many files there are; not all of them can be read, perhaps."""
@@ -164,21 +171,14 @@ class MediaViews:
             UserError: none of the files can be read.
         """
         for index, file in enumerate(self._files):
-            try:
-                item = self._read(index)
-            except BadVideoError as error:
-                self._leave_out(file, error.bad.error)
+            item, reports = self._guarded[index]
+            if isinstance(item, UserError):
+                raise item
+            if item is None:
+                self._leave_out(file, reports[-1].error)
             else:
                 yield item
         self._refuse_if_all_are_left_out()
-
-    def _read(self, index: int) -> dict[str, Any]:
-        try:
-            return self._dataset[index]
-        except BadVideoError:
-            if self._second_try is None:
-                raise
-            return self._second_try[index]
 
     def _leave_out(self, file: Path, reason: str) -> None:
         if self._num_named == 1:

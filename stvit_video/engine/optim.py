@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
 from stvit_video.errors import UserError
 
@@ -114,13 +114,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def clip_gradients(
-    parameters: Collection[nn.Parameter], *, value: float = 0.0, norm: float = 0.0
+    parameters: Collection[nn.Parameter],
+    *,
+    value: float = 0.0,
+    norm: float = 0.0,
+    present_norm: Tensor | None = None,
 ) -> None:
     """Clip gradients in place: each entry to ``value``, then their L2 norm to ``norm``; 0: not.
 
-    Gradients must be unscaled before, or a loss scaler would change what the limits mean.
+    Gradients must be unscaled before, or a loss scaler would change what the limits mean. Their
+    ``present_norm``, if it is known, is not computed again.
     """
     if value > 0:
         nn.utils.clip_grad_value_(parameters, value)
-    if norm > 0:
+    if norm > 0 and present_norm is not None and value == 0:
+        nn.utils.clip_grads_with_norm_(parameters, norm, present_norm)
+    elif norm > 0:
         nn.utils.clip_grad_norm_(parameters, norm)

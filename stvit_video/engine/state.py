@@ -9,11 +9,7 @@ import torch
 from torch import nn
 
 from stvit_video.engine.average import WeightAverage
-from stvit_video.engine.compare import (
-    changed_keys,
-    check_epoch_plan,
-    check_state,
-)
+from stvit_video.engine.compare import changed_keys, check_epoch_plan, check_state
 from stvit_video.engine.loss_guard import LossGuard
 from stvit_video.engine.meters import TrainMeter
 from stvit_video.engine.random_state import capture_random_state, restore_random_state

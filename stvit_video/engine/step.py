@@ -95,12 +95,12 @@ class TrainingStep:
         measured = dict(zip(passes[0], values.sum(dim=0).tolist(), strict=True))
         loss = measured.pop("loss")
         try:
-            self._judge(loss, gradient_norm=norm.item())
+            self._judge(loss, gradient_norm=0.0 if norm is None else norm.item())
         except BadLossError:
             for each, before in statistics:
                 each.copy_(before)
             raise
-        self._update()
+        self._update(norm)
         clips = sum(self.objective.num_samples(batch) for batch in batches)
         return StepResult(loss, clips, measured)
 
@@ -117,10 +117,10 @@ class TrainingStep:
             return self.model.no_sync()
         return nullcontext()
 
-    def _gradient_norm(self) -> Tensor:
-        """The norm of all gradients, which ranks have averaged; 0 where a loss scaler judges it."""
+    def _gradient_norm(self) -> Tensor | None:
+        """The norm of all gradients, which ranks have averaged; None where they are scaled."""
         if self.scaler.is_enabled():
-            return torch.zeros(())
+            return None
         gradients = (each.grad for each in self.model.parameters())
         return nn.utils.get_total_norm([each for each in gradients if each is not None])
 
@@ -139,10 +139,15 @@ class TrainingStep:
         if problem:
             raise BadLossError(problem, loss=loss, is_of_gradient=True)
 
-    def _update(self) -> None:
+    def _update(self, gradient_norm: Tensor | None) -> None:
         if self.clip_value > 0 or self.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
             parameters = list(self.model.parameters())
-            clip_gradients(parameters, value=self.clip_value, norm=self.clip_norm)
+            clip_gradients(
+                parameters,
+                value=self.clip_value,
+                norm=self.clip_norm,
+                present_norm=gradient_norm,
+            )
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -30,6 +30,9 @@ from stvit_video.errors import UserError
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CLIP_BYTES = 3 * 8 * 32 * 32
 
+# Of a report: one round, and a model that is not measured.
+QUICK = {"rounds": 1, "model_speed": 1.0, "device": torch.device("cpu")}
+
 
 @pytest.fixture
 def videos(tmp_path):
@@ -117,10 +120,8 @@ def test_the_report_has_every_part(config_file, videos, tmp_path, monkeypatch):
         config_file,
         videos,
         folder=tmp_path,
-        rounds=1,
         clips=8,
-        model_speed=1.0,
-        device=torch.device("cpu"),
+        **QUICK,
     )
     text = "\n".join(parts)
     assert text.startswith("3 videos, clips of 8 frames at stride 1, decoder pyav")
@@ -146,10 +147,8 @@ def test_images_are_measured_without_peers(tmp_path):
             *("DATA_LOADER.NUM_WORKERS", "0", "TRAIN.BATCH_SIZE", "16", "DATA_LOADER.PIN_MEMORY"),
             *("False", "DATA.TRAIN_CROP_SIZE", "32", "DATA.TEST_CROP_SIZE", "32"),
         ],
-        rounds=1,
         clips=4,
-        model_speed=1.0,
-        device=torch.device("cpu"),
+        **QUICK,
     )
     text = "\n".join(parts)
     assert text.startswith("4 images as clips of 1 frame, decoder image, ")

@@ -167,3 +167,8 @@ def test_clipping():
     assert parameter.grad.tolist() == pytest.approx([0.6, -0.8], abs=1e-5)
     clip_gradients([parameter], value=0.7)
     assert parameter.grad.tolist() == pytest.approx([0.6, -0.7], abs=1e-5)
+    # A norm that is known is taken as it is, unless clipping by value has changed it.
+    clip_gradients([parameter], norm=1.0, present_norm=torch.tensor(2.0))
+    assert parameter.grad.tolist() == pytest.approx([0.3, -0.35], abs=1e-5)
+    clip_gradients([parameter], value=0.3, norm=1.0, present_norm=torch.tensor(9.0))
+    assert parameter.grad.tolist() == pytest.approx([0.3, -0.3], abs=1e-5)
