@@ -27,7 +27,8 @@ _EXAMPLES = """examples:
   python slurm/launch.py --cfg configs/k400/swin_t.yaml --partition gpu --time 2-00:00:00 --follow
   python slurm/launch.py --array SOLVER.BASE_LR=1e-3,5e-4,2e-4
   python slurm/launch.py --nodes 2 --chain \\
-      configs/imagenet/swin_t.yaml DATA.PATH_TO_DATA_DIR /data/imagenet OUTPUT_DIR output/images \\
+      configs/imagenet/stvit_swin_t_patch.yaml DATA.PATH_TO_DATA_DIR /data/imagenet \\
+          OUTPUT_DIR output/images \\
       configs/k400/stvit_swin_t.yaml DATA.PATH_TO_DATA_DIR /data/k400 OUTPUT_DIR output/videos
   python slurm/launch.py --nodes 4 --gpus-per-node 0 --cfg configs/demo/stvit_swin_motion.yaml
   python slurm/launch.py --local --follow --cfg configs/demo/stvit_swin_motion.yaml

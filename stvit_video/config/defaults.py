@@ -220,38 +220,46 @@ def default_config() -> CfgNode:
     c.STVIT.STAGE = 3
     # Layers of that stage: base (image tokens), stgm (token generation), semantic, and recovery
     # (of the image tokens), such as "3 x (base 1, stgm 2, semantic 2, recovery 1)" of STViT-R.
-    # After a recovery, semantic layers without stgm go on with the same semantic tokens.
     c.STVIT.LAYOUT = "base 2, stgm 2, semantic 2"
     # Semantic tokens of each spatial window of each frame (DeiT: of the frame); a square number.
     c.STVIT.NUM_TOKENS = 9
-    # What cluster centres begin as: "spatial" (pooled), "global" (learned), "spatial+global"
-    # (pooled, and learned ones are added to the queries of the second STGM layer) or
-    # "spatial+position" (pooled, with a learned position).
+    # What initial cluster centers are (Table 7): "spatial" (pooled), "global" (learned),
+    # "spatial+global" (pooled, and learned ones are added to the queries of the second STGM layer)
+    # or "spatial+position" (the learned ones are added to its keys, too).
     c.STVIT.INITIALIZATION = "spatial+global"
-    # How centres are pooled: "intra_inter", "average" or "max".
+    # How centers are pooled: "intra_inter", "average" or "max".
     c.STVIT.POOLING = "intra_inter"
     # Side of the key window of each STGM layer, in image tokens; 0 for the whole frame.
     c.STVIT.KEY_WINDOWS = (10, 14)
     # Side of the window of semantic tokens that the recovery gives the image tokens of a window, in
-    # semantic tokens, centred and cut off at the border; 0 for the whole frame.
+    # semantic tokens, centered and cut off at the border; 0 for the whole frame.
     c.STVIT.RECOVERY_WINDOW = 0
     # Key windows at the border of the frame: "move" (moved inwards, as in classification) or "cut"
-    # (centred and cut off, as in detection). For detectors' weights that were released with their
+    # (centered and cut off, as in detection). For detectors' weights that were released with their
     # padding: "released" (it is masked in the corner alone) or "released_unmasked" (nowhere).
     c.STVIT.BORDER = "move"
-    # Which STGM layers have semantic tokens as keys beside image tokens: "all" (the paper's Swin),
-    # "later" (all but the first, its DeiT) or "none".
+    # Which STGM layers have semantic tokens as keys beside image tokens: "all" (Swin, by the
+    # paper's counts), "later" (all but the first: equations 1 and 2) or "none".
     c.STVIT.SEMANTIC_KEYS = "all"
+    # Side of the windows of cross-window connections (section 3.2) in windows of semantic tokens,
+    # such as 4; 0 for the whole frame, which at 224 pixels is the same.
+    c.STVIT.CROSS_WINDOW = 0
     # Frames over which semantic tokens attend; 1: inside each frame, as counted in the paper.
     c.STVIT.TEMPORAL_WINDOW = 1
     # Initial value of the layer scale of stgm, semantic and recovery layers; 0: no layer scale.
     c.STVIT.LAYER_SCALE_INIT = 0.0
-    # The first STGM layer adds the centres to what they gather; False replaces them by it.
+    # The first STGM layer adds the initial centers to what they aggregate; False (the released
+    # STViT-R) replaces them by it.
     c.STVIT.SHORTCUT = True
-    # Windows along each axis that learned global centres are laid out for, after which they
-    # repeat; 1: all windows share them (the paper), 2: all of a frame of 224 pixels (the released
-    # STViT-R with USE_GLOBAL).
-    c.STVIT.GLOBAL_WINDOWS = 1
+    # Windows along each axis for which learned global centers are laid out, after which they
+    # repeat; 0: all of a frame of DATA.TRAIN_CROP_SIZE (the paper).
+    c.STVIT.GLOBAL_WINDOWS = 0
+    # Global centers as in files that were released with USE_GLOBAL: in the first STGM alone, and
+    # added to the residual of its second layer, too.
+    c.STVIT.RELEASED_GLOBAL = False
+    # The semantic tokens that the first STGM generates are the initial cluster centers of the
+    # later ones, which pool nothing (Table 9, "reusing").
+    c.STVIT.REUSE_TOKENS = False
 
     # Of MODEL.ARCH "cascade_mask_rcnn", whose backbone the SWIN and STVIT keys describe;
     # MODEL.NUM_CLASSES does not count the background.

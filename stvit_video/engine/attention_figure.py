@@ -17,7 +17,7 @@ from stvit_video.engine.precision import build_normalise
 from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
-from stvit_video.models.semantic.maps import record_attention_maps
+from stvit_video.models.semantic.attention_maps import record_attention_maps
 
 _FRAMES, _TOKENS = 5, 6
 _DOTS_PER_INCH = 130

@@ -18,8 +18,10 @@ _ELEMENTWISE_OPS = (
     *("aten::dropout_", "aten::minimum", "aten::maximum", "aten::sum", "aten::mean", "aten::amax"),
     *("aten::max_pool3d", "aten::avg_pool3d"),
     *("aten::adaptive_avg_pool3d", "aten::adaptive_max_pool2d"),
-    *("aten::ne", "aten::lt", "aten::any", "aten::argsort", "aten::index_select", "aten::fill_"),
-    *("aten::index_copy_", "aten::scatter_", "aten::unfold", "aten::unflatten", "aten::view_as"),
+    *("aten::ne", "aten::lt", "aten::__or__", "aten::__xor__", "aten::any"),
+    *("aten::argsort", "aten::fill_"),
+    *("aten::index_select", "aten::index_copy_", "aten::scatter_", "aten::unfold"),
+    *("aten::unflatten", "aten::view_as"),
     *("aten::meshgrid", "aten::pad", "aten::repeat", "aten::repeat_interleave"),
     *("aten::tensor_split", "aten::linspace", "aten::clone", "aten::empty_like"),
 )

@@ -1,7 +1,7 @@
 """Models: ``build_model`` makes them from a config, ``load_weights`` fills them from a file."""
 
-from .build import build_model
-from .load_report import LoadReport
-from .weights import load_weights, save_weights
+from stvit_video.models.build import build_model
+from stvit_video.models.weights.load import load_weights, save_weights
+from stvit_video.models.weights.report import LoadReport
 
 __all__ = ["LoadReport", "build_model", "load_weights", "save_weights"]

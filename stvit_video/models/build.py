@@ -2,24 +2,22 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
-from torch import nn
+from torch import Tensor, nn
 
+from stvit_video.models.deit import Deit, deit_blocks
+from stvit_video.models.detection.build import build_cascade
+from stvit_video.models.heads import ClassificationHead, ClassTokenHead
+from stvit_video.models.layers.block import BlockSpec, CheckpointedSequential
+from stvit_video.models.layers.patch import ChannelDoubling, ConvStem, PatchEmbed
+from stvit_video.models.layers.position import PositionEmbedding
+from stvit_video.models.ptv import PTV_MODELS, set_head
+from stvit_video.models.semantic.build import deit_semantic, swin_semantic
+from stvit_video.models.swin import Swin, swin_stages
 from stvit_video.runtime.registry import Registry
-
-from .deit import Deit, deit_blocks
-from .detection.build import build_cascade
-from .heads import ClassificationHead, ClassTokenHead
-from .layers.block import BlockSpec
-from .layers.checkpointed import CheckpointedSequential
-from .layers.patch import ConvStem, PatchEmbed
-from .layers.position import PositionEmbedding
-from .parameters import keep_parameters_in
-from .ptv import PTV_MODELS, set_head
-from .semantic.build import deit_semantic, swin_semantic
-from .swin import Swin, swin_stages
 
 # Of the published DeiT; Swin has torch's 1e-5.
 _DEIT_NORM_EPS = 1e-6
@@ -39,7 +37,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
     """
     model = MODELS.get(cfg.MODEL.ARCH)(cfg)
     if cfg.MODEL.PARAM_DTYPE != "float32":
-        keep_parameters_in(model, getattr(torch, cfg.MODEL.PARAM_DTYPE))
+        _keep_parameters_in(model, getattr(torch, cfg.MODEL.PARAM_DTYPE))
     return model
 
 
@@ -163,7 +161,27 @@ def _head(cfg: CfgNode, dim: int, kind: type[ClassificationHead]) -> Classificat
 
 def _init_linear(module: nn.Module) -> None:
     # As the released Swin and DeiT models.
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and not isinstance(module, ChannelDoubling):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def _keep_parameters_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Convert a model to ``dtype``, and make it convert what it is called with and returns.
+
+    Inputs become what the parameters are at that moment, so a copy of the model in another type
+    works too; logits become float32, in which losses and scores are computed.
+    """
+    model.to(dtype)
+    model.register_forward_pre_hook(_convert_inputs)
+    model.register_forward_hook(_convert_logits)
+
+
+def _convert_inputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    dtype = next(model.parameters()).dtype
+    return tuple(value.to(dtype) for value in inputs)
+
+
+def _convert_logits(model: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
+    return logits.float()

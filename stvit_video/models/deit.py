@@ -5,15 +5,12 @@ Letters: B batch, T frames, H rows, W columns of a grid, C channels.
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
-from .depths import depths_by_name
-from .layers.block import BlockSpec
-from .layers.window_block import window_block
-from .layers.windows import WindowSize
-from .semantic.assembly import layout_blocks
-from .semantic.stage import SemanticSpec, base_blocks
+from stvit_video.models.depths import depths_by_name
+from stvit_video.models.layers.block import BlockSpec, drop_path_rates, window_block
+from stvit_video.models.layers.windows import WindowSize
+from stvit_video.models.semantic.stage import SemanticSpec, base_blocks, semantic_stage
 
 _FRAME: WindowSize = (1, None, None)
 
@@ -85,10 +82,15 @@ def deit_blocks(
         semantic: how semantic tokens replace image tokens; None for a dense DeiT.
         sequence: what runs the blocks one after the other.
     """
-    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+    rates = drop_path_rates(drop_path, depth=depth)
     if semantic is None:
         block = partial(window_block, spec=spec, position_bias=False)
         return sequence(base_blocks(block, window=_FRAME, drop_paths=rates))
-    return sequence(
-        layout_blocks(semantic, spec=spec, window=_FRAME, position_bias=False, drop_paths=rates)
+    return semantic_stage(
+        semantic,
+        spec=spec,
+        window=_FRAME,
+        position_bias=False,
+        drop_paths=rates,
+        sequence=sequence,
     )

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 # The stage, where there are several, and the number of a module in it, perhaps in a larger model.
 _MODULE = re.compile(r"(?:.*?\.)??(?:stages\.(\d+)\.)?blocks\.(\d+)\.")
-# What stands between the two, and the number of the layer: counted from the module's own number
-# for generation layers, and in the stage for others.
-_GENERATION = re.compile(r"(?:(?:first\.)?generation\.)?module\.layers\.(\d+)\.")
-_LAYER = re.compile(r"(?:first\.|others\.\d+\.)?(?:base|semantic|recovery)\.(\d+)\.(?:module\.)?")
+# What stands between the two, and the layer: counted from the module's own number for generation
+# layers, and in the stage for others.
+_GENERATION = re.compile(r"(?:generation\.)?module\.(?:(first)|(second)|further\.(\d+))\.")
+_LAYER = re.compile(r"(?:semantic|recovery)\.(\d+)\.(?:module\.)?")
 _EMBEDDINGS = ("patch_embed.", "position.")
 _DOWNSAMPLE = re.compile(r"stages\.(\d+)\.downsample\.")
 
@@ -19,7 +19,7 @@ def depths_by_name(names: Iterable[str]) -> dict[str, int]:
     """Number parameters by layer: 0 embeddings, 1 to D the layers, D + 1 norm and head.
 
     A layer that generates semantic tokens has the depth of the dense layer whose place it takes;
-    pooling and global centres have that of the first one. What leads from a stage to the next has
+    pooling and global centers have that of the first one. What leads from a stage to the next has
     the depth of the first layer there.
     """
     names = list(names)
@@ -37,7 +37,7 @@ def dense_name(name: str) -> str | None:
     """Give the name that a parameter of a block would have in a dense model; None for others.
 
     Each layer stands in the place of a dense one, but is named by the module that it is part of:
-    ``blocks.1.generation.module.layers.1.norm1.weight`` is ``blocks.2.norm1.weight``.
+    ``blocks.1.generation.module.second.norm1.weight`` is ``blocks.2.norm1.weight``.
     """
     place = _place(name)
     return None if place is None else f"{place.blocks}{place.layer}.{place.rest}"
@@ -58,7 +58,9 @@ def _place(name: str) -> _Place | None:
         return None
     layer, end = int(module[2]), module.end()
     if generation := _GENERATION.match(name, end):
-        layer, end = layer + int(generation[1]), generation.end()
+        first, second, further = generation.groups()
+        layer += 0 if first else 1 if second else 2 + int(further)
+        end = generation.end()
     elif inner := _LAYER.match(name, end):
         layer, end = int(inner[1]), inner.end()
     return _Place(int(module[1] or 0), name[: module.start(2)], layer, name[end:])

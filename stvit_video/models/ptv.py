@@ -14,9 +14,8 @@ from pytorchvideo.models import hub
 from torch import Tensor, nn
 
 from stvit_video.errors import UserError
+from stvit_video.models.layers.windows import Size
 from stvit_video.runtime.registry import Registry
-
-from .layers.windows import Size
 
 # Rows or columns of a video for one of the map in front of the head.
 _SPATIAL_STRIDE = 32

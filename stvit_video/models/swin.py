@@ -9,18 +9,19 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from stvit_video.errors import UserError
-
-from .depths import depths_by_name
-from .layers.block import BlockSpec
-from .layers.patch import ChannelDoubling, PatchMerging
-from .layers.window_block import window_block
-from .layers.windows import Size
-from .semantic.assembly import layout_blocks
-from .semantic.stage import SemanticSpec, base_blocks, semantic_blocks
+from stvit_video.models.depths import depths_by_name
+from stvit_video.models.layers.block import BlockSpec, drop_path_rates, window_block
+from stvit_video.models.layers.patch import ChannelDoubling, PatchMerging
+from stvit_video.models.layers.windows import Size
+from stvit_video.models.semantic.stage import (
+    SemanticSpec,
+    base_blocks,
+    semantic_blocks,
+    semantic_stage,
+)
 
 
 class Swin(nn.Module):
@@ -121,36 +122,24 @@ def swin_stages(
         semantic: where and how semantic tokens replace image tokens; None for a dense Swin.
         sequence: what runs the blocks of a stage one after the other.
     """
-    rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
+    rates = drop_path_rates(drop_path, depth=sum(depths))
     stages: list[nn.Module] = []
     for index, depth in enumerate(depths):
-        parts: OrderedDict[str, nn.Module] = OrderedDict()
-        blocks = _stage_blocks(
-            index=index,
-            spec=BlockSpec(dim << index, num_heads[index], mlp_ratio, cut_windows=cut_windows),
-            window=window,
-            drop_paths=rates[sum(depths[:index]) :][:depth],
-            semantic=semantic,
-        )
-        parts["blocks"] = sequence(blocks)
+        width = dim << index
+        spec = BlockSpec(width, num_heads[index], mlp_ratio, cut_windows=cut_windows)
+        drop_paths = rates[sum(depths[:index]) :][:depth]
+        ends_semantic = semantic is not None and semantic.ends_semantic(index)
+        if semantic is not None and index == semantic.stage:
+            blocks = semantic_stage(
+                semantic, spec=spec, window=window, drop_paths=drop_paths, sequence=sequence
+            )
+        elif semantic is not None and ends_semantic:
+            blocks = sequence(semantic_blocks(semantic, spec=spec, drop_paths=drop_paths))
+        else:
+            block = partial(window_block, spec=spec)
+            blocks = sequence(base_blocks(block, window=window, drop_paths=drop_paths))
+        parts: OrderedDict[str, nn.Module] = OrderedDict(blocks=blocks)
         if index + 1 < len(depths):
-            is_semantic = semantic is not None and semantic.ends_semantic(index)
-            parts["downsample"] = (ChannelDoubling if is_semantic else PatchMerging)(dim << index)
+            parts["downsample"] = (ChannelDoubling if ends_semantic else PatchMerging)(width)
         stages.append(nn.Sequential(parts))
     return stages
-
-
-def _stage_blocks(
-    *,
-    index: int,
-    spec: BlockSpec,
-    window: Size,
-    drop_paths: Sequence[float],
-    semantic: SemanticSpec | None,
-) -> "OrderedDict[str, nn.Module]":
-    if semantic is not None and index == semantic.stage:
-        return layout_blocks(semantic, spec=spec, window=window, drop_paths=drop_paths)
-    if semantic is not None and semantic.ends_semantic(index):
-        return semantic_blocks(semantic, spec=spec, drop_paths=drop_paths)
-    block = partial(window_block, spec=spec)
-    return base_blocks(block, window=window, drop_paths=drop_paths)

@@ -14,6 +14,7 @@ DETECTOR = (
     "MODEL.ARCH=cascade_mask_rcnn TRAIN.DATASET=coco TEST.DATASET=coco DATA.NUM_FRAMES=1 "
     "SWIN.PATCH_SIZE=[1,4,4]"
 )
+SEMANTIC_DEIT = "MODEL.ARCH=deit STVIT.ENABLE=true DEIT.CLASS_TOKEN=false STVIT.KEY_WINDOWS=[0,0]"
 # Overrides that break a rule, and the beginning of what is said.
 BROKEN = [
     ("DEVICE=gpu", 'DEVICE must be "cuda", "cpu" or "auto", but it is "gpu" (override)'),
@@ -181,15 +182,15 @@ BROKEN = [
     ("DEIT.MLP_RATIO=0", "DEIT.MLP_RATIO must be above 0"),
     ("DEIT.NUM_HEADS=5", "DEIT.NUM_HEADS must divide DEIT.EMBED_DIM"),
     (
-        "MODEL.ARCH=deit STVIT.ENABLE=true DEIT.CLASS_TOKEN=false STVIT.NUM_TOKENS=225",
+        f"{SEMANTIC_DEIT} STVIT.NUM_TOKENS=225",
         "STVIT.NUM_TOKENS must be at most the image tokens of a frame",
     ),
     (
-        "MODEL.ARCH=deit STVIT.ENABLE=true DEIT.CLASS_TOKEN=false DATA.TEST_CROP_SIZE=32",
+        f"{SEMANTIC_DEIT} DATA.TEST_CROP_SIZE=32",
         "STVIT.NUM_TOKENS must be at most the image tokens of a test frame",
     ),
     (
-        "MODEL.ARCH=deit STVIT.ENABLE=true",
+        "MODEL.ARCH=deit STVIT.ENABLE=true STVIT.KEY_WINDOWS=[0,0]",
         "DEIT.CLASS_TOKEN must be false with semantic tokens",
     ),
     ("STVIT.INITIALIZATION=random", 'STVIT.INITIALIZATION must be "spatial", "global"'),
@@ -202,7 +203,8 @@ BROKEN = [
     ("STVIT.LAYER_SCALE_INIT=-1", "STVIT.LAYER_SCALE_INIT must be at least 0"),
     ("STVIT.KEY_WINDOWS=[10,-1]", "STVIT.KEY_WINDOWS must be at least 0 in every entry"),
     ("STVIT.NUM_TOKENS=8", "STVIT.NUM_TOKENS must be a square number, but it is 8"),
-    ("STVIT.GLOBAL_WINDOWS=0", "STVIT.GLOBAL_WINDOWS must be at least 1"),
+    ("STVIT.GLOBAL_WINDOWS=-1", "STVIT.GLOBAL_WINDOWS must be at least 0"),
+    ("STVIT.CROSS_WINDOW=-1", "STVIT.CROSS_WINDOW must be at least 0"),
     ("STVIT.BORDER=pad", 'STVIT.BORDER must be "move", "cut", "released" or "released_unmasked"'),
     ("STVIT.RECOVERY_WINDOW=-1", "STVIT.RECOVERY_WINDOW must be at least 0"),
     ("STVIT.ENABLE=true STVIT.RECOVERY_WINDOW=2", "STVIT.RECOVERY_WINDOW must be 0, or with Swin"),
@@ -212,8 +214,32 @@ BROKEN = [
         'STVIT.BORDER must be "move" with DeiT, whose frame is one window',
     ),
     (
+        f"{SEMANTIC_DEIT} STVIT.KEY_WINDOWS=[10,14]",
+        "STVIT.KEY_WINDOWS must be 0 with DeiT, whose frame is one window",
+    ),
+    (
+        f"{SEMANTIC_DEIT} STVIT.CROSS_WINDOW=4",
+        "STVIT.CROSS_WINDOW must be 0 with DeiT, whose frame",
+    ),
+    (
+        "STVIT.ENABLE=true STVIT.CROSS_WINDOW=4 STVIT.TEMPORAL_WINDOW=2",
+        "STVIT.CROSS_WINDOW must be 0 with DeiT, whose frame is one window, and where",
+    ),
+    (
+        "STVIT.ENABLE=true STVIT.RELEASED_GLOBAL=true STVIT.INITIALIZATION=spatial",
+        'STVIT.RELEASED_GLOBAL must be false unless STVIT.INITIALIZATION is "spatial+global"',
+    ),
+    (
+        "STVIT.ENABLE=true STVIT.REUSE_TOKENS=true MODEL.ACT_CHECKPOINT=true",
+        "STVIT.REUSE_TOKENS must be false with MODEL.ACT_CHECKPOINT",
+    ),
+    (
+        f"{SEMANTIC_DEIT} STVIT.GLOBAL_WINDOWS=2",
+        "STVIT.GLOBAL_WINDOWS must be 0 with DeiT, whose frame is one window",
+    ),
+    (
         "STVIT.ENABLE=true STVIT.BORDER=cut STVIT.KEY_WINDOWS=[14,21]",
-        'STVIT.SEMANTIC_KEYS must be "none" where STVIT.BORDER is not "move": centred windows',
+        'STVIT.SEMANTIC_KEYS must be "none" where STVIT.BORDER is not "move": centered windows',
     ),
     (
         "STVIT.ENABLE=true STVIT.BORDER=cut STVIT.SEMANTIC_KEYS=none STVIT.KEY_WINDOWS=[6,21]",

@@ -18,11 +18,20 @@ from stvit_video.errors import UserError
         (("STVIT.LAYOUT", "base 2, stgm 2"), "has 4 layers, but the stage has 6"),
         (
             ("STVIT.LAYOUT", "base 5, stgm 1", "STVIT.KEY_WINDOWS", "(10,)"),
-            "STVIT.INITIALIZATION",
+            "at least two layers",
         ),
         (
             ("STVIT.LAYOUT", "stgm 2, recovery 1, stgm 3"),
             "the same number",
+        ),
+        (
+            (
+                "STVIT.LAYOUT",
+                "stgm 2, recovery 1, stgm 2, semantic 1",
+                "STVIT.REUSE_TOKENS",
+                "True",
+            ),
+            "is not several of them",
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_nothing_is_computed_again_without_gradients(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("checkpointed")
 
-    monkeypatch.setattr("stvit_video.models.layers.checkpointed.checkpoint", refuse)
+    monkeypatch.setattr("stvit_video.models.layers.block.checkpoint", refuse)
     model = small_model("stvit_swin_t", "MODEL.ACT_CHECKPOINT", "True").eval()
     video = torch.randn(1, 3, 4, 64, 64)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""DeiT against timm's, its semantic form, and what initial centres can be."""
+"""DeiT against timm's, and its semantic form."""
 
 import pytest
 import timm
@@ -8,9 +8,6 @@ from small import imagenet_model, number_of_values, small_deit
 from weight_files import accounted_for, saved
 
 from stvit_video.models import load_weights
-from stvit_video.models.semantic.centers import LearnedCenters, PositionedPooling
-from stvit_video.models.semantic.pooling import AdaptiveAveragePooling
-from stvit_video.models.semantic.regions import Windows
 
 THEIRS = {"deit_t": "deit_tiny_patch16_224", "deit_s": "deit_small_patch16_224"}
 SEMANTIC = ("STVIT.ENABLE", "True", "DEIT.CLASS_TOKEN", "False", "STVIT.NUM_TOKENS", "16")
@@ -60,8 +57,7 @@ def test_a_dense_file_loads_into_the_semantic_model(tmp_path):
     assert accounted_for(report) == number_of_values(model)
     assert set(report.unexpected) == {"position.class_token"}
     assert all("pooling" in name or "global_centers" in name for name in report.missing)
-    # The third layer's place is that of the first generation layer.
-    layer = model.blocks[4].module.layers[1]
+    layer = model.blocks[4].module.second
     assert torch.equal(layer.attn.qkv.weight, dense.blocks[5].attn.qkv.weight)
     assert torch.equal(model.position.table, dense.position.table[:, 1:])
 
@@ -75,48 +71,33 @@ def test_tokens_are_as_many_at_any_size(size):
     assert all(p.grad is not None for n, p in model.named_parameters() if not n.startswith("head"))
 
 
-def test_centres_can_begin_the_same_for_every_image():
-    pooling = LearnedCenters(Windows(window=7, tokens=3), dim=8)
-    centers = pooling(torch.randn(2, 14, 10, 8))
-    assert centers.shape == (2, 6, 5, 8)
-    assert torch.equal(centers[0], centers[1])
-    assert torch.equal(centers[0, :3, :3], centers[0, 3:, :3])
-    assert torch.equal(centers[0, :3, :3], pooling.centers)
-
-
-def test_centres_can_have_a_position():
-    windows = Windows(window=None, tokens=4)
-    average = AdaptiveAveragePooling(windows)
-    pooling = PositionedPooling(average, dim=8)
-    x = torch.randn(2, 14, 14, 8)
-    torch.testing.assert_close(pooling(x) - average(x), pooling.position.expand(2, 4, 4, 8))
-
-
 @pytest.mark.parametrize(
     ("initialization", "names"),
     [
         ("spatial", set()),
         ("global", {"pooling.centers"}),
         ("spatial+global", {"global_centers"}),
-        ("spatial+position", {"pooling.position"}),
+        ("spatial+position", {"global_centers"}),
     ],
 )
-def test_each_initialisation_has_its_parameters(initialization, names):
+def test_each_initialization_has_its_parameters(initialization, names):
     options = (*SEMANTIC, "STVIT.POOLING", "average", "STVIT.INITIALIZATION", initialization)
     generation = small_deit(*options).blocks[4].module
-    own = {name for name, _ in generation.named_parameters() if not name.startswith("layers")}
+    parameters = dict(generation.named_parameters())
+    own = {name for name in parameters if not name.startswith(("first.", "second."))}
     assert own == names
+    assert all(parameters[name].shape == (4, 4, 24) for name in own)  # N_s rows
 
 
 def test_the_first_layer_of_deit_attends_to_image_tokens_alone():
-    layers = small_deit(*SEMANTIC, "STVIT.SEMANTIC_KEYS", "later").blocks[4].module.layers
-    centers, image = torch.randn(1, 4, 4, 24), torch.randn(1, 5, 6, 24)
-    queries = torch.randn(1, 4, 4, 24)
+    generation = small_deit(*SEMANTIC, "STVIT.SEMANTIC_KEYS", "later").blocks[4].module
+    tokens, image = torch.randn(1, 4, 4, 24), torch.randn(1, 5, 6, 24)
+    others = tokens.index_fill(1, torch.tensor([0]), 3.0)  # the first row is another
     first, second = (
-        [layer(centers + noise, image, queries) for noise in (0, torch.randn_like(centers))]
-        for layer in layers
+        [layer(each, image)[:, 1:] for each in (tokens, others)]
+        for layer in (generation.first, generation.second)
     )
-    assert torch.equal(*first)
+    torch.testing.assert_close(*first)
     assert not torch.allclose(*second)
 
 

@@ -21,13 +21,18 @@ def test_depths_of_a_dense_model():
     assert depths["norm.weight"] == depths["head.fc.weight"] == 13
 
 
-_REUSING = "stgm 2, semantic 1, recovery 1, base 1, semantic 1, recovery 1"
 MODELS = {
     **{name: lambda name=name: small_model(name) for name in ("swin_t", "stvit_swin_t")},
     "conv stem": lambda: small_model("swin_t", "SWIN.STEM", "conv", "SWIN.PATCH_SIZE", "(1, 4, 4)"),
     "stvit_r": lambda: small_model("stvit_r_swin_t"),
+    "four layers of generation": lambda: small_model(
+        "stvit_swin_t",
+        *("STVIT.LAYOUT", "base 1, stgm 4, semantic 1", "STVIT.KEY_WINDOWS", "(7, 10, 14, 14)"),
+    ),
     "reusing": lambda: small_model(
-        "stvit_r_swin_t", "SWIN.DEPTHS", "(2, 2, 7, 2)", "STVIT.LAYOUT", _REUSING
+        "stvit_r_swin_t",
+        *("SWIN.DEPTHS", "(2, 2, 8, 2)", "STVIT.REUSE_TOKENS", "True"),
+        *("STVIT.LAYOUT", "2 x (stgm 2, semantic 1, recovery 1)"),
     ),
     "deit": small_deit,
     "stvit_deit": lambda: small_deit("DEIT.CLASS_TOKEN", "False", "STVIT.ENABLE", "True"),
@@ -56,24 +61,23 @@ def test_generation_layers_have_the_depths_of_the_dense_layers_in_their_places()
     shared = dense.keys() & semantic.keys()
     assert len(shared) > 100
     assert all(semantic[name] == dense[name] for name in shared)
-    for layer in (0, 1):
-        name = f"stages.2.blocks.2.module.layers.{layer}.attn.qkv.weight"
-        assert semantic[name] == dense[f"stages.2.blocks.{2 + layer}.attn.qkv.weight"]
+    for index, layer in enumerate(("first", "second")):
+        name = f"stages.2.blocks.2.module.{layer}.attn.qkv.weight"
+        assert semantic[name] == dense[f"stages.2.blocks.{2 + index}.attn.qkv.weight"]
     first = dense["stages.2.blocks.2.attn.qkv.weight"]
     assert semantic["stages.2.blocks.2.module.global_centers"] == first
-    assert semantic["stages.2.blocks.2.module.pooling.mask.norm.weight"] == first
+    assert semantic["stages.2.blocks.2.module.pooling.intra.norm.weight"] == first
 
 
 @pytest.mark.parametrize(
     ("name", "dense"),
     [
-        ("blocks.3.module.layers.1.norm1.bias", "blocks.4.norm1.bias"),
-        ("stages.2.blocks.7.generation.module.layers.0.attn.qkv.bias", "7.attn.qkv.bias"),
-        ("stages.2.blocks.7.generation.module.layers.1.mlp.fc1.bias", "8.mlp.fc1.bias"),
+        ("blocks.3.module.second.norm1.bias", "blocks.4.norm1.bias"),
+        ("stages.2.blocks.7.generation.module.first.attn.qkv.bias", "7.attn.qkv.bias"),
+        ("stages.2.blocks.7.generation.module.second.mlp.fc1.bias", "8.mlp.fc1.bias"),
         ("stages.2.blocks.7.semantic.10.attn.qkv.bias", "10.attn.qkv.bias"),
         ("stages.2.blocks.7.recovery.11.module.norm2.bias", "11.norm2.bias"),
-        ("stages.2.blocks.1.first.recovery.5.module.norm2.bias", "5.norm2.bias"),
-        ("stages.2.blocks.1.others.1.base.12.attn.proj.bias", "12.attn.proj.bias"),
+        ("stages.2.blocks.7.generation.module.further.1.norm2.bias", "10.norm2.bias"),
         ("backbone.body.stages.2.blocks.1.semantic.3.norm1.bias", "3.norm1.bias"),
     ],
 )

@@ -9,7 +9,7 @@ from small import number_of_values, small_model
 from weight_files import accounted_for, saved
 
 from stvit_video.models import load_weights
-from stvit_video.models.inflate import inflate_bias_table, resize_bias_table
+from stvit_video.models.weights.resize import inflate_bias_table, resize_bias_table
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_an_image_model_fills_a_semantic_video_model(image_model, tmp_path):
     model = small_model("stvit_swin_t")
     report = load_weights(model, saved(image_model.state_dict(), tmp_path))
     assert accounted_for(report) == number_of_values(model)
-    qkv = model.stages[2].blocks[2].module.layers[1].attn.qkv
+    qkv = model.stages[2].blocks[2].module.second.attn.qkv
     assert torch.equal(qkv.weight, image_model.layers[2].blocks[3].attn.qkv.weight)
 
 

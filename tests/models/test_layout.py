@@ -3,9 +3,9 @@ import pytest
 from stvit_video.errors import UserError
 from stvit_video.models.semantic.layout import (
     Unit,
+    modules_of,
     parse_layout,
     restores_image_tokens,
-    runs,
 )
 
 DUMBBELL = (Unit("base", 1), Unit("stgm", 2), Unit("semantic", 2), Unit("recovery", 1))
@@ -26,11 +26,6 @@ DUMBBELL = (Unit("base", 1), Unit("stgm", 2), Unit("semantic", 2), Unit("recover
             2 * (Unit("stgm", 2), Unit("recovery", 1)) + (Unit("base", 3),),
         ),
         ("stgm 2, recovery 1, stgm 2", 5, (Unit("stgm", 2), Unit("recovery", 1), Unit("stgm", 2))),
-        (
-            "base 1, stgm 2, semantic 2, recovery 1, 2 x (semantic 4, recovery 2)",
-            18,
-            DUMBBELL + 2 * (Unit("semantic", 4), Unit("recovery", 2)),
-        ),
     ],
 )
 def test_layouts(text, depth, expected):
@@ -58,9 +53,12 @@ def test_layouts(text, depth, expected):
         ("2 x (base 1, stgm 2)", 6, "begins anew after recovery alone"),
         ("stgm 2, recovery 1, recovery 1", 4, "begins anew after recovery alone"),
         ("stgm 2, recovery 1, base 1, semantic 1", 5, "begins anew after recovery alone"),
+        ("stgm 2, recovery 1, semantic 1, recovery 1", 5, "begins anew after recovery alone"),
         ("base 2, semantic 2", 4, "never without stgm"),
         ("stgm 2, base 2", 4, "in the order base, stgm, semantic"),
         ("base 1, stgm 2, stgm 2", 5, "one unit of each kind"),
+        ("base 5, stgm 1", 6, "at least two layers"),
+        ("stgm 2, recovery 1, stgm 1", 4, "at least two layers"),
     ],
 )
 def test_what_is_no_layout(text, depth, message):
@@ -70,15 +68,18 @@ def test_what_is_no_layout(text, depth, message):
     assert text in str(error.value)
 
 
-def test_runs_hold_what_shares_semantic_tokens():
-    text = "base 1, stgm 2, semantic 2, recovery 1, base 2, semantic 4, recovery 1, stgm 2"
-    units = parse_layout(text, depth=15)
-    assert [[unit.kind for unit in run] for run in runs(units)] == [
+def test_a_dumbbell_unit_is_one_module():
+    text = "base 1, stgm 2, semantic 2, recovery 1, base 2, stgm 2, recovery 1, stgm 2, semantic 3"
+    units = parse_layout(text, depth=16)
+    assert [[unit.kind for unit in module] for module in modules_of(units)] == [
         ["base"],
-        ["stgm", "semantic", "recovery", "base", "semantic", "recovery"],
+        ["stgm", "semantic", "recovery"],
+        ["base"],
+        ["stgm", "recovery"],
         ["stgm"],
+        ["semantic"],
     ]
-    assert sum(runs(units), ()) == units
+    assert sum(modules_of(units), ()) == units
 
 
 @pytest.mark.parametrize(

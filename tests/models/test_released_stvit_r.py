@@ -22,7 +22,7 @@ OVERRIDES = {
     (False, False): (),
     (True, True): (
         *("STVIT.SHORTCUT", "True", "STVIT.INITIALIZATION", "spatial+global"),
-        *("STVIT.GLOBAL_WINDOWS", "2"),
+        *("STVIT.RELEASED_GLOBAL", "True"),
     ),
 }
 # The detectors' backbone, as released and with its pad_mask off.
@@ -34,7 +34,7 @@ DETECTION_FORM = (
 )
 
 
-@pytest.fixture(scope="module", params=OVERRIDES, ids=["as released", "as in the paper"])
+@pytest.fixture(scope="module", params=OVERRIDES, ids=["as released", "with both switches"])
 def official(request, tmp_path_factory):
     """What the official code gives, and what our model gives with the file's weights."""
     case = VARIANTS[request.param]
@@ -117,7 +117,7 @@ def released_names(model, *more):
     """The state dict of one of our models, with the names and the projections of the released."""
     state = {name: torch.zeros(3) for name in more}
     for name, value in model.state_dict().items():
-        found = re.fullmatch(r"stages(.*blocks)\.1\.generation\.module\.layers\.0\.(.*)", name)
+        found = re.fullmatch(r"stages(.*blocks)\.1\.generation\.module\.first\.(.*)", name)
         if found and ".qkv." in name:
             released = f"layers{found[1]}.1.{found[2]}"
             state[released.replace("qkv", "q")] = value[: len(value) // 3]
@@ -143,7 +143,12 @@ def about_switches(report):
         (
             (),
             (CENTERS,),
-            "USE_GLOBAL true, .* STVIT.INITIALIZATION spatial.global and STVIT.GLOBAL",
+            r"USE_GLOBAL true, .* spatial\+global and STVIT\.RELEASED_GLOBAL True\.$",
+        ),
+        (
+            ("STVIT.INITIALIZATION", "spatial+global"),
+            (CENTERS,),
+            r"USE_GLOBAL true, .* spatial\+global and STVIT\.RELEASED_GLOBAL True\.$",
         ),
         (
             ("STVIT.INITIALIZATION", "spatial+global"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from brute_force import window_attention
 from small import small_model
+from torch import nn
 
 from stvit_video.models.layers.attention import WindowAttention
 from stvit_video.models.layers.patch import ChannelDoubling, PatchMerging
@@ -13,8 +14,8 @@ from stvit_video.models.semantic.stgm import SemanticTokenGeneration
 SIZES = [(2, 3, 1, 33, 47), (1, 3, 2, 224, 160), (1, 3, 7, 33, 47), (1, 3, 16, 64, 64)]
 # Their last layers start at zero, so the layers before them get no gradient at first.
 WAITING = tuple(
-    f"pooling.{predictor}.{layer}"
-    for predictor in ("mask", "offset")
+    f"pooling.{function}.{layer}"
+    for function in ("intra", "inter")
     for layer in ("depthwise", "norm")
 )
 
@@ -36,7 +37,7 @@ def test_any_size_trains_and_tests(name, size):
     video = torch.randn(size)
     logits = model(video)
     assert logits.shape == (size[0], 5)
-    torch.nn.functional.cross_entropy(logits, torch.arange(size[0])).backward()
+    nn.functional.cross_entropy(logits, torch.arange(size[0])).backward()
     waiting, learning = split_parameters(model)
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     assert [name for name, parameter in learning.items() if not parameter.grad.any()] == []
@@ -47,11 +48,20 @@ def test_any_size_trains_and_tests(name, size):
 
 CHOICES = {
     "average pooling": ("STVIT.POOLING", "average"),
-    "max pooling, no global centres": ("STVIT.POOLING", "max", "STVIT.INITIALIZATION", "spatial"),
+    "max pooling, no global centers": ("STVIT.POOLING", "max", "STVIT.INITIALIZATION", "spatial"),
     "over frames, layer scale": ("STVIT.TEMPORAL_WINDOW", "8", "STVIT.LAYER_SCALE_INIT", "1e-2"),
     "16 tokens, three layers": (
         *("STVIT.NUM_TOKENS", "16", "STVIT.KEY_WINDOWS", "(4, 10, 21)"),
         *("STVIT.LAYOUT", "base 1, stgm 3, semantic 2"),
+    ),
+    "learned centers": ("STVIT.INITIALIZATION", "global"),
+    "a learned position": ("STVIT.INITIALIZATION", "spatial+position"),
+    "image tokens alone as keys at first": ("STVIT.SEMANTIC_KEYS", "later"),
+    "windows cut off": ("STVIT.SEMANTIC_KEYS", "none", "STVIT.BORDER", "cut"),
+    "large windows across windows": ("STVIT.CROSS_WINDOW", "1"),
+    "tokens used again": (
+        *("SWIN.DEPTHS", "(1, 1, 8, 1)", "STVIT.REUSE_TOKENS", "True"),
+        *("STVIT.LAYOUT", "2 x (stgm 2, semantic 1, recovery 1)"),
     ),
     "in the last stage": ("STVIT.STAGE", "4", "STVIT.LAYOUT", "stgm 2"),
     "in the first stage": ("STVIT.STAGE", "1", "STVIT.LAYOUT", "stgm 2"),
@@ -101,7 +111,7 @@ def test_semantic_blocks_see_no_padding():
     for stage in (2, 3):
         for module in model.stages[stage].modules():
             if isinstance(module, WindowAttention) and module.relative_position_bias_table is None:
-                torch.nn.init.normal_(module.qkv.bias)  # what padding would put into the sum
+                nn.init.normal_(module.qkv.bias)  # what padding would put into the sum
                 module.register_forward_hook(compare)
     with torch.inference_mode():
         model(torch.randn(1, 3, 6, 128, 128))
@@ -112,7 +122,8 @@ def test_the_layout_becomes_layers_in_the_places_of_the_dense_ones():
     stage = small_model("stvit_swin_s").stages[2].blocks
     assert list(stage._modules) == [str(index) for index in (*range(11), *range(12, 18))]
     assert isinstance(stage[10].module, SemanticTokenGeneration)
-    assert [layer.key_window for layer in stage[10].module.layers] == [10, 14]
+    layers = (stage[10].module.first, stage[10].module.second)
+    assert [layer.key_windows.side for layer in layers] == [10, 14]
     blocks = dict(stage.named_children())
     dense = [blocks[str(index)].attn for index in range(10)]
     assert [attention.shift for attention in dense] == [(0, 0, 0), (4, 3, 3)] * 5

@@ -5,7 +5,8 @@ import re
 import pytest
 import timm
 import torch
-from small import imagenet_model, model_of, number_of_values, small_model
+from small import imagenet_model, model_of, number_of_values, small_deit, small_model
+from torch import nn
 from weight_files import accounted_for, saved
 
 from stvit_video.errors import UserError
@@ -59,7 +60,7 @@ def test_results_come_back_too(tmp_path):
     source, model = (small_model("stvit_swin_t").eval() for _ in range(2))
     video = torch.randn(1, 3, 4, 64, 64)
     with torch.inference_mode():
-        before = model(video)  # fills what attention keeps between calls
+        before = model(video)
         load_weights(model, saved(source.state_dict(), tmp_path))
         assert torch.equal(model(video), source(video))
     assert not torch.allclose(before, model(video))
@@ -83,25 +84,26 @@ def test_a_dense_file_loads_into_a_semantic_model(tmp_path):
     # Layers 3 and 4 of the dense stage became the generation module's.
     generation = f"{blocks}.2.module"
     theirs, ours = dense.state_dict(), model.state_dict()
-    for index in range(2):
+    for index, layer in enumerate(("first", "second")):
         for name in dense.stages[2].blocks[2 + index].state_dict():
             if name.endswith("bias_table"):
                 assert f"{blocks}.{2 + index}.{name}" in report.unexpected
                 continue
-            place = f"{generation}.layers.{index}.{name}"
+            place = f"{generation}.{layer}.{name}"
             assert place in report.loaded
             assert torch.equal(ours[place], theirs[f"{blocks}.{2 + index}.{name}"])
     for name in ("stages.3.blocks.1.mlp.fc1.weight", f"{blocks}.5.attn.qkv.weight"):
         assert torch.equal(ours[name], theirs[name])
     assert set(report.missing) == {
-        "stages.2.downsample.expansion.weight",
+        *(f"stages.2.downsample.{name}" for name in ("weight", "bias")),
         f"{generation}.global_centers",
         *(name for name in ours if name.startswith(f"{generation}.pooling.")),
     }
-    assert set(report.mismatched) == {f"stages.2.downsample.norm.{x}" for x in ("weight", "bias")}
+    assert not report.mismatched
     tables = {name for name in theirs if name.endswith("bias_table") and name not in ours}
-    assert set(report.unexpected) == {"stages.2.downsample.reduction.weight", *tables}
-    for name in (*report.missing, *report.mismatched):
+    merging = ("reduction.weight", "norm.weight", "norm.bias")
+    assert set(report.unexpected) == {*(f"stages.2.downsample.{x}" for x in merging), *tables}
+    for name in report.missing:
         assert torch.equal(ours[name], before[name])
 
 
@@ -118,8 +120,8 @@ def test_a_dense_file_loads_into_a_model_with_recovery(tmp_path):
     theirs, ours = dense.state_dict(), model.state_dict()
     for place, layer in (
         ("6", 6),
-        ("7.generation.module.layers.0", 7),
-        ("7.generation.module.layers.1", 8),
+        ("7.generation.module.first", 7),
+        ("7.generation.module.second", 8),
         ("7.semantic.9", 9),
         ("7.semantic.10", 10),
         ("7.recovery.11.module", 11),
@@ -130,9 +132,8 @@ def test_a_dense_file_loads_into_a_model_with_recovery(tmp_path):
 
 
 def test_a_report_can_be_read(tmp_path):
-    report = load_weights(
-        small_model("stvit_swin_t"), saved(small_model("swin_t").state_dict(), tmp_path)
-    )
+    model = small_model("stvit_swin_t", "MODEL.NUM_CLASSES", "7")
+    report = load_weights(model, saved(small_model("swin_t").state_dict(), tmp_path))
     first, *lines = str(report).splitlines()
     assert first.endswith(f"(stvit_video): {report.share:.1%} of the model's parameters filled")
     counts = {line.split()[0]: line.split()[1:5] for line in lines}
@@ -141,7 +142,7 @@ def test_a_report_can_be_read(tmp_path):
         part = getattr(report, name)
         assert int(tensors) == len(part)
         assert int(values.replace(",", "")) == sum(part.values())
-    assert "stages.2.downsample.norm.weight" in lines[1]
+    assert "head.fc.weight" in lines[1]
 
 
 def test_another_number_of_classes_leaves_the_classifier_as_it_was(tmp_path):
@@ -195,7 +196,7 @@ def test_a_semantic_file_fills_what_it_shares_with_a_dense_model(tmp_path):
 def test_names_follow_the_paper_for_the_full_size(tmp_path):
     with torch.device("meta"):
         names = list(model_of("stvit_swin_t").state_dict())
-    assert "stages.2.blocks.2.module.layers.1.attn.qkv.weight" in names
+    assert "stages.2.blocks.2.module.second.attn.qkv.weight" in names
     assert [name for name in names if "head" in name] == ["head.fc.weight", "head.fc.bias"]
 
 
@@ -255,3 +256,22 @@ def test_a_share_is_rounded_up_to_no_whole(tmp_path):
         UserError, match=r"fills 99\.9% .*: .*blocks\.3\.norm1\.bias is missing there"
     ):
         load_weights(model, saved(state, tmp_path), min_share=1.0)
+
+
+def test_centers_and_offsets_fit_another_training_size(tmp_path):
+    """DeiT's offsets are resized with its regions; Swin's centers repeat over more windows."""
+    size = ("DATA.TRAIN_CROP_SIZE", "64"), ("DATA.TRAIN_CROP_SIZE", "128")
+    options = ("STVIT.ENABLE", "True", "DEIT.CLASS_TOKEN", "False", "STVIT.NUM_TOKENS", "4")
+    small, large = (small_deit(*options, *pair) for pair in size)
+    nn.init.normal_(small.blocks[4].module.pooling.inter.pointwise.weight)
+    save_weights(small, tmp_path / "deit.safetensors")
+    report = load_weights(large, tmp_path / "deit.safetensors")
+    assert report.share == 1.0
+    pointwise = [model.blocks[4].module.pooling.inter.pointwise for model in (small, large)]
+    assert [len(layer.weight) for layer in pointwise] == [2 * 2, 4 * 4]
+    grids = [
+        layer.weight.detach().view(side, side, -1)
+        for layer, side in zip(pointwise, (2, 4), strict=True)
+    ]
+    expected = nn.functional.interpolate(grids[0].permute(2, 0, 1)[None], (4, 4), mode="bilinear")
+    torch.testing.assert_close(grids[1].permute(2, 0, 1)[None], expected)

@@ -157,3 +157,19 @@ def test_a_plain_pickle_runs_no_code(model, tmp_path):
     assert not trace.exists()
     pickle.loads(path.read_bytes())
     assert trace.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stages.2.blocks.2.module.pooling.offset.pointwise.weight",
+        "stages.2.blocks.1.generation.module.layers.0.norm1.weight",
+        "stages.2.downsample.expansion.weight",
+    ],
+)
+def test_files_from_before_the_paper_are_refused(name, tmp_path):
+    model = small_model("stvit_swin_t")
+    path = tmp_path / "old.pth"
+    torch.save({**model.state_dict(), name: torch.ones(3)}, path)
+    with pytest.raises(UserError, match="older stvit_video"):
+        load_weights(model, path)

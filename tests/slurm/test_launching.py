@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cluster import wait_for
+from PIL import Image
 
 from stvit_video.cluster.job_record import JobRecord, read_records
 from stvit_video.cluster.slurm import jobs_from, read_job
@@ -98,6 +100,50 @@ def test_a_chain_goes_on_with_the_weights_of_the_job_before(start, launch, tmp_p
     assert f"{checkpoint} (stvit_video): 100.0%" in second.log().read_text()
     trained, kept = (last_weights(job.output_dir) for job in (first, second))
     assert all(torch.equal(trained[name], kept[name]) for name in trained)
+
+
+# What makes the shipped configs small enough for a test.
+_SMALL = """
+NUM_GPUS: 1
+DEVICE: cpu
+TRAIN: {BATCH_SIZE: 4, EVAL_PERIOD: 1}
+TEST: {ENABLE: False}
+DATA_LOADER: {PIN_MEMORY: False}
+MODEL: {NUM_CLASSES: 3}
+SWIN: {EMBED_DIM: 12, NUM_HEADS: [1, 2, 4, 8]}
+SOLVER: {WARMUP_EPOCHS: 0.0}
+TENSORBOARD: {ENABLE: False}
+"""
+
+
+def test_a_video_model_starts_from_the_image_model_that_its_config_names(start, launch, tmp_path):
+    """Section 4.2: pre-trained on ImageNet, with the patch embedding that can be inflated."""
+    images = tmp_path / "images"
+    for number in range(12):
+        for split in ("train", "val"):
+            folder = images / split / f"class{number % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = np.random.default_rng(number).integers(0, 256, (72, 80, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(folder / f"{number}.png")
+    data = {
+        "imagenet/stvit_swin_t_patch": f"{{PATH_TO_DATA_DIR: {images}, TRAIN_CROP_SIZE: 64, "
+        "VAL_SHORT_SIDE: 64, TEST_CROP_SIZE: 64}",
+        "k400/stvit_swin_t": f"{{PATH_TO_DATA_DIR: {launch.config.parent / 'videos'}, "
+        "NUM_FRAMES: 4, TRAIN_CROP_SIZE: 64, VAL_SHORT_SIDE: 64, TEST_CROP_SIZE: 64}",
+    }
+    for name, (config, keys) in zip(("first", "second"), data.items(), strict=True):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"_BASE_: {ROOT / 'configs' / config}.yaml\n{_SMALL}DATA: {keys}\n"
+            f"OUTPUT_DIR: {tmp_path / name}\n"
+        )
+    status, _, errors = start(cfg=("--chain", "first.yaml", "second.yaml"))
+    assert status == 0, errors
+    first, second = records()
+    assert wait_for_end(first) == "COMPLETED"
+    assert wait_for_end(second) == "COMPLETED"
+    log = second.log().read_text()
+    assert re.search(r"inflated .* patch_embed\.proj\.weight", log)
+    assert "stays as it was" not in log
 
 
 def test_a_chain_ends_with_the_job_that_others_wait_for(start, launch, held, cluster, tmp_path):

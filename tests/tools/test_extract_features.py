@@ -14,8 +14,7 @@ from stvit_video.config import load_config
 from stvit_video.data.decode import VideoError
 from stvit_video.data.encode import write_video
 from stvit_video.engine.precision import build_normalise
-from stvit_video.models import build_model, load_weights
-from stvit_video.models.weights import save_weights
+from stvit_video.models import build_model, load_weights, save_weights
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
 from torchvision.ops import clip_boxes_to_image
 
-from .box_loss import BoxLoss
+from stvit_video.models.detection.box_loss import BoxLoss
 
 Maps = Mapping[str, Tensor]
 Sizes = Sequence[tuple[int, int]]

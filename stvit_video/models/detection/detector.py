@@ -10,8 +10,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 
-from .backbone import PyramidBackbone
-from .cascade import CascadeHeads, Sizes
+from stvit_video.models.detection.backbone import PyramidBackbone
+from stvit_video.models.detection.cascade import CascadeHeads, Sizes
 
 
 class FloatRPNHead(RPNHead):

@@ -13,7 +13,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``[N, C, H, W]``; the numbers N may differ between ranks."""
+        """Normalize ``[N, C, H, W]``; the numbers N may differ between ranks."""
         if not self.training or not dist.is_initialized():
             return super().forward(input)
         # As torch does, in float32 under autocast too.
@@ -27,11 +27,11 @@ class SyncBatchNorm(nn.BatchNorm2d):
         count = x.new_full((1,), x.numel() / x.shape[1])
         *sums, total = all_reduce(torch.cat([x.sum(dims), count])).split(x.shape[1])
         mean = sums[0] / total
-        centred = x - mean.view(1, -1, 1, 1)
-        variance = all_reduce(centred.square().sum(dims)) / total
+        centered = x - mean.view(1, -1, 1, 1)
+        variance = all_reduce(centered.square().sum(dims)) / total
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * total / (total - 1), self.momentum)
             self.num_batches_tracked.add_(1)
         scale = (variance + self.eps).rsqrt() * self.weight
-        return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return centered * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)

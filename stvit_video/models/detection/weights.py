@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..formats import Format, to_our_names
+from stvit_video.models.weights.formats import Format, to_our_names
 
 # In front of the names of a detector's backbone.
 BODY = "backbone.body."

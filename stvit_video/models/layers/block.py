@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from .in_place import add_branch, gelu
-from .pieces import by_pieces
+from stvit_video.models.layers.attention import WindowAttention
+from stvit_video.models.layers.windows import Size, WindowSize
 
 
 class Mlp(nn.Module):
@@ -30,7 +32,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., C]`` to ``[..., C]``."""
-        return self.fc2(gelu(self.fc1(x)))
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
@@ -67,6 +69,11 @@ class Residual(nn.Module):
     def forward(self, branch: Tensor) -> Tensor:
         """Scale and drop ``[B, ..., C]``."""
         return self.drop(self.scale(branch))
+
+
+def drop_path_rates(last: float, *, depth: int) -> list[float]:
+    """Give the stochastic depth rate of each of ``depth`` layers, from 0 linearly to ``last``."""
+    return [last * layer / max(depth - 1, 1) for layer in range(depth)]
 
 
 @dataclass(frozen=True)
@@ -116,13 +123,8 @@ class TransformerLayer(nn.Module):
         self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """Add the second branch, the MLP, to ``[B, ..., C]``, which nothing else needs."""
-        if self.training:  # stochastic depth is of whole samples
-            return self._mlp_branch(x)
-        return by_pieces(self._mlp_branch, x, numbers=self.mlp.fc1.out_features)
-
-    def _mlp_branch(self, x: Tensor) -> Tensor:
-        return add_branch(x, self.residual2(self.mlp(self.norm2(x))))
+        """Add the second branch, the MLP, to ``[B, ..., C]``: FFN(x) + x of the paper."""
+        return x + self.residual2(self.mlp(self.norm2(x)))
 
 
 class Block(TransformerLayer):
@@ -130,4 +132,53 @@ class Block(TransformerLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a grid ``[B, ..., C]`` to a grid of the same shape."""
-        return self.feed_forward(add_branch(x, self.residual1(self.attn(self.norm1(x)))))
+        return self.feed_forward(x + self.residual1(self.attn(self.norm1(x))))
+
+
+def window_block(
+    window: WindowSize,
+    shift: Size,
+    drop_path: float,
+    *,
+    spec: BlockSpec,
+    position_bias: bool = True,
+    mask_padding: bool = False,
+    layer_scale: float = 0.0,
+) -> Block:
+    """Build a block with attention inside windows: that of Swin, DeiT and semantic tokens.
+
+    Args:
+        window: frames, rows and columns of a window; None covers the whole axis.
+        shift: the roll of each axis.
+        drop_path: stochastic depth rate of both branches.
+        spec: what the blocks of its stage have in common.
+        position_bias: learn a bias for each relative position; needs a window without None.
+        mask_padding: tokens never attend to the padding of the last windows.
+        layer_scale: initial layer scale of both branches; 0 for none.
+    """
+    attention = WindowAttention(
+        spec.dim,
+        num_heads=spec.num_heads,
+        window=window,
+        shift=shift,
+        position_bias=position_bias,
+        mask_padding=mask_padding,
+        cut_windows=spec.cut_windows,
+    )
+    return Block(spec, attention=attention, drop_path=drop_path, layer_scale=layer_scale)
+
+
+class CheckpointedSequential(nn.Sequential):
+    """A sequence that keeps nothing but the input of each of its modules for the backward pass.
+
+    The backward pass runs each module a second time, with the random numbers of the first, so
+    gradients are those of a plain sequence. So are the names of the parameters.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` by all modules in turn."""
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        for module in self:
+            x = checkpoint(module, x, use_reentrant=False)
+        return x

@@ -1,21 +1,23 @@
 """Cutting a grid of tokens into attention windows, and putting it together again.
 
-Letters: B batch, T frames, H rows, W columns, C channels; M windows (those of all B grids),
-N tokens of a window.
+Letters: B batch, T frames, H rows, W columns, C channels; M windows of a grid, N tokens of a
+window.
 
 Shifted windows follow Swin Transformer, section 3.2: the grid is rolled by the shift, so that
-some windows hold tokens that are not neighbours, and a mask keeps those apart. Most windows
-need no mask at all and many share one, so windows are sorted by the mask they need: attention
-then runs once a group, and no mask is ever repeated for every window. Rolling, cutting and
-sorting are one permutation of tokens.
+some windows hold tokens that are not neighbors, and a mask keeps those apart. Along each axis only
+the last windows need one. Windows that share a mask form a group, and attention runs once a group:
+for all windows of a Video Swin's first stage at once, the masks alone would be 79 MB.
+
+What a grid of some size needs follows from Python integers. Tensors are made in each pass, by
+plain operations on the device: tokens are numbered, the numbers are rolled and cut, and then the
+tokens are gathered once. (Cutting the tokens themselves copies them three times: 6.3 instead of
+1.9 ms for the first stage of a Video Swin-T, one clip, one core.)
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from math import prod
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,204 +30,159 @@ WindowSize = tuple[int | None, int | None, int | None]
 SHIFT_PENALTY = -100.0
 
 
-@dataclass(frozen=True, eq=False)
-class WindowPlan:
-    """How a grid of one size is cut into windows.
+class Run(NamedTuple):
+    """Neighboring windows along one axis that have the same mask.
 
     Attributes:
-        grid: frames, rows and columns of the grid.
-        padded: the same, padded to whole windows.
-        window: the window in use: never larger than the grid.
-        shift: the roll of each axis.
-        order: the token of the padded grids at each place of the windows, int64 ``[M N]``; None
-            where tokens stay in place.
-        inverse: the permutation that undoes ``order``; None where tokens stay in place.
-        groups: number of windows (of all grids) that share a mask, and that mask ``[N, N]``,
-            added to the attention logits, or None.
+        first: number of the first one.
+        windows: how many.
+        masked: they hold padding, or tokens that the shift brought together.
+    """
+
+    first: int
+    windows: int
+    masked: bool
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """How a grid of one size is cut into windows, each attribute by axis (frames, rows, columns).
+
+    Attributes:
+        grid: size of the grid.
+        window: sides of a window; never larger than the grid, unless windows are not cut.
+        shift: the roll.
+        runs: windows that have the same mask.
+        mask_padding: padding is masked.
     """
 
     grid: Size
-    padded: Size
     window: Size
     shift: Size
-    order: Tensor | None
-    inverse: Tensor | None
-    groups: tuple[tuple[int, Tensor | None], ...]
+    runs: tuple[tuple[Run, ...], ...]
+    mask_padding: bool
+
+    @property
+    def counts(self) -> Size:
+        """Windows along each axis."""
+        t, h, w = (runs[-1].first + runs[-1].windows for runs in self.runs)
+        return t, h, w
+
+    @property
+    def padded(self) -> Size:
+        """Size of the grid, padded to whole windows."""
+        t, h, w = (count * side for count, side in zip(self.counts, self.window, strict=True))
+        return t, h, w
+
+    @property
+    def groups(self) -> list[tuple[Run, ...]]:
+        """Windows that share a mask: a run along each axis."""
+        return list(product(*self.runs))
 
 
-def fit_window(
-    grid: Size, window: WindowSize, shift: Size, *, cut: bool = True
-) -> tuple[Size, Size]:
-    """Cut a window to its grid; an axis that one window covers is not shifted.
-
-    A side of None covers its whole axis. As in the released Video Swin Transformer. Without
-    ``cut``, as in the released Swin for detection, only such a side is cut.
-    """
-    sides, shifts = [], []
-    for size, side, step in zip(grid, window, shift, strict=True):
-        covered = side is None or (cut and size <= side)
-        sides.append(size if side is None or covered else side)
-        shifts.append(0 if covered else step)
-    return (sides[0], sides[1], sides[2]), (shifts[0], shifts[1], shifts[2])
-
-
-def _axis_labels(size: int, side: int, shift: int, *, mask_padding: bool) -> list[tuple[int, ...]]:
-    """Label the positions of each window of one axis: 0, 1 (rolled around) or -1 (padding)."""
-    padded = -(-size // side) * side
-    labels = []
-    for position in range(padded):
-        origin = (position + shift) % padded
-        is_padding = mask_padding and origin >= size
-        labels.append(-1 if is_padding else int(position >= padded - shift))
-    return [tuple(labels[start : start + side]) for start in range(0, padded, side)]
-
-
-def _window_mask(labels: Sequence[Sequence[int]]) -> Tensor | None:
-    """Make the additive mask ``[N, N]`` of a window from its labels along the three axes."""
-    grids = torch.meshgrid(*(torch.tensor(axis) for axis in labels), indexing="ij")
-    tokens = torch.stack([grid.flatten() for grid in grids], dim=1)
-    mask = torch.zeros(len(tokens), len(tokens))
-    mask[(tokens[:, None] != tokens[None]).any(-1)] = SHIFT_PENALTY
-    mask[:, (tokens < 0).any(-1)] = float("-inf")
-    return mask if mask.any() else None
-
-
-# A compiled graph would make the plan anew each time.
-@torch.compiler.disable
-@lru_cache(maxsize=128)
 def plan_windows(
-    batch: int,
     grid: Size,
     window: WindowSize,
-    shift: Size,
-    mask_padding: bool,
-    device: torch.device,
+    shift: Size = (0, 0, 0),
+    *,
+    mask_padding: bool = False,
     cut: bool = True,
 ) -> WindowPlan:
-    """Plan the windows of grids; the plan of each size is made once and kept.
+    """Plan the windows of a grid.
 
     Args:
-        batch: number of grids B.
-        grid: frames, rows and columns of each.
+        grid: frames, rows and columns.
         window: sides of a window; None covers the whole axis.
         shift: the roll of each axis.
         mask_padding: tokens never attend to padding. Without it padding takes part as zeros,
             which is what the released Swin and Video Swin models were trained with.
-        device: where the permutation and the masks are needed.
-        cut: see :func:`fit_window`.
+        cut: windows are cut to a smaller grid, as in the released Video Swin. Without, as in
+            the released Swin for detection, the grid is padded instead.
     """
-    # A plan made inside inference_mode must serve training later.
-    with torch.inference_mode(False):
-        sides, shift = fit_window(grid, window, shift, cut=cut)
-        axes = [
-            _axis_labels(*axis, mask_padding=mask_padding)
-            for axis in zip(grid, sides, shift, strict=True)
-        ]
-        counts = (len(axes[0]), len(axes[1]), len(axes[2]))
-        members: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-        for index, labels in enumerate(product(*axes)):
-            members.setdefault(labels, []).append(index)
-        groups = []
-        for labels, windows in members.items():
-            mask = _window_mask(labels)
-            groups.append((len(windows) * batch, None if mask is None else mask.to(device)))
-        sorted_windows = torch.tensor([index for part in members.values() for index in part])
-        order = _token_order(batch, counts, sides, shift)[sorted_windows].flatten()
-        places = torch.arange(len(order))
-        stays = torch.equal(order, places)
-        inverse = torch.empty_like(order).scatter_(0, order, places)
-        return WindowPlan(
-            grid=grid,
-            padded=(counts[0] * sides[0], counts[1] * sides[1], counts[2] * sides[2]),
-            window=sides,
-            shift=shift,
-            order=None if stays else order.to(device),
-            inverse=None if stays else inverse.to(device),
-            groups=tuple(groups),
-        )
+    sides, shifts, runs = [], [], []
+    for size, side, step in zip(grid, window, shift, strict=True):
+        covered = side is None or (cut and size <= side)
+        sides.append(size if side is None or covered else side)
+        shifts.append(0 if covered else step)
+        runs.append(_runs(size, sides[-1], shifts[-1], mask_padding=mask_padding))
+    return WindowPlan(
+        grid=grid,
+        window=(sides[0], sides[1], sides[2]),
+        shift=(shifts[0], shifts[1], shifts[2]),
+        runs=tuple(runs),
+        mask_padding=mask_padding,
+    )
 
 
-def _token_order(batch: int, counts: Size, sides: Size, shift: Size) -> Tensor:
-    """Give the token at each place of each window: int64 ``[windows, B, N]``."""
-    padded = [count * side for count, side in zip(counts, sides, strict=True)]
-    tokens = torch.arange(batch * prod(padded)).view(batch, *padded)
-    tokens = tokens.roll([-step for step in shift], dims=(1, 2, 3))
-    split = [size for pair in zip(counts, sides, strict=True) for size in pair]
-    windows = tokens.view(batch, *split).permute(1, 3, 5, 0, 2, 4, 6)
-    return windows.reshape(prod(counts), batch, prod(sides))
+def _runs(size: int, side: int, shift: int, *, mask_padding: bool) -> tuple[Run, ...]:
+    count = -(-size // side)
+    first = count - 1 if shift else count  # the first window with a mask
+    if mask_padding and size < count * side:
+        first = min(first, max(size - shift, 0) // side)
+    plain = (Run(0, first, masked=False),) if first else ()
+    return (*plain, *(Run(index, 1, masked=True) for index in range(first, count)))
 
 
-class _Permute(torch.autograd.Function):
-    """Rows in another order; the gradient is put back by the inverse, not summed up."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return rows.index_select(0, order)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return grad.index_select(0, inverse), None, None
-
-
-def _permute(rows: Tensor, order: Tensor | None, inverse: Tensor | None) -> Tensor:
-    if order is None:
-        return rows
-    if torch.is_grad_enabled():
-        return _Permute.apply(rows, order, inverse)
-    return rows.index_select(0, order)
-
-
-def partition(x: Tensor, plan: WindowPlan) -> Tensor:
-    """Cut grids ``[B, T, H, W, C]`` into windows ``[M, N, C]``, sorted by mask."""
-    rows = _permute(_padded_rows(x, plan), plan.order, plan.inverse)
-    return rows.unflatten(0, (-1, prod(plan.window)))
-
-
-def merge(windows: Tensor, plan: WindowPlan) -> Tensor:
-    """Put windows ``[M, N, C]`` of :func:`partition` back into grids ``[B, T, H, W, C]``."""
-    return _unpadded(_permute(windows.flatten(0, 1), plan.inverse, plan.order), plan)
-
-
-def map_windows(
-    work: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, plan: WindowPlan, *, size: int
-) -> Tensor:
-    """Apply ``work`` to a few windows at a time, none of which is kept; not for training.
-
-    Args:
-        work: maps windows ``[m, N, C]`` and their mask to ``[m, N, C]``.
-        x: grids ``[B, T, H, W, C]``.
-        plan: how they are cut.
-        size: the largest m.
+def window_order(plan: WindowPlan, batch: int, device: torch.device) -> Tensor | None:
+    """Give the token at each place of the windows of padded grids, group by group.
 
     Returns:
-        grids ``[B, T, H, W, C]``.
+        int64 ``[M, B, N]``, or None where all tokens stay in place.
     """
-    rows, tokens = _padded_rows(x, plan), prod(plan.window)
-    out = torch.empty_like(rows)
-    first = 0
-    for count, mask in plan.groups:
-        for start in range(first, first + count, size):
-            stop = min(start + size, first + count)
-            places = slice(start * tokens, stop * tokens)
-            if plan.order is None:
-                out[places] = work(rows[places].unflatten(0, (-1, tokens)), mask).flatten(0, 1)
-            else:
-                piece = rows.index_select(0, plan.order[places]).unflatten(0, (-1, tokens))
-                done = work(piece, mask).flatten(0, 1).to(out.dtype)
-                out.index_copy_(0, plan.order[places], done)
-        first += count
-    return _unpadded(out, plan)
+    counts, sides = plan.counts, plan.window
+    if prod(counts) == 1 and not any(plan.shift):
+        return None
+    numbers = torch.arange(prod(plan.padded), device=device).view(plan.padded)
+    if any(plan.shift):
+        numbers = numbers.roll([-step for step in plan.shift], dims=(0, 1, 2))
+    split = [size for pair in zip(counts, sides, strict=True) for size in pair]
+    windows = numbers.view(split).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    slices = [tuple(slice(run.first, run.first + run.windows) for run in g) for g in plan.groups]
+    order = torch.cat([windows[group].flatten(0, 2) for group in slices])
+    starts = torch.arange(batch, device=device) * prod(plan.padded)
+    return order[:, None] + starts[:, None]
 
 
-def _padded_rows(x: Tensor, plan: WindowPlan) -> Tensor:
+def partition(x: Tensor, plan: WindowPlan, order: Tensor | None) -> Tensor:
+    """Cut grids ``[B, T, H, W, C]`` into windows ``[M, B, N, C]`` in the given order."""
     if plan.padded != plan.grid:
         (t, h, w), (pt, ph, pw) = plan.grid, plan.padded
         x = F.pad(x, (0, 0, 0, pw - w, 0, ph - h, 0, pt - t))
-    return x.reshape(-1, x.shape[-1])
+    rows = x.flatten(0, 3)
+    if order is not None:
+        rows = rows.index_select(0, order.flatten())
+    return rows.view(prod(plan.counts), x.shape[0], prod(plan.window), x.shape[4])
 
 
-def _unpadded(rows: Tensor, plan: WindowPlan) -> Tensor:
+def merge(windows: Tensor, plan: WindowPlan, order: Tensor | None) -> Tensor:
+    """Put windows ``[M, B, N, C]`` back into grids ``[B, T, H, W, C]``."""
+    rows = windows.flatten(0, 2)
+    if order is not None:
+        order = order.flatten()
+        places = torch.arange(order.shape[0], device=order.device)
+        rows = rows.index_select(0, torch.empty_like(order).scatter_(0, order, places))
     t, h, w = plan.grid
-    return rows.unflatten(0, (-1, *plan.padded))[:, :t, :h, :w]
+    return rows.view(windows.shape[1], *plan.padded, windows.shape[3])[:, :t, :h, :w]
+
+
+def group_mask(plan: WindowPlan, group: tuple[Run, ...], device: torch.device) -> Tensor | None:
+    """Make the mask of a group, float32 ``[N, N]``, which is added to the logits; None for none."""
+    if not any(run.masked for run in group):
+        return None
+    apart = torch.zeros((1,) * 6, dtype=torch.bool, device=device)
+    padding = torch.zeros((1,) * 3, dtype=torch.bool, device=device)
+    for axis, run in enumerate(group):
+        if not run.masked:
+            continue
+        size, side, shift = plan.grid[axis], plan.window[axis], plan.shift[axis]
+        padded = plan.padded[axis]
+        places = torch.arange(run.first * side, (run.first + 1) * side, device=device)
+        wrapped = places >= padded - shift
+        queries, keys = [1] * 6, [1] * 6
+        queries[axis] = keys[3 + axis] = side
+        apart = apart | (wrapped.view(queries) ^ wrapped.view(keys))
+        if plan.mask_padding:
+            padding = padding | ((places + shift) % padded >= size).view(keys[3:])
+    full = torch.zeros((*plan.window, *plan.window), device=device)
+    mask = full.masked_fill(apart, SHIFT_PENALTY).masked_fill(padding, float("-inf"))
+    return mask.flatten(0, 2).flatten(1)

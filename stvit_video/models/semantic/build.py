@@ -1,38 +1,31 @@
 """From a config to the description of semantic tokens."""
 
 from collections.abc import Callable
-from functools import partial
 from math import isqrt
 
 from fvcore.common.config import CfgNode
 
 from stvit_video.errors import UserError
-
-from .centers import LearnedCenters, PositionedPooling
-from .layout import parse_layout
-from .pooling import (
-    AdaptiveAveragePooling,
-    AdaptiveMaxPooling,
+from stvit_video.models.semantic.key_windows import Border, KeyWindows
+from stvit_video.models.semantic.layout import parse_layout, restores_image_tokens
+from stvit_video.models.semantic.pooling import (
+    AveragePooling,
     IntraInterPooling,
+    LearnedCenters,
+    MaxPooling,
     SpatialPooling,
+    new_centers,
 )
-from .reach import CentredReach, CentredWindow, Reach
-from .regions import Windows
-from .released import PaddedPooling, PaddedReach
-from .stage import PoolingFactory, Reaches, SemanticSpec
+from stvit_video.models.semantic.released import PaddedKeyWindows
+from stvit_video.models.semantic.spans import Windows
+from stvit_video.models.semantic.stage import SemanticSpec
+from stvit_video.models.semantic.stgm import CentersRole
 
 # STVIT.SEMANTIC_KEYS: number of generation layers -> whether each has semantic tokens as keys.
 _SEMANTIC_KEYS: dict[str, Callable[[int], tuple[bool, ...]]] = {
     "all": lambda layers: (True,) * layers,
     "later": lambda layers: (False,) + (True,) * (layers - 1),
     "none": lambda layers: (False,) * layers,
-}
-
-# STVIT.POOLING.
-_POOLINGS: dict[str, PoolingFactory] = {
-    "average": lambda windows, dim: AdaptiveAveragePooling(windows),
-    "max": lambda windows, dim: AdaptiveMaxPooling(windows),
-    "intra_inter": lambda windows, dim: IntraInterPooling(windows, dim=dim),
 }
 
 
@@ -48,8 +41,14 @@ def swin_semantic(cfg: CfgNode) -> SemanticSpec:
             f"Semantic tokens are generated in square windows, but SWIN.WINDOW_SIZE is {window}: "
             "make its rows and columns equal."
         )
+    strides = [side << stage for side in cfg.SWIN.PATCH_SIZE[1:]]
     return _semantic_spec(
-        cfg, stage=stage, window=window[1], depth=cfg.SWIN.DEPTHS[stage], depth_key="SWIN.DEPTHS"
+        cfg,
+        stage=stage,
+        window=window[1],
+        strides=(strides[0], strides[1]),
+        depth=cfg.SWIN.DEPTHS[stage],
+        depth_key="SWIN.DEPTHS",
     )
 
 
@@ -59,85 +58,117 @@ def deit_semantic(cfg: CfgNode) -> SemanticSpec:
     Raises:
         UserError: their keys do not fit together.
     """
-    return _semantic_spec(cfg, stage=0, window=None, depth=cfg.DEIT.DEPTH, depth_key="DEIT.DEPTH")
+    rows, columns = cfg.DEIT.PATCH_SIZE
+    return _semantic_spec(
+        cfg,
+        stage=0,
+        window=None,
+        strides=(rows, columns),
+        depth=cfg.DEIT.DEPTH,
+        depth_key="DEIT.DEPTH",
+    )
 
 
 def _semantic_spec(
-    cfg: CfgNode, *, stage: int, window: int | None, depth: int, depth_key: str
+    cfg: CfgNode,
+    *,
+    stage: int,
+    window: int | None,
+    strides: tuple[int, int],
+    depth: int,
+    depth_key: str,
 ) -> SemanticSpec:
-    initial, *more = cfg.STVIT.INITIALIZATION.split("+")
-    units = parse_layout(cfg.STVIT.LAYOUT, depth=depth, depth_key=depth_key)
+    stvit = cfg.STVIT
+    initial, *more = stvit.INITIALIZATION.split("+")
+    units = parse_layout(stvit.LAYOUT, depth=depth, depth_key=depth_key)
     depths = {unit.depth for unit in units if unit.kind == "stgm"}
     if len(depths) > 1:
         raise UserError(
-            f"The stgm units of STVIT.LAYOUT {cfg.STVIT.LAYOUT!r} have different numbers of "
+            f"The stgm units of STVIT.LAYOUT {stvit.LAYOUT!r} have different numbers of "
             "layers: STVIT.KEY_WINDOWS is the same for all, so give them the same number."
         )
     (layers,) = depths
-    if layers != len(cfg.STVIT.KEY_WINDOWS):
+    if layers != len(stvit.KEY_WINDOWS):
         raise UserError(
             f"STVIT.KEY_WINDOWS has one side for each layer of a stgm unit of STVIT.LAYOUT "
-            f"({layers}), but is {cfg.STVIT.KEY_WINDOWS}: give it {layers} entries."
+            f"({layers}), but is {stvit.KEY_WINDOWS}: give it {layers} entries."
         )
-    if "global" in more and layers < 2:
+    generations = [unit.kind for unit in units].count("stgm")
+    if stvit.REUSE_TOKENS and (generations < 2 or not restores_image_tokens(units)):
         raise UserError(
-            "Global centres are added in the second stgm layer, but STVIT.LAYOUT has one: set "
-            "STVIT.INITIALIZATION spatial or write stgm 2."
+            "STVIT.REUSE_TOKENS gives the first semantic tokens to later dumbbell units, but "
+            f"STVIT.LAYOUT {stvit.LAYOUT!r} is not several of them: write "
+            '"3 x (base 1, stgm 2, semantic 2, recovery 1)", or set STVIT.REUSE_TOKENS False.'
         )
-    windows = Windows(window=window, tokens=isqrt(cfg.STVIT.NUM_TOKENS))
-    pooling = _POOLINGS[cfg.STVIT.POOLING]
-    if initial == "global":
-        pooling = _learned
-    elif "position" in more:
-        pooling = partial(_positioned, pooling=pooling)
-    if cfg.STVIT.BORDER.startswith("released"):
-        pooling = partial(_padded, pooling=pooling)
+    windows = Windows(window=window, tokens=isqrt(stvit.NUM_TOKENS))
+    size = cfg.DATA.TRAIN_CROP_SIZE
+    grid = -(-size // strides[0]), -(-size // strides[1])
+    centers_grid = grid
+    if stvit.GLOBAL_WINDOWS:
+        assert window is not None, "the rules ask for windows here"
+        centers_grid = stvit.GLOBAL_WINDOWS * window, stvit.GLOBAL_WINDOWS * window
+
+    padded = stvit.BORDER.startswith("released")
+
+    def pooling(dim: int) -> SpatialPooling:
+        if initial == "global":
+            centers = new_centers(windows, dim=dim, grid=centers_grid)
+            return LearnedCenters(windows, centers=centers, padded=padded)
+        if stvit.POOLING == "average":
+            return AveragePooling(windows, padded=padded)
+        if stvit.POOLING == "max":
+            return MaxPooling(windows, padded=padded)
+        return IntraInterPooling(windows, dim=dim, grid=grid, padded=padded)
+
+    role: CentersRole = "queries"
+    if "position" in more:
+        role = "keys"
+    elif stvit.RELEASED_GLOBAL:
+        role = "residual"
     return SemanticSpec(
         stage=stage,
         units=units,
-        windows=windows,
+        tokens=windows.tokens,
         pooling=pooling,
-        key_windows=tuple(side or None for side in cfg.STVIT.KEY_WINDOWS),
-        semantic_keys=_SEMANTIC_KEYS[cfg.STVIT.SEMANTIC_KEYS](layers),
-        reaches=_reaches(cfg, windows),
-        global_centers="global" in more,
-        global_windows=cfg.STVIT.GLOBAL_WINDOWS,
-        temporal_window=cfg.STVIT.TEMPORAL_WINDOW,
-        layer_scale=cfg.STVIT.LAYER_SCALE_INIT,
-        shortcut=cfg.STVIT.SHORTCUT,
+        key_windows=tuple(_key_windows(cfg, windows, side) for side in stvit.KEY_WINDOWS),
+        semantic_keys=_SEMANTIC_KEYS[stvit.SEMANTIC_KEYS](layers),
+        recovery_windows=_key_windows(cfg, windows, stvit.RECOVERY_WINDOW, recovers=True),
+        global_centers=(
+            (lambda dim: new_centers(windows, dim=dim, grid=centers_grid)) if more else None
+        ),
+        centers_role=role,
+        reuse_tokens=stvit.REUSE_TOKENS,
+        temporal_window=stvit.TEMPORAL_WINDOW,
+        cross_window=_cross_window(cfg, windows),
+        layer_scale=stvit.LAYER_SCALE_INIT,
+        shortcut=stvit.SHORTCUT,
     )
 
 
-def _reaches(cfg: CfgNode, windows: Windows) -> Reaches:
-    border = cfg.STVIT.BORDER
-
-    def reach(side: int, *, recovers: bool) -> Reach:
-        if not side:
-            return Reach()
-        assert windows.window is not None, "the rules ask for windows here"
-        image, tokens = windows.window, windows.tokens
-        queries, keys = (image, tokens) if recovers else (tokens, image)
-        window = CentredWindow(side=side, queries=queries, keys=keys)
-        if not border.startswith("released"):
-            return CentredReach(window)
-        return PaddedReach(
-            window, image_window=image, recovers=recovers, penalty=border == "released"
+def _key_windows(
+    cfg: CfgNode, windows: Windows, side: int, *, recovers: bool = False
+) -> KeyWindows:
+    if not side:
+        return KeyWindows()
+    assert windows.window is not None, "the rules ask for windows here"
+    image, tokens = windows.window, windows.tokens
+    queries, keys = (image, tokens) if recovers else (tokens, image)
+    if cfg.STVIT.BORDER.startswith("released"):
+        return PaddedKeyWindows(
+            side=side,
+            queries=queries,
+            keys=keys,
+            image_window=image,
+            recovers=recovers,
+            penalized=cfg.STVIT.BORDER == "released",
         )
-
-    sides = () if border == "move" else cfg.STVIT.KEY_WINDOWS
-    return Reaches(
-        generation=tuple(reach(side, recovers=False) for side in sides),
-        recovery=reach(cfg.STVIT.RECOVERY_WINDOW, recovers=True),
-    )
+    border: Border = "clip" if recovers or cfg.STVIT.BORDER == "cut" else "inside"
+    return KeyWindows(side=side, queries=queries, keys=keys, border=border)
 
 
-def _learned(windows: Windows, dim: int) -> SpatialPooling:
-    return LearnedCenters(windows, dim=dim)
-
-
-def _positioned(windows: Windows, dim: int, *, pooling: PoolingFactory) -> SpatialPooling:
-    return PositionedPooling(pooling(windows, dim), dim=dim)
-
-
-def _padded(windows: Windows, dim: int, *, pooling: PoolingFactory) -> SpatialPooling:
-    return PaddedPooling(pooling(windows, dim))
+def _cross_window(cfg: CfgNode, windows: Windows) -> KeyWindows | None:
+    if not cfg.STVIT.CROSS_WINDOW:
+        return None
+    tokens = windows.tokens
+    side = cfg.STVIT.CROSS_WINDOW * tokens
+    return KeyWindows(side=side, queries=tokens, keys=tokens)

@@ -10,10 +10,10 @@ from stvit_video.errors import UserError
 Kind = Literal["base", "stgm", "semantic", "recovery"]
 
 _REPEATED = re.compile(r"(\d+)\s*x\s*\(([^()]*)\)")
-# Of one letter for each unit, see _letters. Semantic tokens are recovered into image tokens or
-# stay to the end; after a recovery they may be taken up again (the second bracket).
-_ORDER = re.compile(r"b?(gs?r(b?sr)*b?)*(gs?)?")
-_RUN = re.compile(r"gs?r(b?sr)*|\w")
+# Of one letter for each unit, see _letters: semantic tokens are recovered into image tokens or stay
+# to the end. A dumbbell unit is a module of its own, as any other unit is.
+_ORDER = re.compile(r"(b?gs?r)*b?(gs?)?")
+_MODULE = re.compile(r"gs?r|\w")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def parse_layout(text: str, *, depth: int, depth_key: str = "SWIN.DEPTHS") -> tu
     Args:
         text: units in the order in which they run: base, then stgm, then semantic, then perhaps
             recovery, after which it may begin anew: ``"3 x (base 1, stgm 2, semantic 2, recovery
-            1)"`` is three times the same. Base and semantic may be left out. A later part without
-            stgm goes on with the semantic tokens of the part before.
+            1)"`` is three times the same. Base and semantic may be left out; a stgm has two layers
+            or more (section 3.1).
         depth: number of layers of the stage, which the units must add up to.
         depth_key: the config key that says so, for messages.
 
@@ -63,6 +63,11 @@ def parse_layout(text: str, *, depth: int, depth_key: str = "SWIN.DEPTHS") -> tu
             "STVIT.LAYOUT has one unit of each kind in the order base, stgm, semantic, begins anew "
             f"after recovery alone, and is never without stgm, but is {text!r}."
         )
+    if any(unit.kind == "stgm" and unit.depth < 2 for unit in units):
+        raise UserError(
+            "A stgm of STVIT.LAYOUT has at least two layers, of which the second adds global "
+            f"cluster centers, but the layout is {text!r}: give it more."
+        )
     total = sum(unit.depth for unit in units)
     if total != depth:
         raise UserError(
@@ -72,14 +77,9 @@ def parse_layout(text: str, *, depth: int, depth_key: str = "SWIN.DEPTHS") -> tu
     return tuple(units)
 
 
-def runs(units: Sequence[Unit]) -> list[tuple[Unit, ...]]:
-    """Split a layout into what one module does each.
-
-    Returns:
-        units by themselves, but those from a stgm to the last recovery of its semantic tokens
-        together.
-    """
-    return [tuple(units[slice(*run.span())]) for run in _RUN.finditer(_letters(units))]
+def modules_of(units: Sequence[Unit]) -> list[tuple[Unit, ...]]:
+    """Split a layout into what one module does each: a whole dumbbell unit, or a unit."""
+    return [tuple(units[slice(*found.span())]) for found in _MODULE.finditer(_letters(units))]
 
 
 def restores_image_tokens(units: Sequence[Unit]) -> bool:

@@ -1,102 +1,211 @@
-"""Initial cluster centres by pooling image tokens in space (paper, section 3.1).
+"""Initial cluster centers P by pooling image tokens in space (paper, section 3.1).
 
-Letters: N frames, H W grid of image tokens, h w grid of semantic tokens, C channels.
+Letters: N frames, H W grid of image tokens, h w grid of semantic tokens, C channels; a b rows and
+columns of the largest region.
 """
 
-from collections.abc import Callable
-from functools import lru_cache
+from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.in_place import gelu
-from .regions import Windows
+from stvit_video.models.semantic.spans import Grid, Windows, grid_of
+
+
+def new_centers(windows: Windows, *, dim: int, grid: Grid) -> nn.Parameter:
+    """Give new learned cluster centers, one for each semantic token of the training grid.
+
+    There are those of whole windows, so that they repeat window by window over a larger grid.
+
+    Args:
+        windows: how an axis is cut into windows and semantic tokens.
+        dim: channels C.
+        grid: rows and columns of the training grid, in image tokens.
+
+    Returns:
+        ``[n, m, C]``, Gaussian noise (paper, section 3.1) of standard deviation 0.02, as in the
+        released code.
+    """
+    rows, columns = (windows.tokens * -(-size // windows.side(size)) for size in grid)
+    centers = nn.Parameter(torch.empty(rows, columns, dim))
+    nn.init.normal_(centers, std=0.02)
+    return centers
+
+
+def tile_centers(centers: Tensor, size: Grid) -> Tensor:
+    """Repeat learned centers ``[n, m, C]`` over a grid of semantic tokens ``[h, w, C]``."""
+    if centers.shape[:2] == size:
+        return centers
+    (height, width), (rows, columns) = size, centers.shape[:2]
+    return centers.repeat(-(-height // rows), -(-width // columns), 1)[:height, :width]
 
 
 class SpatialPooling(nn.Module):
-    """Pools each region of a grid into one initial cluster centre.
+    """Pools each region of a grid into one initial cluster center.
 
     Args:
         windows: how an axis is cut into windows and regions; both axes are cut alike.
+        padded: grids end in zeros up to whole windows, which are pooled, too (released STViT-R
+            for detection).
     """
 
-    def __init__(self, windows: Windows) -> None:
+    def __init__(self, windows: Windows, *, padded: bool = False) -> None:
         super().__init__()
         self.windows = windows
+        self.padded = padded
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, H, W, C]`` to ``[N, h, w, C]``."""
         raise NotImplementedError
 
+    def pooled_grid(self, x: Tensor) -> Grid:
+        """Give the rows and columns of ``[N, H, W, C]``, with padding if it is pooled, too."""
+        rows, columns = grid_of(x)
+        if not self.padded:
+            return rows, columns
+        side = self.windows.side
+        return rows + -rows % side(rows), columns + -columns % side(columns)
 
-class AdaptiveAveragePooling(SpatialPooling):
-    """The mean of each region."""
+    def gather_regions(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gather the tokens of each region of ``[N, H, W, C]``.
+
+        Returns:
+            tokens ``[N, h, w, a, b, C]``, and whether each is one of its region, bool
+            ``[h, w, a, b]``, or None where all are; those that are not are zero.
+        """
+        sizes = self.pooled_grid(x)
+        spans = [self.windows.regions(size) for size in sizes]
+        lengths = [_largest(self.windows, size) for size in sizes]
+        # Zeros up to the grid that is pooled, and as many as its last regions lack.
+        below, beside = (
+            axis[-1].start + length - have
+            for axis, length, have in zip(spans, lengths, grid_of(x), strict=True)
+        )
+        if below > 0 or beside > 0:
+            x = F.pad(x, (0, 0, 0, max(beside, 0), 0, max(below, 0)))
+        # By slices: torch 2.11's inductor loses the gradients of an index here (on the CPU).
+        rows, columns = spans
+        x = torch.stack([x[:, a : a + lengths[0]] for a, _ in rows], dim=1)
+        cells = torch.stack([x[:, :, :, a : a + lengths[1]] for a, _ in columns], dim=2)
+        if all(
+            span.length == length
+            for axis, length in zip(spans, lengths, strict=True)
+            for span in axis
+        ):
+            return cells, None
+        of_rows, of_columns = (
+            torch.stack([torch.arange(length, device=x.device) < span.length for span in axis])
+            for axis, length in zip(spans, lengths, strict=True)
+        )
+        inside = of_rows[:, None, :, None] & of_columns[None, :, None, :]
+        return cells * inside[..., None], inside
+
+
+class AveragePooling(SpatialPooling):
+    """The mean of each region: non-parametric adaptive pooling."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, H, W, C]`` to ``[N, h, w, C]``."""
-        return _reduce_regions(x, self.windows, torch.mean)
+        cells, inside = self.gather_regions(x)
+        if inside is None:
+            return cells.mean((3, 4))
+        return cells.sum((3, 4)) / inside.sum((2, 3))[..., None]
 
 
-class AdaptiveMaxPooling(SpatialPooling):
+class MaxPooling(SpatialPooling):
     """The maximum of each region, channel by channel (as the released STViT-R)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, H, W, C]`` to ``[N, h, w, C]``."""
-        return _reduce_regions(x, self.windows, torch.amax)
+        cells, inside = self.gather_regions(x)
+        if inside is not None:
+            cells = cells.masked_fill(~inside[..., None], float("-inf"))
+        return cells.amax((3, 4))
+
+
+class LearnedCenters(SpatialPooling):
+    """Initial centers that are learned, the same for every image (paper, Table 7, "global").
+
+    Args:
+        windows: how an axis is cut into windows and regions; both axes are cut alike.
+        centers: ``[n, m, C]``, see :func:`new_centers`.
+    """
+
+    def __init__(self, windows: Windows, *, centers: nn.Parameter, padded: bool = False) -> None:
+        super().__init__(windows, padded=padded)
+        self.centers = centers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, H, W, C]``, of which only the size matters, to ``[N, h, w, C]``."""
+        height, width = (len(self.windows.regions(size)) for size in self.pooled_grid(x))
+        return tile_centers(self.centers, (height, width)).expand(x.shape[0], -1, -1, -1)
 
 
 class IntraInterPooling(SpatialPooling):
     """Intra and inter-window spatial pooling (paper, section 3.1, equations 4 and 5).
 
-    Intra-window: a mask, predicted from the image tokens, weighs the tokens of each region, so
-    that a centre is representative of its region. Inter-window: an offset, predicted from the
-    centres of neighbouring regions and windows, moves each region, so that centres differ from
-    each other. Both predictors are ``Conv(GELU(LayerNorm(DWConv(x))))``.
+    A mask M, predicted from the tokens X_w of a region alone, weighs them (equation 4)::
 
-    The paper leaves open how an offset acts on a grid of tokens. Here a moved region weighs a
-    token by the share of its cell that it covers, which is bilinear sampling of the region and
-    needs one matrix product. Offsets stay within half a region, so no region loses its tokens.
-    Both predictors start at zero: an untrained module is adaptive average pooling.
+        M = f_intra(X_w)        P^ = softmax(M) . X_w
+
+    and an offset O, predicted from the centers P^ of its window, revises the mask so that
+    centers differ from each other (equation 5)::
+
+        O = f_inter(P^)         P = softmax(M + O) . X_w
+
+    Both functions are ``Conv(GELU(LayerNorm(DepthwiseConv(.))))``. f_inter has an output for each
+    token of a region. Their last convolutions start at zero: an untrained module is adaptive
+    average pooling. (The bias of the last one of f_intra cancels in the softmax, so there is
+    none.)
+
+    On a grid of another size regions may be of another size: O is resized (bilinear) to the
+    largest one, and smaller regions take its top left.
 
     Args:
         windows: how an axis is cut into windows and regions; both axes are cut alike.
         dim: channels C.
+        grid: rows and columns of the training grid.
     """
 
-    def __init__(self, windows: Windows, *, dim: int) -> None:
-        super().__init__(windows)
-        # A constant cancels in a weighted mean.
-        self.mask = _Predictor(dim, outputs=1, bias=False)
-        self.offset = _Predictor(dim, outputs=2)
+    def __init__(self, windows: Windows, *, dim: int, grid: Grid, padded: bool = False) -> None:
+        super().__init__(windows, padded=padded)
+        self.region = _largest(windows, grid[0]), _largest(windows, grid[1])
+        self.intra = _MaskFunction(dim, outputs=1, bias=False)
+        self.inter = _MaskFunction(dim, outputs=prod(self.region))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, H, W, C]`` to ``[N, h, w, C]``."""
-        height, width = x.shape[1:3]
-        rows = _bounds(tuple(self.windows.regions(height)), x)
-        columns = _bounds(tuple(self.windows.regions(width)), x)
-        weights = _bounded_exp(self.mask(x)).squeeze(-1)  # [N, H, W]
-        row_cover = _coverage(rows, height)  # [h, H]
-        column_cover = _coverage(columns, width)  # [w, W]
-        centers = _pool_boxes(x, weights, row_cover, column_cover)
-        offset = torch.tanh(_at_least_float32(self.offset(centers)))
-        row_shift = offset[..., 0] * _half_sizes(rows)[:, None]  # [N, h, w]
-        column_shift = offset[..., 1] * _half_sizes(columns)
-        row_cover = _coverage(rows[:, None] + row_shift[..., None], height)
-        column_cover = _coverage(columns + column_shift[..., None], width)
-        return _pool(x, weights, row_cover, column_cover)
+        cells, inside = self.gather_regions(x)
+        mask = self.intra(cells.flatten(0, 2)).view(cells.shape[:-1])  # equation 4
+        pooled = _weighted_sum(mask, cells, inside)
+        mask = mask + self._offset(pooled, like=mask)
+        return _weighted_sum(mask, cells, inside)  # equation 5
+
+    def _offset(self, pooled: Tensor, *, like: Tensor) -> Tensor:
+        """Map centers ``[N, h, w, C]`` to an offset of each token, ``[N, h, w, a, b]``."""
+        (height, width), side = grid_of(pooled), self.windows.tokens
+        below, beside = -height % side, -width % side
+        if below or beside:
+            pooled = F.pad(pooled, (0, 0, 0, beside, 0, below))
+        windows = pooled.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
+        offset = self.inter(windows.flatten(0, 2)).unflatten(0, windows.shape[:3])
+        offset = offset.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
+        offset = offset.unflatten(3, self.region)
+        if offset.shape != like.shape:
+            resized = F.interpolate(offset.flatten(1, 2), size=like.shape[3:], mode="bilinear")
+            offset = resized.view(like.shape)
+        return offset
 
 
-def _reduce_regions(x: Tensor, windows: Windows, reduce: Callable[..., Tensor]) -> Tensor:
-    # Regions are boxes, so rows and columns are reduced one after the other.
-    for axis in (1, 2):
-        regions = windows.regions(x.shape[axis])
-        pieces = [reduce(x.narrow(axis, start, stop - start), dim=axis) for start, stop in regions]
-        x = torch.stack(pieces, dim=axis)
-    return x
+class _MaskFunction(nn.Module):
+    """Equation 4, ``Conv(GELU(LayerNorm(DepthwiseConv(x))))``, on grids of their own each.
 
-
-class _Predictor(nn.Module):
-    """``Conv(GELU(LayerNorm(DWConv(x))))`` on grids ``[N, H, W, C]``, zero at the start."""
+    Args:
+        dim: channels C.
+        outputs: of each token.
+        bias: of the last convolution.
+    """
 
     def __init__(self, dim: int, *, outputs: int, bias: bool = True) -> None:
         super().__init__()
@@ -107,82 +216,30 @@ class _Predictor(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map ``[M, a, b, C]`` to ``[M, a, b, outputs]``."""
         x = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = gelu(self.norm(x))
+        x = F.gelu(self.norm(x))
         return self.pointwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _largest(windows: Windows, size: int) -> int:
+    """Give the tokens of the largest region along an axis of ``size`` tokens."""
+    return max(span.length for span in windows.regions_of_a_window(size))
 
 
-def _bounded_exp(logits: Tensor, *, bound: float = 20.0) -> Tensor:
-    # A softmax over overlapping regions: bounded, so that no region's weights all vanish.
-    return torch.exp(bound * torch.tanh(_at_least_float32(logits) / bound))
-
-
-def _bounds(regions: tuple[tuple[int, int], ...], like: Tensor) -> Tensor:
-    return _region_bounds(regions, torch.promote_types(like.dtype, torch.float32), like.device)
-
-
-# A compiled graph would make it anew each time; and a GPU's copy of it, made anew, is waited for.
-@torch.compiler.disable
-@lru_cache(maxsize=64)
-def _region_bounds(
-    regions: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Give the first token of each region and the one after the last, ``[regions, 2]``."""
-    # A tensor made inside inference_mode must serve training later.
-    with torch.inference_mode(False):
-        return torch.tensor(regions, dtype=dtype, device=device)
-
-
-def _half_sizes(bounds: Tensor) -> Tensor:
-    return (bounds[..., 1] - bounds[..., 0]) / 2
-
-
-def _coverage(bounds: Tensor, size: int) -> Tensor:
-    """Give the share of each of ``size`` cells that ranges ``[..., 2]`` cover: ``[..., size]``."""
-    cells = torch.arange(size, dtype=bounds.dtype, device=bounds.device)
-    start, stop = bounds[..., :1], bounds[..., 1:]
-    return (torch.minimum(cells + 1, stop) - torch.maximum(cells, start)).clamp(0, 1)
-
-
-def _pool_boxes(x: Tensor, weights: Tensor, row_cover: Tensor, column_cover: Tensor) -> Tensor:
-    """Do what :func:`_pool` does for regions that form a grid, axis after axis.
+def _weighted_sum(mask: Tensor, cells: Tensor, inside: Tensor | None) -> Tensor:
+    """Weigh the tokens of each region by the softmax of a mask.
 
     Args:
-        x: tokens ``[N, H, W, C]``.
-        weights: of the tokens, ``[N, H, W]``.
-        row_cover: ``[h, H]``.
-        column_cover: ``[w, W]``.
+        mask: logits ``[N, h, w, a, b]``.
+        cells: tokens ``[N, h, w, a, b, C]``.
+        inside: whether each is one of its region, ``[h, w, a, b]``; None where all are.
 
     Returns:
-        centres ``[N, h, w, C]``.
+        centers ``[N, h, w, C]``.
     """
-    # Shares are formed before each product, which float16 may be used for: weights overflow it.
-    cover = row_cover[:, :, None] * weights[:, None]  # [N, h, H, W]
-    sums = cover.sum(2, keepdim=True)  # [N, h, 1, W]
-    x = torch.einsum("nhHW,nHWc->nhWc", (cover / sums).to(x.dtype), x)
-    cover = column_cover * sums  # [N, h, w, W]
-    cover = cover / cover.sum(-1, keepdim=True)
-    return torch.einsum("nhwW,nhWc->nhwc", cover.to(x.dtype), x)
-
-
-def _pool(x: Tensor, weights: Tensor, row_cover: Tensor, column_cover: Tensor) -> Tensor:
-    """Average tokens by weight and coverage.
-
-    Args:
-        x: tokens ``[N, H, W, C]``.
-        weights: of the tokens, ``[N, H, W]``.
-        row_cover: of each region, ``[N, h, w, H]``.
-        column_cover: ``[N, h, w, W]``.
-
-    Returns:
-        centres ``[N, h, w, C]``.
-    """
-    h, w = row_cover.shape[1:3]
-    cover = row_cover[..., :, None] * column_cover[..., None, :]  # [N, h, w, H, W]
-    cover = (cover * weights[:, None, None]).flatten(3).flatten(1, 2)  # [N, h w, H W]
-    cover = cover / cover.sum(-1, keepdim=True)
-    return torch.bmm(cover.to(x.dtype), x.flatten(1, 2)).unflatten(1, (h, w))
+    if inside is not None:
+        mask = mask.masked_fill(~inside, float("-inf"))
+    weights = mask.flatten(3).softmax(-1).to(cells.dtype)
+    # Mixed precision multiplies in half precision, but a residual stream stays as it is.
+    return (weights.unsqueeze(-2) @ cells.flatten(3, 4)).squeeze(-2).to(cells.dtype)

@@ -1,4 +1,4 @@
-"""What a stage with semantic tokens is made of.
+"""Where and how semantic tokens replace image tokens: from a layout to the layers of a stage.
 
 Letters: B batch, T frames, H W grid of image tokens, h w of semantic tokens, C channels.
 """
@@ -10,35 +10,23 @@ from functools import partial
 
 from torch import nn
 
-from ..layers.block import BlockSpec
-from ..layers.frames import PerFrame
-from ..layers.window_block import window_block
-from ..layers.windows import Size, WindowSize
-from .layout import Unit, restores_image_tokens
-from .pooling import SpatialPooling
-from .reach import Reach
-from .recovery import Recovery
-from .regions import Windows
-from .stgm import SemanticTokenGeneration, SemanticTokenLayer
+from stvit_video.models.layers.block import Block, BlockSpec, window_block
+from stvit_video.models.layers.frames import PerFrame
+from stvit_video.models.layers.windows import Size, WindowSize
+from stvit_video.models.semantic.key_windows import CrossWindowAttention, KeyWindows
+from stvit_video.models.semantic.layout import Unit, modules_of, restores_image_tokens
+from stvit_video.models.semantic.pooling import SpatialPooling
+from stvit_video.models.semantic.recovery import DumbbellUnit, Recovery, ReusingSequential
+from stvit_video.models.semantic.stgm import (
+    CentersRole,
+    SemanticTokenGeneration,
+    SemanticTokenLayer,
+)
 
+# By their numbers in the dense stage.
+Layers = OrderedDict[str, nn.Module]
 # Builds one block: (window, shift, drop path) -> block.
 BlockFactory = Callable[[WindowSize, Size, float], nn.Module]
-# Builds what gives the initial cluster centres of some channels: (windows, channels) -> pooling.
-PoolingFactory = Callable[[Windows, int], SpatialPooling]
-
-
-@dataclass(frozen=True)
-class Reaches:
-    """What queries see of another grid, where windows of keys stay centred on theirs.
-
-    Attributes:
-        generation: which image tokens each generation layer sees; empty where key windows are
-            moved inwards at the border.
-        recovery: which semantic tokens an image token sees.
-    """
-
-    generation: tuple[Reach, ...] = ()
-    recovery: Reach = field(default_factory=Reach)
 
 
 @dataclass(frozen=True)
@@ -49,31 +37,36 @@ class SemanticSpec:
         stage: index (from 0) of the stage that ``units`` describes; later ones are semantic, or
             dense if it recovers the image tokens.
         units: layout of that stage.
-        windows: how an axis is cut into windows and semantic tokens.
-        pooling: builds what gives the initial cluster centres.
-        key_windows: side of the key window of each generation layer, in image tokens; None for
-            the whole grid.
-        reaches: of generation and recovery layers.
+        tokens: side of the semantic tokens of a window (w_s).
+        pooling: from channels to what gives the initial cluster centers.
+        key_windows: which image tokens each generation layer sees.
         semantic_keys: whether semantic tokens are keys beside image tokens, for each generation
             layer.
-        global_centers: add learned global cluster centres in the second generation layer (of
-            the first generation, where there are several).
-        global_windows: windows along each axis over which these centres differ.
+        recovery_windows: which semantic tokens an image token sees.
+        global_centers: from channels to learned centers for the second generation layer; None for
+            none.
+        centers_role: to what these are added besides the queries. Those that are added to the
+            residual are in the first of several units alone (as released).
+        reuse_tokens: units after the first begin with its semantic tokens, not with pooled ones.
         temporal_window: frames over which semantic tokens attend.
+        cross_window: which semantic tokens a window of them sees in cross-window connections;
+            None: the whole frame.
         layer_scale: initial layer scale of generation, semantic and recovery layers; 0 for none.
-        shortcut: the first generation layer adds the pooled centres to what they gather.
+        shortcut: the first generation layer adds the initial centers to what they aggregate.
     """
 
     stage: int
     units: tuple[Unit, ...]
-    windows: Windows
-    pooling: PoolingFactory
-    key_windows: tuple[int | None, ...]
+    tokens: int
+    pooling: Callable[[int], SpatialPooling]
+    key_windows: tuple[KeyWindows, ...]
     semantic_keys: tuple[bool, ...]
-    reaches: Reaches = field(default_factory=Reaches)
-    global_centers: bool = True
-    global_windows: int = 1
+    recovery_windows: KeyWindows = field(default_factory=KeyWindows)
+    global_centers: Callable[[int], nn.Parameter] | None = None
+    centers_role: CentersRole = "queries"
+    reuse_tokens: bool = False
     temporal_window: int = 1
+    cross_window: KeyWindows | None = None
     layer_scale: float = 0.0
     shortcut: bool = True
 
@@ -84,7 +77,7 @@ class SemanticSpec:
 
 def base_blocks(
     factory: BlockFactory, *, window: WindowSize, drop_paths: Sequence[float], first: int = 0
-) -> "OrderedDict[str, nn.Module]":
+) -> Layers:
     """Build blocks on image tokens: windows in turn unshifted and shifted by half a side.
 
     Names are layer numbers from ``first``.
@@ -98,17 +91,16 @@ def base_blocks(
 
 def semantic_blocks(
     semantic: SemanticSpec, *, spec: BlockSpec, drop_paths: Sequence[float], first: int = 0
-) -> "OrderedDict[str, nn.Module]":
-    """Build blocks on semantic tokens: local and global in turn (paper, section 3.2).
+) -> Layers:
+    """Build blocks on semantic tokens: local ones and cross-window connections in turn.
 
-    Local blocks attend within the semantic tokens of a window, global ones over the whole
-    frame. With a temporal window of several frames they attend over those too, and global
-    blocks shift it by half, so that windows of frames connect.
+    Local blocks attend within the semantic tokens of a window, cross-window connections over the
+    whole frame or a large window (paper, section 3.2). With a temporal window of several frames
+    they attend over those too, and the latter shift it by half, so that windows of frames
+    connect. None has a position bias: the paper's counts and the released code have none.
     """
-    frames, tokens = semantic.temporal_window, semantic.windows.tokens
-    local: WindowSize = (frames, tokens, tokens)
-    whole: WindowSize = (frames, None, None)
-    # Position says little about a cluster centre, and padding is not one: supplement, Table 7.
+    frames, tokens = semantic.temporal_window, semantic.tokens
+    # Padding is no cluster center.
     factory = partial(
         window_block,
         spec=spec,
@@ -116,19 +108,25 @@ def semantic_blocks(
         mask_padding=True,
         layer_scale=semantic.layer_scale,
     )
-    return OrderedDict(
-        (
-            str(first + index),
-            factory(whole, (frames // 2, 0, 0), rate)
-            if index % 2
-            else factory(local, (0, 0, 0), rate),
-        )
-        for index, rate in enumerate(drop_paths)
-    )
+    layers: Layers = OrderedDict()
+    for index, rate in enumerate(drop_paths):
+        if not index % 2:
+            block = factory((frames, tokens, tokens), (0, 0, 0), rate)
+        elif semantic.cross_window is None:
+            block = factory((frames, None, None), (frames // 2, 0, 0), rate)
+        else:
+            attention = CrossWindowAttention(
+                spec.dim, num_heads=spec.num_heads, key_windows=semantic.cross_window
+            )
+            block = Block(
+                spec, attention=attention, drop_path=rate, layer_scale=semantic.layer_scale
+            )
+        layers[str(first + index)] = block
+    return layers
 
 
 def generation(
-    semantic: SemanticSpec, *, spec: BlockSpec, drop_paths: Sequence[float], global_centers: bool
+    semantic: SemanticSpec, *, spec: BlockSpec, drop_paths: Sequence[float], is_first: bool
 ) -> SemanticTokenGeneration:
     """Build the module that makes semantic tokens of image tokens, of a layer for each rate.
 
@@ -136,44 +134,106 @@ def generation(
         semantic: all about semantic tokens.
         spec: what the blocks of the stage have in common.
         drop_paths: stochastic depth rate of each layer.
-        global_centers: this module has global centres.
+        is_first: it is the first one of its stage.
     """
-    reaches = semantic.reaches.generation or (None,) * len(drop_paths)
-    layers = [
+    first, second, *further = (
         SemanticTokenLayer(
             spec,
-            windows=semantic.windows,
-            key_window=key_window,
+            key_windows=key_windows,
             semantic_keys=semantic_keys,
+            shortcut=semantic.shortcut or index > 0,
+            centers_role=semantic.centers_role,
             drop_path=rate,
             layer_scale=semantic.layer_scale,
-            shortcut=semantic.shortcut or index > 0,
-            reach=reach,
         )
-        for index, (key_window, semantic_keys, reach, rate) in enumerate(
-            zip(semantic.key_windows, semantic.semantic_keys, reaches, drop_paths, strict=True)
+        for index, (key_windows, semantic_keys, rate) in enumerate(
+            zip(semantic.key_windows, semantic.semantic_keys, drop_paths, strict=True)
         )
-    ]
+    )
+    centers = None
+    if semantic.global_centers is not None and (is_first or semantic.centers_role != "residual"):
+        centers = semantic.global_centers(spec.dim)
     return SemanticTokenGeneration(
-        semantic.pooling(semantic.windows, spec.dim),
-        layers=layers,
-        dim=spec.dim,
-        global_centers=global_centers,
-        global_windows=semantic.global_windows,
+        semantic.pooling(spec.dim) if is_first or not semantic.reuse_tokens else None,
+        first=first,
+        second=second,
+        further=further,
+        global_centers=centers,
     )
 
 
 def recovery_layers(
     semantic: SemanticSpec, *, spec: BlockSpec, drop_paths: Sequence[float], first: int
-) -> "OrderedDict[str, nn.Module]":
+) -> Layers:
     """Build layers from image and semantic tokens to image tokens, named by numbers."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, rate in enumerate(drop_paths, first):
-        layer = Recovery(
-            spec,
-            reach=semantic.reaches.recovery,
-            drop_path=rate,
-            layer_scale=semantic.layer_scale,
+    return OrderedDict(
+        (
+            str(number),
+            PerFrame(
+                Recovery(
+                    spec,
+                    key_windows=semantic.recovery_windows,
+                    drop_path=rate,
+                    layer_scale=semantic.layer_scale,
+                )
+            ),
         )
-        layers[str(number)] = PerFrame(layer)
-    return layers
+        for number, rate in enumerate(drop_paths, first)
+    )
+
+
+def semantic_stage(
+    semantic: SemanticSpec,
+    *,
+    spec: BlockSpec,
+    window: WindowSize,
+    position_bias: bool = True,
+    drop_paths: Sequence[float],
+    sequence: type[nn.Sequential] = nn.Sequential,
+) -> nn.Sequential:
+    """Build the stage in which image tokens become semantic tokens.
+
+    Each layer is named by its number in the dense stage, and a module of several by that of its
+    first layer, so that the layers of a dense checkpoint find their places.
+
+    Args:
+        semantic: the layout, and all about semantic tokens.
+        spec: what the blocks of the stage have in common.
+        window: of the blocks on image tokens.
+        position_bias: these blocks learn a bias for each relative position.
+        drop_paths: stochastic depth rate of each layer.
+        sequence: what runs the layers one after the other.
+
+    Returns:
+        what maps ``[B, T, H, W, C]`` to ``[B, T, h, w, C]``, or to a grid of the same size where
+        the layout recovers it.
+    """
+    base = partial(window_block, spec=spec, position_bias=position_bias)
+    modules: Layers = OrderedDict()
+    first, has_generation = 0, False
+    for units in modules_of(semantic.units):
+        name, parts = str(first), dict[str, Layers]()
+        for unit in units:
+            rates = drop_paths[first : first + unit.depth]
+            if unit.kind == "base":
+                layers = base_blocks(base, window=window, drop_paths=rates, first=first)
+            elif unit.kind == "stgm":
+                module = generation(
+                    semantic, spec=spec, drop_paths=rates, is_first=not has_generation
+                )
+                layers, has_generation = OrderedDict({name: PerFrame(module)}), True
+            elif unit.kind == "semantic":
+                layers = semantic_blocks(semantic, spec=spec, drop_paths=rates, first=first)
+            else:
+                layers = recovery_layers(semantic, spec=spec, drop_paths=rates, first=first)
+            parts[unit.kind] = layers
+            first += unit.depth
+        if "recovery" in parts:
+            modules[name] = DumbbellUnit(
+                parts["stgm"][name],
+                semantic=nn.Sequential(parts.get("semantic", OrderedDict())),
+                recovery=nn.ModuleDict(parts["recovery"]),
+            )
+        else:
+            modules |= layers
+    return (ReusingSequential if semantic.reuse_tokens else sequence)(modules)

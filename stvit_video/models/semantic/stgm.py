@@ -1,191 +1,168 @@
-"""Semantic token generation module (paper, section 3.1, equations 1 to 3).
+"""Semantic token generation module, STGM (paper, section 3.1, equations 1 to 3).
 
-Letters: N frames, H W grid of image tokens, h w grid of semantic tokens, C channels;
-I J windows along rows and columns, q q semantic tokens of a window.
+Letters: N frames, H W grid of image tokens X, h w grid of semantic tokens S, C channels.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.block import BlockSpec, Residual
-from ..layers.in_place import add_branch
-from ..layers.pieces import rows_of_a_piece
-from .centers import learned_centers, tile_centers
-from .gathering import GatheringLayer
-from .keys import KeyPlan, gather_keys, plan_keys
-from .pooling import SpatialPooling
-from .reach import Reach
-from .regions import KeyRanges, Windows, key_ranges
+from stvit_video.models.layers.attention import Attention
+from stvit_video.models.layers.block import BlockSpec, Residual, TransformerLayer
+from stvit_video.models.semantic.key_windows import Keys, KeyWindows, Window, attend_in_windows
+from stvit_video.models.semantic.pooling import SpatialPooling, tile_centers
+from stvit_video.models.semantic.spans import grid_of
+
+# To what global centers are added besides the queries: to nothing else (equation 2), to the keys of
+# semantic tokens (a learned position, Table 7), or to the residual (released code, USE_GLOBAL).
+CentersRole = Literal["queries", "keys", "residual"]
 
 
-class SemanticTokenLayer(GatheringLayer):
-    """A transformer layer in which semantic tokens gather from image tokens.
+class SemanticTokenLayer(TransformerLayer):
+    """A transformer layer in which semantic tokens aggregate image tokens.
 
-    Queries are the semantic tokens; keys and values are image tokens and, beside them, semantic
-    tokens of a key window around each window. Keys and values are projected once a token and
-    gathered into (overlapping) windows afterwards.
+    Its first norm is that of queries, keys and values. Keys and values are projected once a
+    token, and gathered into (overlapping) windows afterwards.
 
     Args:
         spec: what the layers of its stage have in common.
-        windows: how an axis is cut into windows and semantic tokens.
-        key_window: side of the key window in image tokens; None for the whole grid.
-        semantic_keys: semantic tokens are keys and values too.
+        key_windows: which image tokens a semantic token sees.
+        semantic_keys: semantic tokens are keys and values too, beside the image tokens.
+        shortcut: semantic tokens are added to what they aggregate; without, they are replaced by
+            it (released STViT-R).
+        centers_role: to what global centers are added besides the queries.
         drop_path: stochastic depth rate of both branches.
         layer_scale: initial layer scale of both branches; 0 for none.
-        shortcut: queries are added to what they gather; without, they are replaced by it.
-        reach: says which image tokens, and no others, are seen, instead of ``key_window``.
     """
+
+    attn: Attention
 
     def __init__(
         self,
         spec: BlockSpec,
         *,
-        windows: Windows,
-        key_window: int | None,
+        key_windows: KeyWindows,
         semantic_keys: bool = True,
+        shortcut: bool = True,
+        centers_role: CentersRole = "queries",
         drop_path: float = 0.0,
         layer_scale: float = 0.0,
-        shortcut: bool = True,
-        reach: Reach | None = None,
     ) -> None:
-        super().__init__(spec, drop_path=drop_path, layer_scale=layer_scale)
-        self.windows = windows
-        self.key_window = key_window
+        attention = Attention(spec.dim, num_heads=spec.num_heads)
+        super().__init__(spec, attention=attention, drop_path=drop_path, layer_scale=layer_scale)
+        self.key_windows = key_windows
         self.semantic_keys = semantic_keys
         self.shortcut = shortcut
-        self.reach = reach
+        self.centers_role = centers_role
         if not shortcut:  # what is dropped must leave something behind
             self.residual1 = Residual(spec.dim, drop_path=0.0, layer_scale=layer_scale)
 
     def forward(
-        self, semantic_tokens: Tensor, image_tokens: Tensor, queries: Tensor | None = None
+        self, tokens: Tensor, image_tokens: Tensor, global_centers: Tensor | None = None
     ) -> Tensor:
-        """Update semantic tokens from image tokens.
+        """Update semantic tokens by equation 1 or 2, which differ in their keys and in G.
 
         Args:
-            semantic_tokens: ``[N, h, w, C]``, keys and values beside the image tokens.
-            image_tokens: ``[N, H, W, C]``.
-            queries: ``[N, h, w, C]``, what is updated; the semantic tokens if None.
+            tokens: S, ``[N, h, w, C]``.
+            image_tokens: X, ``[N, H, W, C]``.
+            global_centers: G, ``[h, w, C]``.
 
         Returns:
-            semantic tokens ``[N, h, w, C]``.
+            ``[N, h, w, C]``.
         """
-        x = semantic_tokens if queries is None else queries
-        if self.reach is None:
-            attended = self._attend(x, semantic_tokens, image_tokens)
-        else:
-            reach = partial(self.reach, self.attn, self.norm1)
-            attended = self._by_frames(reach, x, image_tokens)
-        branch = self.residual1(attended)
-        return self.feed_forward(add_branch(x, branch) if self.shortcut else branch)
-
-    def _attend(self, x: Tensor, semantic_tokens: Tensor, image_tokens: Tensor) -> Tensor:
-        """Let queries ``[N, h, w, C]`` gather from both; key windows are moved inwards."""
-        rows, columns = (
-            key_ranges(self.windows, size=size, key_window=self.key_window)
-            for size in _grid(image_tokens)
-        )
-        normed = self.norm1(x)
-        keys = [image_tokens]
+        normed = self.norm1(tokens)
+        centered, normed_centered = tokens, normed  # S + G
+        if global_centers is not None:
+            centered = tokens + global_centers
+            normed_centered = self.norm1(centered)
+        keys = [self.key_windows.project(image_tokens, self._project, queries=grid_of(tokens))]
         if self.semantic_keys:
-            keys.append(normed if x is semantic_tokens else self.norm1(semantic_tokens))
-        plan = plan_keys(
-            rows,
-            columns,
-            semantic=_grid(semantic_tokens) if self.semantic_keys else None,
-            image=_grid(image_tokens),
-            device=x.device,
+            key_tokens = normed_centered if self.centers_role == "keys" else normed
+            keys.insert(0, Keys(self._project_apart(key_tokens, normed)))
+        rows, columns = self.windows(tokens, image_tokens)
+        gathered = attend_in_windows(
+            self.attn,
+            self.attn.project_queries(normed_centered),
+            keys,
+            rows=rows,
+            columns=columns,
         )
-        windows = _to_windows(self.attn.project_queries(normed), rows, columns)
-        gather = partial(self._gather, plan)
-        gathered = self._by_frames(gather, windows.unflatten(0, (len(x), -1)), *keys)
-        return _from_windows(self.attn.proj(gathered.flatten(0, 1)), x.shape, rows, columns)
+        x = self.residual1(gathered)
+        if self.shortcut:
+            x = x + (centered if self.centers_role == "residual" else tokens)
+        return self.feed_forward(x)
 
-    def _gather(
-        self, plan: KeyPlan | None, queries: Tensor, image_tokens: Tensor, *normed: Tensor
-    ) -> Tensor:
-        """Let windows of queries ``[N, M, q q, C]`` gather from the tokens of their frames."""
-        tokens = [x.flatten(1, 2) for x in (*normed, self.norm1(image_tokens))]
-        keys_values = self.attn.project_keys_values(torch.cat(tokens, dim=1))
-        gathered = self.attn.gather(queries.flatten(0, 1), gather_keys(keys_values, plan))
-        return gathered.view_as(queries)
+    def windows(self, tokens: Tensor, image_tokens: Tensor) -> tuple[list[Window], list[Window]]:
+        """Give the windows along rows and columns of ``[N, h, w, C]`` and ``[N, H, W, C]``.
 
-    def _by_frames(self, work: Callable[..., Tensor], x: Tensor, *keys: Tensor) -> Tensor:
-        """Apply ``work`` to a few frames at a time; ``keys`` begins with the image tokens."""
-        # Keys and values have twice the channels, and a token is in about two key windows.
-        size = rows_of_a_piece(len(x), device=x.device, numbers=4 * keys[0][0].numel())
-        if size == len(x):
-            return work(x, *keys)
-        frames = zip(*(tokens.split(size) for tokens in (x, *keys)), strict=True)
-        return torch.cat([work(*piece) for piece in frames])
+        The keys of each are its semantic tokens, if these are keys, and its image tokens.
+        """
+        key_windows = self.key_windows
+        along = key_windows.along_with_queries if self.semantic_keys else key_windows.along
+        rows, columns = (
+            along(*sizes) for sizes in zip(grid_of(tokens), grid_of(image_tokens), strict=True)
+        )
+        return rows, columns
+
+    def _project(self, image_tokens: Tensor) -> Tensor:
+        return self.attn.project_keys_values(self.norm1(image_tokens))
+
+    def _project_apart(self, keys: Tensor, values: Tensor) -> Tensor:
+        if keys is values:
+            return self.attn.project_keys_values(values)
+        return torch.cat([self.attn.project_keys(keys), self.attn.project_values(values)], dim=-1)
 
 
 class SemanticTokenGeneration(nn.Module):
-    """Generates the semantic tokens of a frame: initial centres, then attention.
+    """Generates the semantic tokens of a frame: initial centers, then attention.
 
-    The first layer recovers cluster centres from pooled ones (equation 1); the second adds
-    learned global cluster centres to them, shared by all windows (equations 2 and 3); further
-    layers repeat the second without the global centres (Table 8).
+    The first layer recovers cluster centers from pooled ones (equation 1), the second adds
+    learned global ones to the queries (equations 2 and 3), and further layers repeat the second
+    without these (Table 8). The image tokens are not updated.
 
     Args:
-        pooling: gives the initial cluster centres.
-        layers: two or more, by the name of the dense layer whose place each takes.
-        dim: channels C.
-        global_centers: learn global cluster centres.
-        global_windows: windows along each axis over which these differ; 1: all share them.
+        pooling: gives the initial cluster centers P; None: they are given to :meth:`forward`.
+        first: by equation 1.
+        second: by equation 2.
+        further: by equation 2 without global centers.
+        global_centers: G, ``[n, m, C]``, which repeats over larger grids; None for none.
     """
 
     global_centers: Tensor | None
 
     def __init__(
         self,
-        pooling: SpatialPooling,
+        pooling: SpatialPooling | None,
         *,
-        layers: Sequence[SemanticTokenLayer],
-        dim: int,
-        global_centers: bool = True,
-        global_windows: int = 1,
+        first: SemanticTokenLayer,
+        second: SemanticTokenLayer,
+        further: Sequence[SemanticTokenLayer] = (),
+        global_centers: nn.Parameter | None = None,
     ) -> None:
         super().__init__()
         self.pooling = pooling
-        self.layers = nn.ModuleList(layers)
-        self.register_parameter("global_centers", None)
-        if global_centers:
-            self.global_centers = learned_centers(pooling.windows, dim, count=global_windows)
+        self.first = first
+        self.second = second
+        self.further = nn.ModuleList(further)
+        self.register_parameter("global_centers", global_centers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map image tokens ``[N, H, W, C]`` to semantic tokens ``[N, h, w, C]``."""
-        centers = self.pooling(x)
-        for index, layer in enumerate(self.layers):
-            queries = None
-            if index == 1 and self.global_centers is not None:
-                queries = centers + tile_centers(self.global_centers, centers.shape[1:3])
-            centers = layer(centers, x, queries)
-        return centers
+    def forward(self, x: Tensor, initial_centers: Tensor | None = None) -> Tensor:
+        """Map image tokens ``[N, H, W, C]`` to semantic tokens ``[N, h, w, C]``.
 
-
-def _grid(x: Tensor) -> tuple[int, int]:
-    # While a model is traced its sizes are tensors, by which no plan would be found again.
-    return int(x.shape[1]), int(x.shape[2])
-
-
-def _to_windows(x: Tensor, rows: KeyRanges, columns: KeyRanges) -> Tensor:
-    """Cut queries ``[N, h, w, C]`` into windows ``[N I J, q q, C]``, the last ones padded."""
-    height, width = x.shape[1:3]
-    below = len(rows.image_starts) * rows.queries - height
-    beside = len(columns.image_starts) * columns.queries - width
-    if below or beside:
-        x = F.pad(x, (0, 0, 0, beside, 0, below))
-    x = x.unflatten(2, (-1, columns.queries)).unflatten(1, (-1, rows.queries))
-    return x.transpose(2, 3).flatten(0, 2).flatten(1, 2)
-
-
-def _from_windows(x: Tensor, shape: torch.Size, rows: KeyRanges, columns: KeyRanges) -> Tensor:
-    """Undo :func:`_to_windows`: windows back to ``shape`` ``[N, h, w, C]``."""
-    x = x.unflatten(1, (rows.queries, columns.queries))
-    x = x.unflatten(0, (shape[0], len(rows.image_starts), len(columns.image_starts)))
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, : shape[1], : shape[2]]
+        Args:
+            x: image tokens X.
+            initial_centers: P, ``[N, h, w, C]``, instead of pooled ones (Table 9, "reusing").
+        """
+        if initial_centers is None:
+            assert self.pooling is not None, "without pooling, initial centers must be given"
+            initial_centers = self.pooling(x)
+        tokens = self.first(initial_centers, x)
+        centers = self.global_centers
+        if centers is not None:
+            centers = tile_centers(centers, grid_of(tokens))
+        tokens = self.second(tokens, x, centers)
+        for layer in self.further:
+            tokens = layer(tokens, x)
+        return tokens

@@ -9,23 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stvit_video.errors import UserError
-
-from .depths import dense_name
-from .detection.detector import CascadeMaskRCNN
-from .detection.weights import BODY, to_detector_names
-from .formats import STVIT_R, detect_format, to_our_names
-from .inflate import Size, inflate_bias_table, inflate_patch_embed, resize_bias_table
-from .layers.attention import WindowAttention
-from .layers.patch import PatchEmbed
-from .layers.position import PositionEmbedding, resize_positions
-from .load_report import LoadReport
-from .misfit import describe_misfit, foreign_parts
-from .released_switches import switch_mismatches
+from stvit_video.models.depths import dense_name
+from stvit_video.models.detection.detector import CascadeMaskRCNN
+from stvit_video.models.detection.weights import BODY, to_detector_names
+from stvit_video.models.layers.attention import WindowAttention
+from stvit_video.models.layers.patch import PatchEmbed
+from stvit_video.models.layers.position import PositionEmbedding, resize_positions
+from stvit_video.models.semantic.pooling import IntraInterPooling, tile_centers
+from stvit_video.models.semantic.released import switch_mismatches
+from stvit_video.models.weights.formats import (
+    STVIT_R,
+    STVIT_VIDEO,
+    detect_format,
+    is_outdated,
+    to_our_names,
+)
+from stvit_video.models.weights.report import LoadReport, describe_misfit, foreign_parts
+from stvit_video.models.weights.resize import (
+    Size,
+    inflate_bias_table,
+    inflate_patch_embed,
+    resize_bias_table,
+)
 
 # What training frameworks call the weights in their checkpoints.
 _STATE_KEYS = ("model_state", "state_dict", "model")
@@ -75,6 +86,11 @@ def load_weights(
             "load a checkpoint of stvit_video, Video Swin, Swin, DeiT, STViT-R, torchvision "
             "swin3d, timm or PyTorchVideo."
         )
+    if format_ is STVIT_VIDEO and is_outdated(state):
+        raise UserError(
+            f"{path} was written by an older stvit_video, whose semantic tokens were not yet those "
+            "of the paper: train it again."
+        )
     if isinstance(model, CascadeMaskRCNN):
         state = to_detector_names(state, format_)
     else:
@@ -122,8 +138,8 @@ def read_state_dict(path: str | Path, *, averaged: bool = False) -> dict[str, Te
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        mend = "download it first" if re.match(r"https?:/", str(path)) else "check the path"
-        raise UserError(f"The weights file {path} {what}: {mend}.")
+        fix = "download it first" if re.match(r"https?:/", str(path)) else "check the path"
+        raise UserError(f"The weights file {path} {what}: {fix}.")
     read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
     content: Mapping = read(path)
     if averaged and not any(isinstance(content.get(key), Mapping) for key in _AVERAGED_KEYS):
@@ -274,6 +290,19 @@ def _fitters(
         none = value.new_zeros(1, 1, value.shape[2])
         return part, torch.cat([torch.cat([first, none], dim=1)[:, :1], grid], dim=1)
 
+    def fit_centers(value: Tensor, *, size: torch.Size) -> tuple[str, Tensor | None]:
+        if value.ndim != 3 or value.shape[2] != size[2]:
+            return "mismatched", None
+        return "interpolated", tile_centers(value, (size[0], size[1]))
+
+    def fit_offsets(value: Tensor, *, region: tuple[int, int]) -> tuple[str, Tensor | None]:
+        side = isqrt(len(value))
+        if side * side != len(value):
+            return "mismatched", None
+        grid = value.reshape(1, side, side, -1).permute(0, 3, 1, 2)  # channels, of a bias one
+        resized = F.interpolate(grid.float(), size=region, mode="bilinear").permute(0, 2, 3, 1)
+        return "interpolated", resized.reshape(-1, *value.shape[1:]).to(value.dtype)
+
     fitters: dict[str, Callable[[Tensor], tuple[str, Tensor | None]]] = {}
     for name, module in model.named_modules():
         if isinstance(module, PatchEmbed):
@@ -283,4 +312,11 @@ def _fitters(
             fitters[table] = partial(fit_table, window=module.table_window)
         elif isinstance(module, PositionEmbedding):
             fitters[f"{name}.table"] = partial(fit_positions, module=module)
+        elif isinstance(module, IntraInterPooling):
+            for part in ("weight", "bias"):
+                fit = partial(fit_offsets, region=module.region)
+                fitters[f"{name}.inter.pointwise.{part}"] = fit
+    for name, parameter in model.named_parameters():
+        if name.endswith((".global_centers", ".pooling.centers")):
+            fitters[name] = partial(fit_centers, size=parameter.shape)
     return fitters

@@ -10,6 +10,10 @@ from torch import Tensor
 
 # Buffers that follow from the shape of a window and are no weights.
 _DERIVED = re.compile(r"(relative_position_index|relative_coords_table|attn_mask)$")
+# What only files from before the models followed the paper have.
+_BEFORE_THE_PAPER = re.compile(
+    r"\.pooling\.(mask|offset)\.|\.module\.layers\.\d+\.|\.downsample\.expansion\."
+)
 # Dense Swins have one projection of all three.
 _STVIT_R_KEY = re.compile(r"(backbone\.)?layers\.\d+\.blocks\.\d+\.attn\.kv\.weight")
 
@@ -72,7 +76,7 @@ STVIT_R = Format(
             for theirs, ours in (("c", "convs"), ("bn", "norms"))
         ),
         (r"\.layer_scale_([12])$", r".residual\1.scale.gamma"),
-        # One layer in each of its units generates tokens; the centres are the first one's.
+        # One layer in each of its units generates tokens; the centers are the first one's.
         (r"\.semantic_token2$", ".blocks.1.generation.module.global_centers"),
     ),
     _from_stvit_r,
@@ -138,6 +142,11 @@ def detect_format(state: Mapping[str, Tensor]) -> Format | None:
     if any(key.startswith("layers.3.downsample.") for key in keys):
         return TIMM_SWIN
     return SWIN
+
+
+def is_outdated(state: Mapping[str, Tensor]) -> bool:
+    """Say whether a file of ours has semantic tokens that were not yet those of the paper."""
+    return any(_BEFORE_THE_PAPER.search(key) for key in state)
 
 
 def to_our_names(state: Mapping[str, Tensor], format_: Format) -> dict[str, Tensor]:
