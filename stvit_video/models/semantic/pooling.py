@@ -82,8 +82,8 @@ class SpatialPooling(nn.Module):
             axis[-1].start + length - have
             for axis, length, have in zip(spans, lengths, grid_of(x), strict=True)
         )
-        if below > 0 or beside > 0:
-            x = F.pad(x, (0, 0, 0, max(beside, 0), 0, max(below, 0)))
+        if below or beside:
+            x = F.pad(x, (0, 0, 0, beside, 0, below))
         # By slices: torch 2.11's inductor loses the gradients of an index here (on the CPU).
         rows, columns = spans
         x = torch.stack([x[:, a : a + lengths[0]] for a, _ in rows], dim=1)
