@@ -42,8 +42,8 @@ from stvit_video.engine.benchmark import (
 from stvit_video.engine.loader_report import loader_report
 from stvit_video.engine.media import Media, find_media
 from stvit_video.errors import UserError
-from stvit_video.runtime.allocator import keep_freed_memory
-from stvit_video.runtime.attention_kernels import avoid_planned_attention
+from stvit_video.runtime.distributed import avoid_planned_attention
+from stvit_video.runtime.process import keep_freed_memory
 
 _LOADER_CONFIG = Path(__file__).resolve().parents[1] / "configs/k400/stvit_swin_t.yaml"
 _GENERATED_VIDEOS = 4

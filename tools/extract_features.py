@@ -23,7 +23,7 @@ from _program import program
 
 from stvit_video.config import load_config
 from stvit_video.engine.extract_features import FEATURES, extract_features
-from stvit_video.runtime.attention_kernels import avoid_planned_attention
+from stvit_video.runtime.distributed import avoid_planned_attention
 
 
 @program("extract_features.py")

@@ -21,7 +21,7 @@ from stvit_video.engine.paper_tables import (
     measure,
     measure_speed,
 )
-from stvit_video.runtime.attention_kernels import avoid_planned_attention
+from stvit_video.runtime.distributed import avoid_planned_attention
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

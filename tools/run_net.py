@@ -55,7 +55,8 @@ def run(cfg: CfgNode, *, init_method: str) -> None:
     # Imported here so that --help and a typing error need not wait seconds for PyTorch.
     from stvit_video.engine.preflight import preflight
     from stvit_video.engine.run import train_and_test, write_config
-    from stvit_video.runtime.distributed import resolve_device, run_ranks
+    from stvit_video.runtime.distributed import run_ranks
+    from stvit_video.runtime.launch import resolve_device
 
     # What is missing is said before which machine is missing: data first, then the device.
     preflight(cfg)

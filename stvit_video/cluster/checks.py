@@ -22,7 +22,7 @@ from stvit_video.engine.preflight_data import preflight_data
 from stvit_video.engine.resumption import Resumption
 from stvit_video.engine.start import WEIGHTS_NOT_READ
 from stvit_video.errors import UserError
-from stvit_video.runtime.distributed import resolve_device
+from stvit_video.runtime.launch import resolve_device
 
 # Keys that are named when a config differs from that of a checkpoint.
 _NAMED = 8

@@ -10,7 +10,7 @@ from stvit_video.config import load_config
 from stvit_video.config.keys import leaves
 from stvit_video.config.sources import read_overrides
 from stvit_video.errors import UserError
-from stvit_video.runtime.distributed import resolve_device
+from stvit_video.runtime.launch import resolve_device
 
 # Paths that a config may give from the folder in which the user stands. The job stands elsewhere.
 PATH_KEYS = (

@@ -26,9 +26,10 @@ from stvit_video.engine.run import write_config
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
-from stvit_video.runtime.distributed import is_lost_contact, resolve_device, run_ranks
+from stvit_video.runtime.distributed import is_lost_contact, run_ranks
+from stvit_video.runtime.launch import resolve_device
 from stvit_video.runtime.logging import get_logger
-from stvit_video.runtime.parent import die_with_parent
+from stvit_video.runtime.process import die_with_parent
 
 # Exit status of a run that was stopped and does not go on by itself (sysexits: try again later).
 _STOPPED_FOR_GOOD = 75

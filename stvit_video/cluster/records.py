@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from stvit_video.cluster.rank_files import rank_record
-from stvit_video.engine.durable import replace_content
 from stvit_video.errors import TransientError, UserError
+from stvit_video.runtime.atomic_files import replace_content
 
 FINISHED = "finished"
 STOPPED = "stopped"

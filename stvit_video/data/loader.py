@@ -25,9 +25,8 @@ from stvit_video.data.samplers import Draw
 from stvit_video.data.worker_signals import leave_stopping_to_the_parent
 from stvit_video.data.worker_watch import Death, WorkerWatch, end_on_alarm
 from stvit_video.errors import TransientError, UserError
-from stvit_video.runtime.allocator import return_freed_memory
 from stvit_video.runtime.logging import get_logger
-from stvit_video.runtime.parent import die_with_parent
+from stvit_video.runtime.process import die_with_parent, return_freed_memory
 
 # The workers of a rank that was started by "spawn" would be started so as well, and each import
 # everything anew. Forking is not safe on macOS.

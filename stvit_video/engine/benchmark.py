@@ -21,7 +21,7 @@ from stvit_video.engine.build import input_size
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.models.detection.detector import CascadeMaskRCNN
-from stvit_video.runtime.allocator import give_back_freed_memory
+from stvit_video.runtime.process import give_back_freed_memory
 
 
 @dataclass

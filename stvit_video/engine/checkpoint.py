@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from stvit_video.engine.durable import hash_path, recorded_hash, sha256, write_atomically
 from stvit_video.errors import TransientError, UserError
 from stvit_video.runtime import distributed
+from stvit_video.runtime.atomic_files import hash_path, recorded_hash, sha256, write_atomically
 from stvit_video.runtime.logging import get_logger
 
 # What makes a file a full checkpoint of ours: with all of these a run goes on as if never stopped.

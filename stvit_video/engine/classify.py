@@ -15,7 +15,7 @@ from stvit_video.engine.predict import build_predictor, make_predictions
 from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
-from stvit_video.runtime.distributed import resolve_device
+from stvit_video.runtime.launch import resolve_device
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,18 @@ from stvit_video.engine.build import compile_model, is_detection
 from stvit_video.engine.class_names import build_class_names
 from stvit_video.engine.detection.evaluate import evaluate_detector
 from stvit_video.engine.detection.report import report_detection
-from stvit_video.engine.durable import sha256
 from stvit_video.engine.meters import memory
 from stvit_video.engine.precision import build_normalise, build_precision
 from stvit_video.engine.predict import build_predictor, predict_all
 from stvit_video.engine.predictions import Predictions, measure, merge
 from stvit_video.engine.results import format_table, write_results
 from stvit_video.engine.stopped_test import Finished, StoppedTest, fingerprint_code
-from stvit_video.engine.stopping import ShouldStop, agreed, never
 from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
 from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.models import build_model
 from stvit_video.runtime import distributed
+from stvit_video.runtime.atomic_files import sha256
+from stvit_video.runtime.distributed import ShouldStop, agreed, never
 from stvit_video.runtime.logging import get_logger, log_json_stats, setup_logging
 
 # Keys that may change while a test is stopped: how fast and how patiently it is done, and by whom.

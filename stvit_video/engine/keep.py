@@ -12,10 +12,10 @@ from stvit_video.engine.checkpoint import (
     verify,
     write_checkpoint,
 )
-from stvit_video.engine.durable import remove, replace_content
 from stvit_video.engine.state import TrainingState
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
+from stvit_video.runtime.atomic_files import remove, replace_content
 from stvit_video.runtime.logging import get_logger
 
 # What a validation measures and the best is lowest in: of classification, of detection.

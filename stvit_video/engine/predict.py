@@ -14,9 +14,9 @@ from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.meters import duration, memory
 from stvit_video.engine.precision import Normalise, Precision, build_normalise, build_precision
 from stvit_video.engine.predictions import Predictions
-from stvit_video.engine.stopping import ShouldStop, never, until
 from stvit_video.engine.views import ENSEMBLES, HEAD_ACTIVATIONS, ensemble_by_clips
 from stvit_video.errors import UserError
+from stvit_video.runtime.distributed import ShouldStop, never, until
 from stvit_video.runtime.logging import log_json_stats, progress
 
 

@@ -30,10 +30,10 @@ from stvit_video.engine.random_state import seed_generators
 from stvit_video.engine.recorder import Recorder
 from stvit_video.engine.start import start_from_files
 from stvit_video.engine.state import TrainingState
-from stvit_video.engine.stopping import ShouldStop, agreed, never
 from stvit_video.engine.validate import validate
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
+from stvit_video.runtime.distributed import ShouldStop, agreed, never
 from stvit_video.runtime.logging import get_logger, setup_logging
 
 _log = get_logger(__name__)

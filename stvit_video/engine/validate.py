@@ -6,10 +6,15 @@ from torch import nn
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.accuracy import error_percent, topk_correct
 from stvit_video.engine.precision import Normalise, Precision
-from stvit_video.engine.statistics import share_running_statistics
-from stvit_video.engine.stopping import ShouldStop, agreed, never, until
 from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.runtime import distributed
+from stvit_video.runtime.distributed import (
+    ShouldStop,
+    agreed,
+    never,
+    share_running_statistics,
+    until,
+)
 from stvit_video.runtime.logging import progress
 
 

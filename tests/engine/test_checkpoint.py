@@ -5,7 +5,7 @@ import pytest
 import torch
 from comparing import same
 
-from stvit_video.engine import checkpoint, durable
+from stvit_video.engine import checkpoint
 from stvit_video.engine.build import build_state
 from stvit_video.engine.checkpoint import (
     checkpoint_path,
@@ -22,6 +22,7 @@ from stvit_video.engine.random_state import (
     seed_generators,
 )
 from stvit_video.errors import UserError
+from stvit_video.runtime import atomic_files
 
 CPU = torch.device("cpu")
 
@@ -45,7 +46,7 @@ def cut_short(path):
 
 def cut_short_without_hash(path):
     cut_short(path)
-    durable.hash_path(path).unlink()
+    atomic_files.hash_path(path).unlink()
 
 
 def test_names_are_pyslowfasts(tmp_path):
@@ -56,7 +57,7 @@ def test_names_are_pyslowfasts(tmp_path):
 def test_a_checkpoint_has_a_hash_that_sha256sum_reads(tmp_path):
     path, _ = write_two(tmp_path)
     line = path.with_name(path.name + ".sha256").read_text()
-    assert line == f"{durable.sha256(path)}  {path.name}\n"
+    assert line == f"{atomic_files.sha256(path)}  {path.name}\n"
     assert sorted(file.suffix for file in path.parent.iterdir()) == [
         ".pyth", ".pyth", ".sha256", ".sha256"
     ]  # fmt: skip
@@ -105,14 +106,14 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_a_crash_between_hash_and_file_never_passes_a_half_replaced_one(tmp_path, monkeypatch):
     first, second = write_two(tmp_path)
-    replace = durable.Path.replace
+    replace = atomic_files.Path.replace
 
     def crash(self, target):
         if target == second:
             raise KeyboardInterrupt
         return replace(self, target)
 
-    monkeypatch.setattr(durable.Path, "replace", crash)
+    monkeypatch.setattr(atomic_files.Path, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(second, {"epoch": 7})
     assert newest_checkpoint(tmp_path) == first

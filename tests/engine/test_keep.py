@@ -11,7 +11,6 @@ from stvit_video.data.build import build_loader
 from stvit_video.engine import train as train_module
 from stvit_video.engine.build import build_loss, build_state
 from stvit_video.engine.checkpoint import Position, checkpoint_path, find_checkpoints, verify
-from stvit_video.engine.durable import hash_path
 from stvit_video.engine.evaluate import test as run_test
 from stvit_video.engine.keep import CheckpointKeeper, best_epochs, obsolete
 from stvit_video.engine.precision import build_normalise, build_precision
@@ -20,6 +19,7 @@ from stvit_video.engine.train import train
 from stvit_video.engine.validate import validate
 from stvit_video.errors import TransientError, UserError
 from stvit_video.models import build_model
+from stvit_video.runtime.atomic_files import hash_path
 
 NUMBERS = ("loss", "top1_err", "top5_err")
 

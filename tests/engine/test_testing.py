@@ -12,11 +12,11 @@ from recording import test_in_turn as run_in_turn
 
 from stvit_video.config import dump_config, load_config
 from stvit_video.data.build import build_dataset
-from stvit_video.engine.durable import sha256
 from stvit_video.engine.evaluate import test as run_test
 from stvit_video.engine.precision import build_normalise
 from stvit_video.errors import UserError
 from stvit_video.models import build_model, save_weights
+from stvit_video.runtime.atomic_files import sha256
 from stvit_video.runtime.distributed import run_ranks
 
 

@@ -17,10 +17,10 @@ from fvcore.common.config import CfgNode
 from stvit_video.config import load_config
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
-from stvit_video.runtime.group import membership
-from stvit_video.runtime.launch import Launch, cpu_threads, resolve_backend
+from stvit_video.runtime.distributed import avoid_planned_attention, membership
+from stvit_video.runtime.launch import Launch, cpu_threads, resolve_backend, resolve_device
+from stvit_video.runtime.process import RankError, spawn_ranks
 from stvit_video.runtime.rendezvous import Rendezvous
-from stvit_video.runtime.spawn import spawn_ranks
 
 STARTED_BY_OTHERS = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"),
@@ -120,7 +120,7 @@ def fail_in_1_while_0_will_not_end(index: int, *, folder: Path) -> None:
 
 def test_an_exception_keeps_its_traceback_and_leaves_no_process_behind(tmp_path: Path) -> None:
     target = partial(fail_in_1_while_0_will_not_end, folder=tmp_path)
-    with pytest.raises(distributed.RankError) as caught:
+    with pytest.raises(RankError) as caught:
         spawn_ranks(target, num_processes=2, grace_seconds=0.2)
     assert str(caught.value).startswith("local rank 1 raised")
     assert "in fail_in_1_while_0_will_not_end" in str(caught.value)
@@ -134,7 +134,7 @@ def be_killed(index: int) -> None:
 
 
 def test_a_killed_rank_is_named() -> None:
-    with pytest.raises(distributed.RankError, match=r"^local rank 0 was ended by SIGKILL"):
+    with pytest.raises(RankError, match=r"^local rank 0 was ended by SIGKILL"):
         spawn_ranks(be_killed, num_processes=1)
 
 
@@ -244,17 +244,17 @@ def test_the_device(
     monkeypatch: pytest.MonkeyPatch, device: str, num_gpus: int, available: int, expected: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
-    assert distributed.resolve_device(device, num_gpus) == expected
+    assert resolve_device(device, num_gpus) == expected
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match=r"DEVICE cuda needs a GPU .* add DEVICE cpu"):
-        distributed.resolve_device("cuda", 1)
+        resolve_device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for device in ("cuda", "auto"):
         with pytest.raises(UserError, match=r"at most 2, .* it is 3: set NUM_GPUS 2, or add DEVI"):
-            distributed.resolve_device(device, 3)
+            resolve_device(device, 3)
 
 
 @pytest.mark.parametrize(
@@ -274,10 +274,10 @@ def test_a_rank_may_be_shown_its_own_gpu_alone(
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     if is_enough:
-        assert distributed.resolve_device("cuda", 4) == "cuda"
+        assert resolve_device("cuda", 4) == "cuda"
         return
     with pytest.raises(UserError, match=f"NUM_GPUS must be at most {available}"):
-        distributed.resolve_device("cuda", 4)
+        resolve_device("cuda", 4)
 
 
 @pytest.mark.parametrize(("available", "gpu"), [(1, 0), (4, 3)])
@@ -327,3 +327,16 @@ def test_a_rank_of_srun_uses_all_cores_of_its_task(monkeypatch: pytest.MonkeyPat
             assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_cudnn_is_left_out_and_nothing_else():
+    backends = torch.backends.cuda
+    try:
+        backends.enable_cudnn_sdp(True)
+        avoid_planned_attention()
+        assert not backends.cudnn_sdp_enabled()
+        assert backends.flash_sdp_enabled()
+        assert backends.mem_efficient_sdp_enabled()
+        assert backends.math_sdp_enabled()
+    finally:
+        backends.enable_cudnn_sdp(True)

@@ -14,10 +14,10 @@ import torch.distributed as dist
 
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed, rendezvous
-from stvit_video.runtime.group import membership
+from stvit_video.runtime.distributed import membership
 from stvit_video.runtime.launch import Launch
+from stvit_video.runtime.process import spawn_ranks
 from stvit_video.runtime.rendezvous import MeetingError, Rendezvous
-from stvit_video.runtime.spawn import spawn_ranks
 
 SHORT = timedelta(seconds=1)
 

@@ -17,13 +17,18 @@ from stvit_video.engine.detection.average_precision import average_precision
 from stvit_video.engine.detection.results import to_coco, to_original
 from stvit_video.engine.objective import Batch, normalised_images
 from stvit_video.engine.precision import Normalise, Precision
-from stvit_video.engine.statistics import share_running_statistics
-from stvit_video.engine.stopping import ShouldStop, agreed, never, until
 from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
+from stvit_video.runtime.distributed import (
+    ShouldStop,
+    agreed,
+    never,
+    share_running_statistics,
+    until,
+)
 from stvit_video.runtime.logging import progress
-from stvit_video.runtime.threads import map_by_single_threads
+from stvit_video.runtime.process import map_by_single_threads
 
 
 @dataclass(frozen=True)

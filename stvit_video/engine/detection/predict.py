@@ -22,7 +22,7 @@ from stvit_video.engine.precision import build_normalise, build_precision
 from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
-from stvit_video.runtime.distributed import resolve_device
+from stvit_video.runtime.launch import resolve_device
 
 _MASK_OPACITY = 0.45
 # Golden section: classes that follow one another get colours far apart.

@@ -9,8 +9,8 @@ from stvit_video.data.coco.dataset import CocoImages
 from stvit_video.data.loader import VideoLoader
 from stvit_video.data.quarantine import write_quarantine
 from stvit_video.engine.detection.evaluate import Evaluated, format_table, write_results
-from stvit_video.engine.durable import sha256
 from stvit_video.engine.meters import memory
+from stvit_video.runtime.atomic_files import sha256
 from stvit_video.runtime.logging import get_logger, log_json_stats
 
 _log = get_logger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stvit_video.runtime.allocator import give_back_freed_memory, keep_freed_memory
+from stvit_video.runtime.process import give_back_freed_memory, keep_freed_memory
 
 MEBIBYTES = 64
 OTHER_LIBRARY = 3

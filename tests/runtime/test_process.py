@@ -1,4 +1,4 @@
-"""A process that is killed takes those along that it has started."""
+"""Processes end with their parent; items in threads: their order, how many at a time, failures."""
 
 import json
 import multiprocessing
@@ -6,14 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 
 import psutil
 import pytest
+import torch
 from faulty import loader
-
 from stvit_video.runtime.spawn import spawn_ranks
+
+from stvit_video.runtime.process import map_by_single_threads
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children")
 
@@ -74,9 +77,50 @@ def test_a_parent_that_has_ended_already():
     ended = subprocess.Popen(["true"])
     ended.wait()
     code = (
-        "import os; from stvit_video.runtime.parent import die_with_parent\n"
+        "import os; from stvit_video.runtime.process import die_with_parent\n"
         "die_with_parent(os.getppid()); print('lives', flush=True)\n"
         f"die_with_parent({ended.pid}); print('still lives', flush=True)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (told.stdout, told.returncode) == ("lives\n", -signal.SIGKILL)
+
+
+@pytest.fixture
+def three_threads():
+    torch.set_num_threads(3)
+    yield
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(1)
+
+
+def test_results_keep_the_order_and_each_has_one_thread(three_threads):
+    together = threading.Barrier(3, timeout=20)
+
+    def square(item):
+        if item < 3:
+            together.wait()  # in work at the same time
+        time.sleep(0.01 * (item % 3 == 0))
+        return item**2, torch.get_num_threads(), threading.current_thread().name
+
+    results = map_by_single_threads(square, iter(range(20)))
+    assert [result for result, _, _ in results] == [item**2 for item in range(20)]
+    assert {threads for _, threads, _ in results} == {1}
+    assert len({name for _, _, name in results}) == 3
+
+
+def test_items_are_taken_only_when_they_are_needed(three_threads):
+    taken, done = [], []
+
+    def items():
+        for item in range(30):
+            taken.append(item)
+            assert len(taken) - len(done) <= 5
+            yield item
+
+    map_by_single_threads(done.append, items())
+    assert len(done) == 30
+
+
+def test_a_failure_comes_out(three_threads):
+    with pytest.raises(ZeroDivisionError):
+        map_by_single_threads(lambda item: 1 / item, [1, 0, 2])
