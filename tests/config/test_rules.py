@@ -7,7 +7,7 @@ import pytest
 from stvit_video.config import load_config
 from stvit_video.config.defaults import default_config
 from stvit_video.config.keys import leaves
-from stvit_video.config.validate import RULES
+from stvit_video.config.load import RULES
 from stvit_video.errors import UserError
 
 DETECTOR = (
