@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from faulty import loader
-from stvit_video.runtime.spawn import spawn_ranks
+from stvit_video.runtime.process import spawn_ranks
 
 from stvit_video.runtime.process import map_by_single_threads
 
