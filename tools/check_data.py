@@ -27,9 +27,9 @@ from stvit_video.config.defaults import default_config
 from stvit_video.errors import UserError
 
 if TYPE_CHECKING:
-    from stvit_video.engine.check_coco import CocoCheck
-    from stvit_video.engine.check_data import DataCheck
-    from stvit_video.engine.check_images import ImageFolderCheck
+    from stvit_video.data.check.coco import CocoCheck
+    from stvit_video.data.check.csv_files import DataCheck
+    from stvit_video.data.check.images import ImageFolderCheck
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
 
 # All import here so that --help and a typing error need not wait seconds for PyTorch.
 def _data_check(cfg: CfgNode, options: argparse.Namespace) -> "DataCheck":
-    from stvit_video.engine.check_data import DataCheck
+    from stvit_video.data.check.csv_files import DataCheck
 
     return DataCheck(
         csv_files=_files_of_config(cfg.DATA.PATH_TO_DATA_DIR)
@@ -88,8 +88,8 @@ def _data_check(cfg: CfgNode, options: argparse.Namespace) -> "DataCheck":
 
 
 def _coco_check(cfg: CfgNode, options: argparse.Namespace) -> "CocoCheck":
+    from stvit_video.data.check.coco import CocoCheck
     from stvit_video.data.coco.build import split_files
-    from stvit_video.engine.check_coco import CocoCheck
 
     return CocoCheck(
         splits=split_files(cfg),
@@ -101,7 +101,7 @@ def _coco_check(cfg: CfgNode, options: argparse.Namespace) -> "CocoCheck":
 
 
 def _image_check(cfg: CfgNode, options: argparse.Namespace) -> "ImageFolderCheck":
-    from stvit_video.engine.check_images import ImageFolderCheck
+    from stvit_video.data.check.images import ImageFolderCheck
 
     root = Path(cfg.DATA.PATH_TO_DATA_DIR)
     folders = {name: root / name for name in ("train", "val") if (root / name).is_dir()}

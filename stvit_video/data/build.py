@@ -1,20 +1,27 @@
-"""From a config to data sets and loaders."""
+"""Build data sets, augmentations and loaders from a config."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import torch
 from fvcore.common.config import CfgNode
+from torch import Tensor
+from torch.utils.data import Sampler
 
-from stvit_video.data.augment.build import build_augmentations
-from stvit_video.data.coco.build import build_coco, build_coco_loader
-from stvit_video.data.coco.dataset import CocoImages
+from stvit_video.data.augment.erasing import RandomErasing
+from stvit_video.data.augment.mixing import Mixing
+from stvit_video.data.augment.operations import ColorJitter
+from stvit_video.data.augment.policy import parse_policy
+from stvit_video.data.bad_videos import Quarantine
+from stvit_video.data.coco.build import build_coco, build_coco_sampler, log_left_out
+from stvit_video.data.coco.dataset import CocoImages, collate_images
 from stvit_video.data.imagenet import read_image_folders
 from stvit_video.data.kinetics import CentreClips, MultiViewVideos, TrainingClips, VideoDataset
 from stvit_video.data.labeled_paths import read_labeled_paths
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.loader import VideoLoader
-from stvit_video.data.loading.build import build_guarded_loader
-from stvit_video.data.samplers import EvalBatchSampler, TrainBatchSampler
+from stvit_video.data.samplers import EvalBatchSampler, TrainBatchSampler, replacement
 from stvit_video.data.sampling import PROTOCOLS, ClipSampling
 from stvit_video.data.transforms import (
     JitteredCrop,
@@ -22,8 +29,50 @@ from stvit_video.data.transforms import (
     SpatialCrops,
     TrainTransform,
 )
+from stvit_video.data.workers import collate
 from stvit_video.errors import UserError
 from stvit_video.runtime.registry import Registry
+
+
+def build_augmentations(cfg: CfgNode) -> tuple[Callable[..., Tensor], ...]:
+    """Build what the AUG keys add to the crop and flip of training clips, in order.
+
+    Raises:
+        UserError: AUG.AA_TYPE is no policy.
+    """
+    aug = cfg.AUG
+    if not aug.ENABLE:
+        return ()
+    augmentations: list[Callable[..., Tensor]] = []
+    if aug.AA_TYPE:
+        augmentations.append(parse_policy(aug.AA_TYPE, interpolation=aug.INTERPOLATION))
+    elif aug.COLOR_JITTER > 0:
+        augmentations.append(ColorJitter(aug.COLOR_JITTER))
+    if aug.RE_PROB > 0:
+        erasing = RandomErasing(
+            aug.RE_PROB,
+            mode=aug.RE_MODE,
+            max_count=aug.RE_COUNT,
+            mean=cfg.DATA.MEAN,
+            std=cfg.DATA.STD,
+        )
+        augmentations.append(erasing)
+    return tuple(augmentations)
+
+
+def build_mixing(cfg: CfgNode) -> Mixing | None:
+    """Build what makes soft targets of labels; None where the loss takes the labels."""
+    if cfg.MODEL.LOSS_FUNC != "soft_cross_entropy":
+        return None
+    return Mixing(
+        cfg.MODEL.NUM_CLASSES,
+        label_smoothing=cfg.MIXUP.LABEL_SMOOTH_VALUE,
+        probability=cfg.MIXUP.PROB if cfg.MIXUP.ENABLE else 0.0,
+        mixup_alpha=cfg.MIXUP.ALPHA,
+        cutmix_alpha=cfg.MIXUP.CUTMIX_ALPHA,
+        switch_probability=cfg.MIXUP.SWITCH_PROB,
+    )
+
 
 _IMAGES = "imagenet"
 
@@ -51,25 +100,41 @@ def build_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> Vid
     "train" batches are shuffled (``loader.batch_sampler.set_epoch`` chooses the order) and hold
     ``[B S, 3, T, H, W]``, the S (AUG.NUM_SAMPLE) clips of a video in a row; "val" batches hold
     ``[B, 3, T, H, W]``, every video once, dealt out to the ranks in turn; "test" batches hold
-    ``[B, V K, 3, T, H, W]``, all views of whole videos. Batches of "coco" hold images and
-    their objects, see `build_coco_loader`.
+    ``[B, V K, 3, T, H, W]``, all views of whole videos. "train" batches of "coco" hold images of
+    one orientation, wide or high, in each step of all ranks; its "val" and "test" batches hold one
+    image each, which so is never padded to another's size.
 
     Raises:
         UserError: as `build_dataset`, or there are fewer training videos than one step takes.
     """
-    if _dataset_name(cfg, split) == "coco":
-        return build_coco_loader(cfg, split, rank=rank, world_size=world_size)
     dataset = build_dataset(cfg, split)
-    assert isinstance(dataset, VideoDataset)
     is_train = split == "train"
-    build_sampler = _train_sampler if is_train else _eval_sampler
-    return build_guarded_loader(
-        cfg,
+    ranks = {"rank": rank, "world_size": world_size}
+    sampler: Sampler
+    if isinstance(dataset, CocoImages):
+        log_left_out(cfg, dataset.annotations)
+        sampler = build_coco_sampler(cfg, split, dataset.annotations, **ranks)
+    else:
+        build_sampler = _train_sampler if is_train else _eval_sampler
+        sampler = build_sampler(cfg, dataset, split=split, **ranks)
+    # In training another sample takes the place of one that cannot be read. In an evaluation it
+    # is left out: one over other samples than its list says would be wrong in silence.
+    replace = partial(replacement, num_samples=len(dataset), seed=cfg.RNG_SEED)
+    return VideoLoader(
         dataset,
-        dataset.videos.paths,
-        batch_sampler=build_sampler(cfg, dataset, split=split, rank=rank, world_size=world_size),
-        is_train=is_train,
-        second_try=build_second_try(dataset),
+        batch_sampler=sampler,
+        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
+        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.DEVICE != "cpu" and torch.cuda.is_available(),
+        quarantine=Quarantine(
+            dataset.videos.paths,
+            file=Path(cfg.OUTPUT_DIR) / "quarantine.csv",
+            max_bad=cfg.DATA.MAX_BAD_VIDEOS,
+            fate="replaced by another one" if is_train else "left out",
+        ),
+        second_try=None if isinstance(dataset, CocoImages) else build_second_try(dataset),
+        replace=replace if is_train else None,
+        seconds_per_video=cfg.DATA.DECODE_TIMEOUT,
+        collate=collate_images if isinstance(dataset, CocoImages) else collate,
     )
 
 

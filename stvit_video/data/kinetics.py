@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stvit_video.data.bad_video import BadVideo
-from stvit_video.data.draws import below
+from stvit_video.data.bad_videos import BadVideo
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.samplers import Draw, generator_for
 from stvit_video.data.sampling import ClipSampling
-from stvit_video.data.transforms import SpatialCrops, TrainTransform
+from stvit_video.data.transforms import SpatialCrops, TrainTransform, below
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pytorchvideo.data.labeled_video_paths import LabeledVideoPaths
 
-from stvit_video.data.bad_video import BadVideo, BadVideoError
+from stvit_video.data.bad_videos import BadVideo, BadVideoError
 from stvit_video.data.decode import VideoError, VideoReader, open_video
 from stvit_video.data.labeled_paths import LabeledPaths
 from stvit_video.errors import UserError

@@ -17,13 +17,19 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from stvit_video.data.bad_video import BadVideo
-from stvit_video.data.collate import collate
-from stvit_video.data.guarded import GuardedVideos, Item, Videos, collate_items
-from stvit_video.data.quarantine import Quarantine
+from stvit_video.data.bad_videos import BadVideo, Quarantine
 from stvit_video.data.samplers import Draw
-from stvit_video.data.worker_signals import leave_stopping_to_the_parent
-from stvit_video.data.worker_watch import Death, WorkerWatch, end_on_alarm
+from stvit_video.data.workers import (
+    Death,
+    GuardedVideos,
+    Item,
+    Videos,
+    WorkerWatch,
+    collate,
+    collate_items,
+    end_on_alarm,
+    leave_stopping_to_the_parent,
+)
 from stvit_video.errors import TransientError, UserError
 from stvit_video.runtime.logging import get_logger
 from stvit_video.runtime.process import die_with_parent, return_freed_memory

@@ -1,16 +1,70 @@
-"""The sampling protocols in seconds, as PyTorchVideo's own data sets take them."""
+"""PyTorchVideo's transforms, and our readers and sampling for its own data sets."""
 
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from pytorchvideo.data.clip_sampling import ClipInfo, ClipSampler
+from pytorchvideo.data.video import Video, VideoPathHandler
 from torch import Tensor
 
+from stvit_video.data.decode import open_video
 from stvit_video.data.sampling import ClipSampling
+
+
+@cache
+def pytorchvideo_functional() -> ModuleType:
+    """Import ``pytorchvideo.transforms.functional``.
+
+    PyTorchVideo 0.1.5 imports ``torchvision.transforms.functional_tensor``, which torchvision
+    renamed in 0.17; the old name is lent to it for the time of its import.
+
+    Of its functions only those that move whole pixels are right for uint8 video: `uniform_crop`
+    is used, `uniform_temporal_subsample` could be. `short_side_scale` takes float32 alone, which
+    costs ten times the time; `random_resized_crop` resizes without antialiasing; and all random
+    ones draw from the global generator, so that a sample would depend on the worker it is made in.
+    """
+    name = "torchvision.transforms.functional_tensor"
+    lent = name not in sys.modules
+    if lent:
+        sys.modules[name] = import_module("torchvision.transforms._functional_tensor")
+    try:
+        return import_module("pytorchvideo.transforms.functional")
+    finally:
+        if lent:
+            del sys.modules[name]
+
+
+class ReaderPathHandler(VideoPathHandler):
+    """Opens video files with `open_video`; folders of frames stay PyTorchVideo's business.
+
+    Give it to a data set after that is made: ``dataset.video_path_handler = ReaderPathHandler()``.
+    Clips are then uint8, hold ffmpeg's own frames, and have no audio.
+    """
+
+    def video_from_path(
+        self,
+        filepath: str,
+        decode_audio: bool = False,
+        decoder: str = "pyav",
+        fps: int = 30,
+    ) -> Video:
+        """Open a video; ``decoder`` is a backend of `open_video`, ``fps`` is for folders.
+
+        Raises:
+            VideoError: the file is missing, broken, or not a video.
+        """
+        if Path(filepath).is_dir():
+            return super().video_from_path(filepath, decode_audio, decoder, fps)
+        return open_video(filepath, backend=decoder)
 
 
 class ProtocolClipSampler(ClipSampler):

@@ -1,10 +1,4 @@
-"""Crops, resizes and flips of uint8 clips; every frame of a clip is treated alike.
-
-Letters: T frames, H W size, C channels, S side of the square that comes out. Clips come in as the
-decoder gives them, [T, H, W, C], because torch resizes uint8 images in that memory layout ten
-times faster than float ones (with antialiasing, and at most one grey level apart); they go out as
-views [C, T, S, S].
-"""
+"""Random numbers of a training sample, all from the generator that is passed in."""
 
 import math
 from collections.abc import Callable
@@ -16,8 +10,29 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import center_crop
 
-from stvit_video.data.draws import below, chance, uniform
-from stvit_video.data.pytorchvideo_transforms import pytorchvideo_functional
+from stvit_video.data.pytorchvideo import pytorchvideo_functional
+
+
+def uniform(low: float, high: float, *, generator: torch.Generator) -> float:
+    """Draw a number from ``low`` to ``high``."""
+    share = torch.rand((), dtype=torch.float64, generator=generator)
+    return low + (high - low) * float(share)
+
+
+def normal(mean: float, std: float, *, generator: torch.Generator) -> float:
+    """Draw a number of the normal distribution."""
+    return mean + std * float(torch.randn((), dtype=torch.float64, generator=generator))
+
+
+def below(limit: int, *, generator: torch.Generator) -> int:
+    """Draw a whole number from 0 to ``limit`` - 1."""
+    return int(torch.randint(limit, (), generator=generator))
+
+
+def chance(probability: float, *, generator: torch.Generator) -> bool:
+    """Draw whether something happens."""
+    return uniform(0.0, 1.0, generator=generator) < probability
+
 
 # Draws of an area and an aspect ratio until both fit into the frame, as in torchvision.
 _BOX_TRIES = 10

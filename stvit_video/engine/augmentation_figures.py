@@ -12,10 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from stvit_video.data.augment.color_jitter import ColorJitter
 from stvit_video.data.augment.erasing import RandomErasing
 from stvit_video.data.augment.mixing import Mixing
-from stvit_video.data.augment.operations import OPERATIONS, Change, apply_changes
+from stvit_video.data.augment.operations import OPERATIONS, Change, ColorJitter, apply_changes
 from stvit_video.data.augment.policy import parse_policy
 from stvit_video.data.synthetic.camera import CLASSES, draw_camera_path
 from stvit_video.data.synthetic.render import render

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from stvit_video.data.augment.build import build_mixing
-from stvit_video.data.coco.collate import padded_size
+from stvit_video.data.build import build_mixing
+from stvit_video.data.coco.dataset import padded_size
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.average import WeightAverage
 from stvit_video.engine.epochs import EpochRunner

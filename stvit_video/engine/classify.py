@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from stvit_video.data.collate import collate
+from stvit_video.data.workers import collate
 from stvit_video.engine.class_names import build_class_names
 from stvit_video.engine.media import MediaViews
 from stvit_video.engine.predict import build_predictor, make_predictions

@@ -16,10 +16,10 @@ from pytorchvideo.data import LabeledVideoDataset, make_clip_sampler
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from stvit_video.data.collate import collate
 from stvit_video.data.kinetics import MultiViewVideos, TrainingClips
-from stvit_video.data.pytorchvideo_transforms import pytorchvideo_functional
+from stvit_video.data.pytorchvideo import pytorchvideo_functional
 from stvit_video.data.samplers import Draw
+from stvit_video.data.workers import collate
 
 # Makes one sample of each video, and returns the bytes of a sample's video.
 Source = Callable[[], int]

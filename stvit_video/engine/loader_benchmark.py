@@ -18,9 +18,9 @@ from torch import Tensor
 
 from stvit_video.config import load_config
 from stvit_video.data.build import build_loader
-from stvit_video.data.collate import collate
 from stvit_video.data.kinetics import TrainingClips
 from stvit_video.data.samplers import Draw, generator_for
+from stvit_video.data.workers import collate
 from stvit_video.engine.clip_sources import Source
 from stvit_video.engine.media import Media
 from stvit_video.errors import UserError

@@ -9,12 +9,11 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from stvit_video.data.build import build_sampling, build_second_try, build_test_crops
-from stvit_video.data.guarded import GuardedVideos
 from stvit_video.data.imagenet import IMAGE_SUFFIXES
 from stvit_video.data.kinetics import MultiViewVideos
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.data.labeled_videos import LabeledVideos
-from stvit_video.data.worker_watch import WorkerWatch
+from stvit_video.data.workers import GuardedVideos, WorkerWatch
 from stvit_video.errors import UserError
 from stvit_video.runtime.logging import get_logger
 

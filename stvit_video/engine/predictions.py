@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.bad_videos import BadVideo
 
 # Guesses of a video that count for the top-5 accuracy; fewer where there are fewer classes.
 TOP = 5

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.bad_videos import BadVideo
 from stvit_video.data.build import build_loader
 from stvit_video.data.check.journal import Journal
 from stvit_video.data.check.videos import check_videos

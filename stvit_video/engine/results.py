@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stvit_video.data.bad_video import BadVideo
-from stvit_video.data.quarantine import write_quarantine
+from stvit_video.data.bad_videos import BadVideo, write_quarantine
 from stvit_video.engine.predictions import Accuracy, Predictions
 
 # With more classes than twice this, the log's table holds the best and the worst ones alone.

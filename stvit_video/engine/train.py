@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from fvcore.common.config import CfgNode
 
+from stvit_video.data.bad_videos import Quarantine
 from stvit_video.data.build import build_loader
 from stvit_video.data.loader import VideoLoader
-from stvit_video.data.quarantine import Quarantine
 from stvit_video.engine.build import (
     build_epoch_runner,
     build_keeper,

@@ -8,10 +8,9 @@ from functools import partial
 
 import torch
 
-from stvit_video.data.bad_video import BadVideo, BadVideoError
+from stvit_video.data.bad_videos import BadVideo, BadVideoError, Quarantine
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.data.loader import VideoLoader
-from stvit_video.data.quarantine import Quarantine
 from stvit_video.data.samplers import EvalBatchSampler, TrainBatchSampler, replacement
 
 

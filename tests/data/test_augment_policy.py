@@ -7,8 +7,7 @@ import pytest
 import torch
 from timm.data import auto_augment as timm_augment
 
-from stvit_video.data.augment.color_jitter import ColorJitter
-from stvit_video.data.augment.operations import OPERATIONS
+from stvit_video.data.augment.operations import OPERATIONS, ColorJitter
 from stvit_video.data.augment.policy import parse_policy
 from stvit_video.errors import UserError
 

@@ -5,11 +5,10 @@ import torch
 
 from stvit_video.config import load_config
 from stvit_video.data import labeled_videos
-from stvit_video.data.augment.build import build_augmentations, build_mixing
-from stvit_video.data.augment.color_jitter import ColorJitter
 from stvit_video.data.augment.erasing import RandomErasing
+from stvit_video.data.augment.operations import ColorJitter
 from stvit_video.data.augment.policy import AugmentationPolicy
-from stvit_video.data.build import build_dataset, build_loader
+from stvit_video.data.build import build_augmentations, build_dataset, build_loader, build_mixing
 from stvit_video.data.samplers import Draw, generator_for
 from stvit_video.errors import UserError
 

@@ -9,10 +9,14 @@ from coco_folder import content, square, write
 from pycocotools import mask as their_mask
 
 from stvit_video.data.coco import annotation_file
-from stvit_video.data.coco.annotations import BadAnnotation, read_annotations
-from stvit_video.data.coco.left_out import check_budget, write_left_out
-from stvit_video.data.coco.masks import decode_mask, encode_mask
-from stvit_video.data.coco.packed import PackedList
+from stvit_video.data.coco.annotation_file import PackedList
+from stvit_video.data.coco.annotations import (
+    BadAnnotation,
+    check_budget,
+    read_annotations,
+    write_left_out,
+)
+from stvit_video.data.coco.dataset import decode_mask, encode_mask
 from stvit_video.errors import UserError
 
 

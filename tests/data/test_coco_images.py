@@ -13,10 +13,10 @@ from PIL.ExifTags import Base
 from torchvision import tv_tensors
 
 from stvit_video.config import load_config
-from stvit_video.data.bad_video import BadVideoError
+from stvit_video.data.bad_videos import BadVideoError
 from stvit_video.data.build import build_dataset, build_loader
 from stvit_video.data.coco import annotation_file
-from stvit_video.data.coco.transforms import RandomRectangleCrop, eval_transform, train_transform
+from stvit_video.data.coco.dataset import RandomRectangleCrop, eval_transform, train_transform
 from stvit_video.data.samplers import Draw, GroupedBatchSampler
 from stvit_video.errors import UserError
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from stvit_video.data.collate import collate
+from stvit_video.data.workers import collate
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (6, 2, 5, 7, 3)])  # a clip, and views of a video

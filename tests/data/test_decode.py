@@ -8,7 +8,7 @@ import torch
 from av.video.stream import VideoStream
 from made_videos import CUT, KINDS, X264, moving_noise, plain_decode
 
-from stvit_video.data.decode import BACKENDS, VideoError, container, open_video
+from stvit_video.data.decode import BACKENDS, VideoError, open_video
 from stvit_video.data.encode import write_video
 
 # decord reads what is not here as ffmpeg does; see DecordReader for why.
@@ -161,7 +161,7 @@ def test_bad_files_are_refused_with_a_reason(tmp_path, video_kinds, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_frames_of_a_size_that_fills_the_memory_are_refused(video_kinds, monkeypatch, backend):
-    monkeypatch.setattr(container, "_MAX_PIXELS", 48 * 64 - 1)
+    monkeypatch.setattr("stvit_video.data.decode.packets._MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(VideoError, match="64x48"):
         open_video(video_kinds("b_frames.mp4"), backend=backend)
 

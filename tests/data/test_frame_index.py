@@ -3,8 +3,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from stvit_video.data.decode.frame_index import FrameIndex, PacketInfo, is_trustworthy
-from stvit_video.data.decode.orientation import upright
+from stvit_video.data.decode.frames import upright
+from stvit_video.data.decode.packets import FrameIndex, PacketInfo, is_trustworthy
 
 
 def packets(*pts, keys=(0,), hidden=(), size=99):

@@ -9,7 +9,7 @@ from made_videos import plain_decode
 
 from stvit_video.config import load_config
 from stvit_video.data import labeled_videos
-from stvit_video.data.bad_video import BadVideoError
+from stvit_video.data.bad_videos import BadVideoError
 from stvit_video.data.build import build_dataset, build_loader
 from stvit_video.data.labeled_paths import read_labeled_paths
 from stvit_video.data.samplers import Draw, generator_for

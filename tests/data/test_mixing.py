@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stvit_video.data.augment.mixing import Mixing
-from stvit_video.data.pytorchvideo_transforms import pytorchvideo_functional
+from stvit_video.data.pytorchvideo import pytorchvideo_functional
 
 CLASSES = 5
 

@@ -11,15 +11,15 @@ from pytorchvideo.data.labeled_video_paths import LabeledVideoPaths
 from pytorchvideo.data.video import Video
 from torch.utils.data import SequentialSampler
 
-from stvit_video.data.clip_samplers import (
+from stvit_video.data.decode import BACKENDS, open_video
+from stvit_video.data.pytorchvideo import (
     CentreProtocolClip,
     ProtocolViews,
     RandomProtocolClip,
+    ReaderPathHandler,
     SubsampleClip,
+    pytorchvideo_functional,
 )
-from stvit_video.data.decode import BACKENDS, open_video
-from stvit_video.data.path_handler import ReaderPathHandler
-from stvit_video.data.pytorchvideo_transforms import pytorchvideo_functional
 from stvit_video.data.sampling import VideoSwinSampling
 
 SAMPLING = VideoSwinSampling(num_frames=8, sampling_rate=2)

@@ -2,9 +2,8 @@ import pandas as pd
 import pytest
 from faulty import quarantine
 
-from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.bad_videos import BadVideo, Quarantine, read_quarantine
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
-from stvit_video.data.quarantine import Quarantine, read_quarantine
 from stvit_video.errors import UserError
 from stvit_video.runtime.distributed import get_rank, run_ranks
 

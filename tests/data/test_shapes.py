@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from stvit_video.data.coco.annotations import read_annotations
-from stvit_video.data.coco.masks import decode_mask
+from stvit_video.data.coco.dataset import decode_mask
 from stvit_video.data.synthetic.shapes import (
     CLASSES,
     ShapesRecipe,

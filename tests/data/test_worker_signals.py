@@ -5,7 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from stvit_video.data.worker_signals import leave_stopping_to_the_parent
+from stvit_video.data.workers import leave_stopping_to_the_parent
 
 FORK = multiprocessing.get_context("fork")
 NAMES = ("USR1", "USR2", "TERM")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.bad_videos import BadVideo
 from stvit_video.engine.class_names import build_class_names
 from stvit_video.engine.figures import draw_confusion_matrix
 from stvit_video.engine.predictions import Predictions, measure, merge

@@ -9,8 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from stvit_video.data.draws import below, chance
-from stvit_video.data.transforms import Box, draw_box
+from stvit_video.data.transforms import Box, below, chance, draw_box
 
 # Range of the share of the frame that is erased, and of the rectangle's width / height.
 _AREA = (0.02, 1 / 3)

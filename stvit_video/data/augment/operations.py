@@ -1,9 +1,4 @@
-"""The operations of RandAugment and AutoAugment on uint8 clips, by their names in timm.
-
-Letters: T frames, H W size, C channels. Frames are [T, C, H, W]. Parameters are those of the whole
-clip; what an operation measures (a histogram, a mean) it measures in each frame, as PySlowFast and
-PyTorchVideo do.
-"""
+"""Operations of RandAugment and AutoAugment on uint8 clips, named as in timm, and color jitter."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
+
+from stvit_video.data.transforms import uniform
 
 # Input position (x, y) of an output position: (a x + b y + c, d x + e y + f), in pixels from the
 # upper left corner.
@@ -176,3 +173,29 @@ _PIXELS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "Brightness": tv.adjust_brightness,
     "Sharpness": _sharpen,
 }
+
+
+_OPERATIONS = ("Brightness", "Contrast", "Color")
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Changes brightness, contrast and saturation by random factors, in random order.
+
+    Attributes:
+        strength: the factors are drawn from 1 - strength to 1 + strength.
+    """
+
+    strength: float
+
+    def __call__(self, video: Tensor, *, generator: torch.Generator) -> Tensor:
+        """uint8 [C, T, H, W] to the same; all randomness comes from ``generator``."""
+        return apply_changes(video, self.draw(generator=generator))
+
+    def draw(self, *, generator: torch.Generator) -> list[Change]:
+        """Draw what becomes of a clip."""
+        low, high = 1 - self.strength, 1 + self.strength
+        order = torch.randperm(len(_OPERATIONS), generator=generator).tolist()
+        return [
+            Change(_OPERATIONS[place], uniform(low, high, generator=generator)) for place in order
+        ]

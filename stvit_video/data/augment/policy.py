@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
 from stvit_video.data.augment.operations import MAX_LEVEL, OPERATIONS, Change, apply_changes
-from stvit_video.data.draws import below, chance, normal
+from stvit_video.data.transforms import below, chance, normal
 from stvit_video.errors import UserError
 
 _RAND_AUGMENT = (

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.bad_videos import BadVideo, write_quarantine
+from stvit_video.data.check.csv_files import Problem, write_problems
 from stvit_video.data.check.journal import Journal, VideoFacts
-from stvit_video.data.check.lines import Problem
 from stvit_video.data.check.videos import check_videos
-from stvit_video.data.coco.annotations import BadAnnotation, CocoAnnotations, read_annotations
-from stvit_video.data.coco.dataset import image_files, size_error
-from stvit_video.data.coco.left_out import write_left_out
-from stvit_video.data.coco.masks import decode_mask, require_pycocotools
+from stvit_video.data.coco.annotations import (
+    BadAnnotation,
+    CocoAnnotations,
+    read_annotations,
+    write_left_out,
+)
+from stvit_video.data.coco.dataset import decode_mask, image_files, require_pycocotools, size_error
 from stvit_video.data.labeled_videos import LabeledVideos
-from stvit_video.data.quarantine import write_quarantine
-from stvit_video.engine.check_data import write_problems
 from stvit_video.errors import UserError
 
 

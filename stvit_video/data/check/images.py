@@ -8,14 +8,12 @@ from statistics import median
 
 import pandas as pd
 
-from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.bad_videos import BadVideo, write_quarantine
+from stvit_video.data.check.csv_files import Problem, write_problems
 from stvit_video.data.check.journal import Journal, VideoFacts
-from stvit_video.data.check.lines import Problem
 from stvit_video.data.check.videos import check_videos
 from stvit_video.data.imagenet import IMAGE_SUFFIXES, class_files, class_folders, label_images
 from stvit_video.data.labeled_videos import LabeledVideos
-from stvit_video.data.quarantine import write_quarantine
-from stvit_video.engine.check_data import write_problems
 from stvit_video.errors import UserError
 
 # Files without an image's suffix that the report of a split names.

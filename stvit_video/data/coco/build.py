@@ -3,22 +3,23 @@
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
-from torch.utils.data import Sampler
 from torchvision.transforms import v2
 
-from stvit_video.data.coco.annotations import CocoAnnotations, read_annotations
-from stvit_video.data.coco.collate import collate_images
+from stvit_video.data.coco.annotations import (
+    CocoAnnotations,
+    check_budget,
+    read_annotations,
+    write_left_out,
+)
 from stvit_video.data.coco.dataset import (
     CocoImages,
     EvaluationImages,
     TrainingImages,
+    eval_transform,
     image_files,
+    require_pycocotools,
+    train_transform,
 )
-from stvit_video.data.coco.left_out import check_budget, write_left_out
-from stvit_video.data.coco.masks import require_pycocotools
-from stvit_video.data.coco.transforms import eval_transform, train_transform
-from stvit_video.data.loader import VideoLoader
-from stvit_video.data.loading.build import build_guarded_loader
 from stvit_video.data.samplers import EvalBatchSampler, GroupedBatchSampler
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
@@ -78,32 +79,49 @@ def split_files(cfg: CfgNode) -> dict[str, tuple[Path, Path]]:
     }
 
 
-def build_coco_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> VideoLoader:
-    """Build the loader of a split for one rank.
-
-    "train" batches are shuffled and hold images of one orientation, wide or high, in each step of
-    all ranks; "val" and "test" batches hold one image each, which so is never padded to another's
-    size, dealt out to the ranks in turn.
+def build_coco_sampler(
+    cfg: CfgNode, split: str, annotations: CocoAnnotations, *, rank: int, world_size: int
+) -> GroupedBatchSampler | EvalBatchSampler:
+    """Build the batch sampler of a split for one rank.
 
     Raises:
-        UserError: as `build_coco`, or there are fewer training images than one step takes.
+        UserError: there are fewer training images than one step takes.
     """
-    dataset = build_coco(cfg, split)
-    _tell_left_out(cfg, dataset.annotations)
-    is_train = split == "train"
-    sampler: Sampler = EvalBatchSampler(
-        len(dataset), batch_size=1, rank=rank, world_size=world_size
+    if split != "train":
+        size = len(annotations.paths)
+        return EvalBatchSampler(size, batch_size=1, rank=rank, world_size=world_size)
+    sampler = GroupedBatchSampler(
+        annotations.is_wide.astype(int).tolist(),
+        batch_size=cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS,
+        rank=rank,
+        world_size=world_size,
+        seed=cfg.RNG_SEED,
     )
-    if is_train:
-        sampler = _train_sampler(cfg, dataset.annotations, rank=rank, world_size=world_size)
-    return build_guarded_loader(
-        cfg,
-        dataset,
-        dataset.annotations.paths,
-        batch_sampler=sampler,
-        is_train=is_train,
-        collate=collate_images,
-    )
+    if not len(sampler):
+        raise UserError(
+            f"{annotations.paths.csv_path} lists {len(annotations.paths)} images with objects, and "
+            "neither the wide nor the high ones fill one step of all ranks; lower TRAIN.BATCH_SIZE"
+        )
+    return sampler
+
+
+def log_left_out(cfg: CfgNode, annotations: CocoAnnotations) -> None:
+    """Log, and list in a file, which images and annotations take no part."""
+    if not distributed.is_main():
+        return
+    source = annotations.paths.csv_path
+    if annotations.num_without_objects:
+        _log.info(
+            "%d images of %s are left out, as they have no objects",
+            *(annotations.num_without_objects, source),
+        )
+    if annotations.bad:
+        file = Path(cfg.OUTPUT_DIR) / "annotations_left_out.csv"
+        write_left_out(file, annotations.bad)
+        _log.warning(
+            "%d annotations of %s describe no object and are left out; %s lists them",
+            *(len(annotations.bad), source, file),
+        )
 
 
 def _cache_folder(cfg: CfgNode) -> Path:
@@ -123,39 +141,3 @@ def _image_folder(cfg: CfgNode, split: str) -> Path:
 
 def _name(cfg: CfgNode, split: str) -> str:
     return cfg.DETECTION.SPLITS[_SPLITS.index(split)]
-
-
-def _train_sampler(
-    cfg: CfgNode, annotations: CocoAnnotations, *, rank: int, world_size: int
-) -> GroupedBatchSampler:
-    sampler = GroupedBatchSampler(
-        annotations.is_wide.astype(int).tolist(),
-        batch_size=cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS,
-        rank=rank,
-        world_size=world_size,
-        seed=cfg.RNG_SEED,
-    )
-    if not len(sampler):
-        raise UserError(
-            f"{annotations.paths.csv_path} lists {len(annotations.paths)} images with objects, and "
-            "neither the wide nor the high ones fill one step of all ranks; lower TRAIN.BATCH_SIZE"
-        )
-    return sampler
-
-
-def _tell_left_out(cfg: CfgNode, annotations: CocoAnnotations) -> None:
-    if not distributed.is_main():
-        return
-    source = annotations.paths.csv_path
-    if annotations.num_without_objects:
-        _log.info(
-            "%d images of %s are left out, as they have no objects",
-            *(annotations.num_without_objects, source),
-        )
-    if annotations.bad:
-        file = Path(cfg.OUTPUT_DIR) / "annotations_left_out.csv"
-        write_left_out(file, annotations.bad)
-        _log.warning(
-            "%d annotations of %s describe no object and are left out; %s lists them",
-            *(len(annotations.bad), source, file),
-        )

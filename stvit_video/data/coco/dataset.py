@@ -1,24 +1,151 @@
-"""Data sets over the images of an annotation file.
-
-Letters: H W size, m objects of an image.
-"""
+"""Data sets over the images of an annotation file: masks, transforms and batches."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import crop, get_size
 
-from stvit_video.data.bad_video import BadVideo, BadVideoError
-from stvit_video.data.coco.annotations import CocoAnnotations, ImageRecord
-from stvit_video.data.coco.masks import decode_mask
+from stvit_video.data.bad_videos import BadVideo, BadVideoError
+from stvit_video.data.coco.annotations import CocoAnnotations, ImageRecord, Segmentation
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.samplers import Draw, generator_for
+from stvit_video.errors import UserError
+
+
+def require_pycocotools() -> None:
+    """Check that pycocotools is there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if find_spec("pycocotools") is None:
+        raise UserError(
+            'the data set "coco" needs pycocotools: pip install pycocotools, or install '
+            "stvit_video[coco]"
+        )
+
+
+def decode_mask(segmentation: Segmentation, *, height: int, width: int) -> Tensor:
+    """Draw polygons or a run-length encoding as a uint8 mask ``[height, width]`` of 0 and 1.
+
+    Raises:
+        ValueError: the encoding is damaged.
+    """
+    from pycocotools import mask
+
+    encoded = segmentation
+    if isinstance(segmentation, list):
+        encoded = mask.merge(mask.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        encoded = mask.frPyObjects(segmentation, height, width)
+    return torch.from_numpy(mask.decode(encoded))
+
+
+def encode_mask(pixels: Tensor) -> dict[str, Any]:
+    """Give the run-length encoding of a mask ``[height, width]``, as COCO's results have it."""
+    from pycocotools import mask
+
+    encoded = mask.encode(np.asfortranarray(pixels.cpu().numpy().astype(np.uint8)))
+    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+
+
+class RandomRectangleCrop(v2.Transform):
+    """A rectangle at a random place, each side drawn from a range, at most that of the image.
+
+    Args:
+        sides: the shortest and the longest side, in pixels.
+    """
+
+    def __init__(self, sides: tuple[int, int]) -> None:
+        super().__init__()
+        self.sides = sides
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
+        """Draw the rectangle."""
+        whole = get_size(flat_inputs[0])
+        low, high = self.sides
+        drawn = torch.randint(low, high + 1, (2,)).tolist()
+        height, width = (min(side, limit) for side, limit in zip(drawn, whole, strict=True))
+        top, left = (
+            int(torch.randint(limit - side + 1, ()))
+            for side, limit in zip((height, width), whole, strict=True)
+        )
+        return {"top": top, "left": left, "height": height, "width": width}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut it out of an image, boxes or masks."""
+        return self._call_kernel(crop, inpt, **params)
+
+
+def train_transform(
+    *,
+    short_sides: Sequence[int],
+    max_size: int,
+    crop_short_sides: Sequence[int] = (),
+    crop_range: Sequence[int] = (),
+    flip: bool = True,
+) -> v2.Transform:
+    """Build the augmentation of Swin's detectors: many scales, or a crop and then many scales.
+
+    Args:
+        short_sides: of which one is drawn for an image.
+        max_size: limit of the long side.
+        crop_short_sides: short sides of which one is drawn before the crop, which half of the
+            images get; empty: no crop.
+        crop_range: shortest and longest side of the crop.
+        flip: mirror half of the images.
+    """
+    scale: v2.Transform = v2.RandomShortestSize(list(short_sides), max_size)
+    if crop_short_sides:
+        shortest, longest = crop_range
+        first = v2.RandomShortestSize(list(crop_short_sides), max_size)
+        cropped = v2.Compose([first, RandomRectangleCrop((shortest, longest)), scale])
+        scale = v2.RandomChoice([scale, cropped])
+    # What the crop, or rounding, has left less than a pixel of is no object any more.
+    steps = [scale, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
+    return v2.Compose([v2.RandomHorizontalFlip(), *steps] if flip else steps)
+
+
+def eval_transform(*, short_side: int, max_size: int) -> v2.Transform:
+    """Build what validation and test do: one scale."""
+    return v2.RandomShortestSize(short_side, max_size)
+
+
+# Of a backbone's last map, so that every map has whole pixels.
+_MULTIPLE = 32
+
+
+def collate_images(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Pad images at the bottom and on the right with zeros; all else becomes lists.
+
+    Returns:
+        ``image``, uint8 [B, 3, H, W] with sides that are multiples of 32, ``size`` (rows and
+        columns of each without padding), and a list for each other entry of the samples.
+    """
+    batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
+    images = batch["image"]
+    batch["size"] = [tuple(image.shape[1:]) for image in images]
+    tallest, widest = (max(side) for side in zip(*batch["size"], strict=True))
+    height, width = padded_size((tallest, widest))
+    batch["image"] = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
+    for padded, image in zip(batch["image"], images, strict=True):
+        padded[:, : image.shape[1], : image.shape[2]] = image
+    return batch
+
+
+def padded_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the sides of a batch whose images have sides up to ``size``."""
+    rows, columns = (-(-side // _MULTIPLE) * _MULTIPLE for side in size)
+    return rows, columns
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from stvit_video.data.decode.errors import VideoError
-from stvit_video.data.decode.reader import VideoReader
+from stvit_video.data.decode.reader import VideoError, VideoReader
 
 __all__ = ["BACKENDS", "VideoError", "VideoReader", "open_video"]
 
@@ -16,7 +15,7 @@ _READERS = {
 }
 BACKENDS = tuple(_READERS)
 # No choice of a config: images are read by this one alone.
-_READERS["image"] = ("stvit_video.data.decode.image_reader", "ImageReader")
+_READERS["image"] = ("stvit_video.data.decode.reader", "ImageReader")
 
 
 def open_video(path: str | Path, *, backend: str = "pyav") -> VideoReader:

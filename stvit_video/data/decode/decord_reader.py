@@ -10,9 +10,8 @@ import torch
 from decord.bridge import use_torch
 from torch import Tensor
 
-from stvit_video.data.decode.container import frame_rate, open_stream, read_index, video_errors
-from stvit_video.data.decode.errors import VideoError
-from stvit_video.data.decode.reader import FrameFunction, VideoReader
+from stvit_video.data.decode.packets import frame_rate, open_stream, read_index, video_errors
+from stvit_video.data.decode.reader import FrameFunction, VideoError, VideoReader
 
 # Frames that decord holds at their full size at a time.
 _BATCH = 32

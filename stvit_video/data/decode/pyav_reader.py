@@ -10,11 +10,15 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stvit_video.data.decode.container import video_errors
-from stvit_video.data.decode.errors import VideoError
-from stvit_video.data.decode.frame_source import CountedFrames, FrameSource, SeekError, open_frames
-from stvit_video.data.decode.reader import FrameFunction, VideoReader
-from stvit_video.data.decode.rgb import RgbConverter
+from stvit_video.data.decode.frames import (
+    CountedFrames,
+    FrameSource,
+    RgbConverter,
+    SeekError,
+    open_frames,
+)
+from stvit_video.data.decode.packets import video_errors
+from stvit_video.data.decode.reader import FrameFunction, VideoError, VideoReader
 
 
 class PyAVReader(VideoReader):

@@ -1,4 +1,4 @@
-"""The interface of a video reader, the same for every backend and for PyTorchVideo."""
+"""The interface of a video reader, the same for every backend, and the reader of images."""
 
 from abc import abstractmethod
 from bisect import bisect_left
@@ -7,9 +7,30 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pytorchvideo.data.video import Video
 from torch import Tensor
+
+from stvit_video.errors import UserError
+
+
+class VideoError(UserError):
+    """A video file that cannot be opened or decoded.
+
+    It keeps ``path`` and ``reason`` apart, so that a data set can add the line of its CSV file,
+    and it can be pickled, so that it travels from a worker process as it is.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot read the video {self.path}: {self.reason}"
+
 
 # uint8 [H, W, 3] to uint8 [h, w, 3]
 FrameFunction = Callable[[Tensor], Tensor]
@@ -114,3 +135,61 @@ class VideoReader(Video):
     @abstractmethod
     def _times(self) -> Sequence[Fraction]:
         """Seconds from the first frame to each frame."""
+
+
+class ImageReader(VideoReader):
+    """Reads what Pillow reads, in RGB, the pixels as they are stored.
+
+    An orientation in the EXIF data does not turn them: ImageNet's users and torchvision's
+    ``CocoDetection`` read so, and COCO's boxes, masks and sizes are of the stored pixels.
+
+    Args:
+        path: the file.
+
+    Raises:
+        VideoError: the file is missing, no image, or not whole.
+    """
+
+    num_frames = 1
+    fps = 1.0
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        self._frame = read_image(path)
+
+    def close(self) -> None:
+        """Do nothing: the file is closed already."""
+
+    def _decode(self, indices: list[int], keep: FrameFunction | None) -> Tensor:
+        frame = self._frame if keep is None else keep(self._frame)
+        return frame[None].expand(len(indices), -1, -1, -1)
+
+    def _times(self) -> Sequence[Fraction]:
+        return [Fraction(0)]
+
+
+def read_image(path: str | Path, *, upright: bool = False) -> Tensor:
+    """Read an image, uint8 ``[H, W, 3]``.
+
+    Args:
+        path: the file.
+        upright: turn it as its EXIF orientation says, for photos as cameras and phones store them.
+
+    Raises:
+        VideoError: the file is missing, no image, not whole, or of more than 8 bits a pixel's grey.
+    """
+    try:
+        with Image.open(path) as image:
+            # Whose range nothing tells; Pillow would make white of all that is above 255.
+            if image.mode.startswith(("I", "F")):
+                raise VideoError(
+                    path, f"its grey values have more than 8 bits ({image.mode}): convert it to 8"
+                )
+            turned = ImageOps.exif_transpose(image) if upright else image
+            return torch.from_numpy(np.array(turned.convert("RGB")))
+    except UnidentifiedImageError as error:
+        raise VideoError(path, "it is no image that Pillow knows") from error
+    # Pillow refuses pictures of more than 179 megapixels, which would fill the memory.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(path, reason) from error

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from stvit_video.data.coco.masks import encode_mask, require_pycocotools
+from stvit_video.data.coco.dataset import encode_mask, require_pycocotools
 from stvit_video.data.synthetic.render import SHAPES, TEXTURES
 from stvit_video.data.synthetic.whole_folder import make_whole
 

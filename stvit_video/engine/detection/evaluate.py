@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stvit_video.data.bad_video import BadVideo
+from stvit_video.data.bad_videos import BadVideo
 from stvit_video.data.coco.dataset import CocoImages
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.detection.average_precision import average_precision

@@ -12,9 +12,9 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from stvit_video.data.coco.annotations import read_annotations
 from stvit_video.data.coco.build import annotation_file, build_eval_transform
-from stvit_video.data.coco.collate import collate_images
+from stvit_video.data.coco.dataset import collate_images
 from stvit_video.data.decode import VideoError
-from stvit_video.data.decode.image_reader import read_image
+from stvit_video.data.decode.reader import read_image
 from stvit_video.engine.build import is_detection
 from stvit_video.engine.detection.results import paste_masks, to_original
 from stvit_video.engine.objective import normalised_images

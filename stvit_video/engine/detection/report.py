@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from stvit_video.data.bad_videos import write_quarantine
 from stvit_video.data.coco.dataset import CocoImages
 from stvit_video.data.loader import VideoLoader
-from stvit_video.data.quarantine import write_quarantine
 from stvit_video.engine.detection.evaluate import Evaluated, format_table, write_results
 from stvit_video.engine.meters import memory
 from stvit_video.runtime.atomic_files import sha256

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import resize_boxes
 
-from stvit_video.data.coco.masks import encode_mask
+from stvit_video.data.coco.dataset import encode_mask
 
 # From this probability on a pixel belongs to an object.
 _MASK_THRESHOLD = 0.5
