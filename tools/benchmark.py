@@ -31,7 +31,6 @@ import torch
 from _arguments import device, positive
 from _program import program
 
-from stvit_video.data.synthetic.k400_shaped import write_k400_shaped
 from stvit_video.engine.benchmark import (
     build_contender,
     compare,
@@ -44,6 +43,7 @@ from stvit_video.engine.media import Media, find_media
 from stvit_video.errors import UserError
 from stvit_video.runtime.distributed import avoid_planned_attention
 from stvit_video.runtime.process import keep_freed_memory
+from stvit_video.synthetic.motion import write_k400_shaped
 
 _LOADER_CONFIG = Path(__file__).resolve().parents[1] / "configs/k400/stvit_swin_t.yaml"
 _GENERATED_VIDEOS = 4

@@ -11,7 +11,7 @@ from dataclasses import fields
 
 from _program import program
 
-from stvit_video.data.synthetic.digit_files import DigitRecipe, make_digit_dataset
+from stvit_video.synthetic.digits import DigitRecipe, make_digit_dataset
 
 
 @program("make_digit_images.py")

@@ -11,7 +11,7 @@ from dataclasses import fields
 
 from _program import program
 
-from stvit_video.data.synthetic.files import MotionRecipe, make_motion_dataset
+from stvit_video.synthetic.motion import MotionRecipe, make_motion_dataset
 
 
 @program("make_motion_videos.py")

@@ -11,7 +11,7 @@ from dataclasses import fields
 
 from _program import program
 
-from stvit_video.data.synthetic.shapes import ShapesRecipe, make_shapes_dataset
+from stvit_video.synthetic.shapes import ShapesRecipe, make_shapes_dataset
 
 
 @program("make_shapes.py")

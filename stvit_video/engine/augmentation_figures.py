@@ -16,9 +16,8 @@ from stvit_video.data.augment.erasing import RandomErasing
 from stvit_video.data.augment.mixing import Mixing
 from stvit_video.data.augment.operations import OPERATIONS, Change, ColorJitter, apply_changes
 from stvit_video.data.augment.policy import parse_policy
-from stvit_video.data.synthetic.camera import CLASSES, draw_camera_path
-from stvit_video.data.synthetic.render import render
 from stvit_video.data.transforms import RandomResizedCrop, TrainTransform, resize
+from stvit_video.synthetic.motion import CLASSES, draw_camera_path, render
 
 RAND_AUGMENT, AUTO_AUGMENT = "rand-m7-n4-mstd0.5-inc1", "original-mstd0.5"
 # Of the generated videos: frames, of which some are shown, and the side of a square one.

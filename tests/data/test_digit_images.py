@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 
 from stvit_video.data.imagenet import read_image_folders
-from stvit_video.data.synthetic import digit_files
-from stvit_video.data.synthetic.digit_files import DigitRecipe, make_digit_dataset
-from stvit_video.data.synthetic.digits import (
+from stvit_video.errors import UserError
+from stvit_video.synthetic.digits import (
     CLASSES,
     SIDE,
+    DigitRecipe,
     draw_digit,
     load_digits,
+    make_digit_dataset,
     split_digits,
 )
-from stvit_video.errors import UserError
 
 SMALL = DigitRecipe(seed=3, train=60, val=30)
 SPLITS = {"train": 60, "val": 30}
@@ -143,7 +143,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(digit_files, "split_digits", interrupted)
+    monkeypatch.setattr("stvit_video.synthetic.digits.split_digits", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_digit_dataset(tmp_path / "set", SMALL, num_workers=1)
     assert list(tmp_path.iterdir()) == []

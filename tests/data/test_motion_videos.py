@@ -8,11 +8,17 @@ import pytest
 from made_videos import plain_decode
 
 from stvit_video.data.decode import open_video
-from stvit_video.data.synthetic import files
-from stvit_video.data.synthetic.camera import CLASSES, TILE_SIDES, CameraPath, draw_camera_path
-from stvit_video.data.synthetic.files import MotionRecipe, make_motion_dataset
-from stvit_video.data.synthetic.render import render
 from stvit_video.errors import UserError
+from stvit_video.synthetic import motion
+from stvit_video.synthetic.motion import (
+    CLASSES,
+    TILE_SIDES,
+    CameraPath,
+    MotionRecipe,
+    draw_camera_path,
+    make_motion_dataset,
+    render,
+)
 
 SMALL = MotionRecipe(seed=3, train=16, val=8, test=8)
 
@@ -219,7 +225,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "_write_splits", interrupted)
+    monkeypatch.setattr(motion, "_write_splits", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_motion_dataset(tmp_path / "set", SMALL, num_workers=1)
     assert list(tmp_path.iterdir()) == []

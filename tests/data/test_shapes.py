@@ -6,13 +6,8 @@ from PIL import Image
 
 from stvit_video.data.coco.annotations import read_annotations
 from stvit_video.data.coco.dataset import decode_mask
-from stvit_video.data.synthetic.shapes import (
-    CLASSES,
-    ShapesRecipe,
-    draw_shapes,
-    make_shapes_dataset,
-)
 from stvit_video.errors import UserError
+from stvit_video.synthetic.shapes import CLASSES, ShapesRecipe, draw_shapes, make_shapes_dataset
 
 RECIPE = ShapesRecipe(train=6, val=2, test=3)
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from stvit_video.config import load_config
-from stvit_video.data.synthetic.digit_files import DigitRecipe, make_digit_dataset
 from stvit_video.engine import ablations, evaluate
 from stvit_video.engine.ablation_rows import Variant, variants
 from stvit_video.engine.ablation_tables import (
@@ -21,6 +20,7 @@ from stvit_video.engine.ablations import run_ablations
 from stvit_video.engine.profile import count_flops
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
+from stvit_video.synthetic.digits import DigitRecipe, make_digit_dataset
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 VARIANTS = {f"{variant.study}, {variant.name}": variant for variant in variants()}

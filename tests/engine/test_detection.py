@@ -13,7 +13,6 @@ from torch import nn
 
 from stvit_video.config import load_config
 from stvit_video.data.build import build_loader
-from stvit_video.data.synthetic.shapes import ShapesRecipe, make_shapes_dataset
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 from stvit_video.engine.detection.evaluate import evaluate_detector
 from stvit_video.engine.evaluate import test as run_test
@@ -25,6 +24,7 @@ from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.runtime import distributed
 from stvit_video.runtime.distributed import run_ranks
+from stvit_video.synthetic.shapes import ShapesRecipe, make_shapes_dataset
 
 CONFIG = """
 DEVICE: cpu

@@ -14,9 +14,8 @@ import psutil
 import pytest
 import torch
 from faulty import loader
-from stvit_video.runtime.process import spawn_ranks
 
-from stvit_video.runtime.process import map_by_single_threads
+from stvit_video.runtime.process import map_by_single_threads, spawn_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children")
 

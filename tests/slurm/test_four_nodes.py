@@ -5,8 +5,8 @@ import socket
 import numpy as np
 from jobs import ROOT, assert_same_run, late_rank
 
-from stvit_video.data.synthetic.files import MotionRecipe, make_motion_dataset
 from stvit_video.runtime.rendezvous import Rendezvous
+from stvit_video.synthetic.motion import MotionRecipe, make_motion_dataset
 
 CLIPS, EPOCHS, STEPS = 16, 4, 5
 # Jobs whose numbers differ by it take the same ports.

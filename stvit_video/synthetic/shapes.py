@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stvit_video.data.coco.dataset import encode_mask, require_pycocotools
-from stvit_video.data.synthetic.render import SHAPES, TEXTURES
-from stvit_video.data.synthetic.whole_folder import make_whole
+from stvit_video.synthetic.folder import make_whole
+from stvit_video.synthetic.motion import SHAPES, TEXTURES
 
 # Without the diamond, which is a square that is turned.
 CLASSES = ("disc", "square", "cross", "ring")

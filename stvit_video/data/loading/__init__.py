@@ -1,1 +1,0 @@
-"""Putting loaders together."""

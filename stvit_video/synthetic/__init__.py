@@ -1,0 +1,1 @@
+"""Generated videos, digits and shapes; nothing of the package imports them."""
