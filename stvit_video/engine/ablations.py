@@ -18,10 +18,10 @@ from stvit_video.data.build import build_dataset
 from stvit_video.engine.ablation_rows import Variant
 from stvit_video.engine.ablation_tables import AblationRow, as_json, as_markdown
 from stvit_video.engine.preflight import preflight
-from stvit_video.engine.profile import count_flops, count_parameters
 from stvit_video.engine.run import train_and_test, write_config
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
+from stvit_video.models.profile import count_flops, count_parameters
 from stvit_video.runtime.atomic_files import replace_content
 from stvit_video.runtime.distributed import run_ranks
 from stvit_video.runtime.launch import resolve_device

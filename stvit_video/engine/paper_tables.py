@@ -12,9 +12,9 @@ from torch import nn
 from stvit_video.config import load_config
 from stvit_video.engine.benchmark import compare, pair_ratios
 from stvit_video.engine.paper_rows import PaperRow, paper_rows
-from stvit_video.engine.profile import count_flops, count_parameters
 from stvit_video.engine.tables import markdown_table, text_table
 from stvit_video.models import build_model
+from stvit_video.models.profile import count_flops, count_parameters
 
 _IMAGE, _VIDEO, _DETECTION = (3, 224, 224), (3, 32, 224, 224), (3, 800, 1344)
 

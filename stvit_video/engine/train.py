@@ -25,13 +25,13 @@ from stvit_video.engine.epochs import EpochRunner
 from stvit_video.engine.keep import read_best
 from stvit_video.engine.meters import memory
 from stvit_video.engine.precision import build_normalise, build_precision
-from stvit_video.engine.profile import count_flops, count_parameters
 from stvit_video.engine.random_state import seed_generators
 from stvit_video.engine.recorder import Recorder
 from stvit_video.engine.start import start_from_files
 from stvit_video.engine.state import TrainingState
 from stvit_video.engine.validate import validate
 from stvit_video.errors import UserError
+from stvit_video.models.profile import count_flops, count_parameters
 from stvit_video.runtime import distributed
 from stvit_video.runtime.distributed import ShouldStop, agreed, never
 from stvit_video.runtime.logging import get_logger, setup_logging

@@ -17,9 +17,9 @@ from stvit_video.engine.ablation_tables import (
     as_text,
 )
 from stvit_video.engine.ablations import run_ablations
-from stvit_video.engine.profile import count_flops
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
+from stvit_video.models.profile import count_flops
 from stvit_video.synthetic.digits import DigitRecipe, make_digit_dataset
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from stvit_video.config import load_config
-from stvit_video.engine.profile import count_flops, count_parameters
 from stvit_video.models import build_model
+from stvit_video.models.profile import count_flops, count_parameters
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -15,9 +15,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
-from stvit_video.engine.profile import count_flops
-from stvit_video.models.detection.box_loss import giou_loss
-from stvit_video.models.detection.pooling import PyramidRoIAlign
+from stvit_video.models.detection.cascade import giou_loss
+from stvit_video.models.detection.detector import PyramidRoIAlign
+from stvit_video.models.profile import count_flops
 
 ONE_STAGE = (
     *("DETECTION.IOU_THRESHOLDS", "(0.5,)", "DETECTION.STAGE_WEIGHTS", "(1.0,)"),

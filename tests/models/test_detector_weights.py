@@ -14,8 +14,7 @@ from weight_files import accounted_for, saved
 
 from stvit_video.errors import UserError
 from stvit_video.models import load_weights, save_weights
-from stvit_video.models.detection.weights import BODY, to_detector_names
-from stvit_video.models.weights.formats import STVIT_R
+from stvit_video.models.weights.formats import BODY, STVIT_R, to_detector_names
 
 REFERENCE = Path(__file__).parent / "reference" / "official_stvit_r_detection.json"
 RELEASED = json.loads(REFERENCE.read_text())

@@ -2,8 +2,7 @@
 
 import pytest
 
-from stvit_video.models.semantic.key_windows import KeyWindows
-from stvit_video.models.semantic.spans import Windows
+from stvit_video.models.semantic.key_windows import KeyWindows, Windows
 
 SEVEN = Windows(window=7, tokens=3)
 

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from stvit_video.models.layers.block import BlockSpec
-from stvit_video.models.semantic.key_windows import CrossWindowAttention, KeyWindows
+from stvit_video.models.semantic.key_windows import CrossWindowAttention, KeyWindows, Windows
 from stvit_video.models.semantic.pooling import IntraInterPooling, new_centers
 from stvit_video.models.semantic.recovery import Recovery
-from stvit_video.models.semantic.spans import Windows
 from stvit_video.models.semantic.stgm import SemanticTokenGeneration, SemanticTokenLayer
 
 CHANNELS, HEADS, EPS = 8, 2, 1e-6

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stvit_video.models.semantic.key_windows import Windows
 from stvit_video.models.semantic.pooling import (
     AveragePooling,
     IntraInterPooling,
@@ -11,7 +12,6 @@ from stvit_video.models.semantic.pooling import (
     MaxPooling,
     new_centers,
 )
-from stvit_video.models.semantic.spans import Windows
 
 SEVEN = Windows(window=7, tokens=3)
 FRAME = Windows(window=None, tokens=4)

@@ -22,9 +22,9 @@ from weight_files import accounted_for, saved
 
 from stvit_video.config import load_config
 from stvit_video.engine.optim import parameter_groups
-from stvit_video.engine.profile import count_flops
 from stvit_video.errors import UserError
 from stvit_video.models import build_model, load_weights
+from stvit_video.models.profile import count_flops
 from stvit_video.models.ptv import PTV_MODELS, SlowFastPathways
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "k400" / "ptv" / "slowfast_r50.yaml"

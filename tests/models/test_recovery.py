@@ -6,7 +6,7 @@ from small import imagenet_model, small_model
 from torch import nn
 
 from stvit_video.errors import UserError
-from stvit_video.models.layers.frames import PerFrame
+from stvit_video.models.semantic.stage import PerFrame
 
 CLASSIFICATION = ("STVIT.BORDER", "move")
 DETECTION = (

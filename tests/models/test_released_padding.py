@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from stvit_video.models.layers.block import BlockSpec
-from stvit_video.models.semantic.key_windows import KeyWindows
+from stvit_video.models.semantic.key_windows import KeyWindows, Windows
 from stvit_video.models.semantic.pooling import AveragePooling, MaxPooling
 from stvit_video.models.semantic.recovery import Recovery
 from stvit_video.models.semantic.released import PaddedKeyWindows
-from stvit_video.models.semantic.spans import Windows
 from stvit_video.models.semantic.stgm import SemanticTokenLayer
 
 DIM = 8

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from stvit_video.models.semantic.spans import (
+from stvit_video.models.semantic.key_windows import (
     Span,
     Windows,
     gather_tokens,

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from stvit_video.models.layers.block import BlockSpec
-from stvit_video.models.layers.frames import PerFrame
-from stvit_video.models.semantic.key_windows import KeyWindows
+from stvit_video.models.semantic.key_windows import KeyWindows, Windows
 from stvit_video.models.semantic.pooling import AveragePooling, IntraInterPooling, new_centers
-from stvit_video.models.semantic.spans import Windows
+from stvit_video.models.semantic.stage import PerFrame
 from stvit_video.models.semantic.stgm import SemanticTokenGeneration, SemanticTokenLayer
 
 DIM = 8

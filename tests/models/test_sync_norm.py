@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from stvit_video.models.detection.sync_norm import SyncBatchNorm
+from stvit_video.models.detection.cascade import SyncBatchNorm
 from stvit_video.runtime import distributed
 
 

@@ -13,12 +13,19 @@ from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from stvit_video.models.detection.backbone import PyramidBackbone
-from stvit_video.models.detection.box_loss import BoxLoss, giou_loss, smooth_l1_loss
-from stvit_video.models.detection.cascade import CascadeHeads
-from stvit_video.models.detection.detector import CascadeMaskRCNN, FloatRPNHead
-from stvit_video.models.detection.pooling import PyramidRoIAlign
-from stvit_video.models.detection.sync_norm import SyncBatchNorm
+from stvit_video.models.detection.cascade import (
+    BoxLoss,
+    CascadeHeads,
+    SyncBatchNorm,
+    giou_loss,
+    smooth_l1_loss,
+)
+from stvit_video.models.detection.detector import (
+    CascadeMaskRCNN,
+    FloatRPNHead,
+    PyramidBackbone,
+    PyramidRoIAlign,
+)
 
 BOX_LOSSES: dict[str, BoxLoss] = {"giou": giou_loss, "smooth_l1": smooth_l1_loss}
 

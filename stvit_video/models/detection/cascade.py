@@ -5,19 +5,78 @@ the parts are used (matcher, sampler, coder, pooling, heads, suppression, mask l
 stages follow one another is written here, after "Cascade R-CNN" (Cai and Vasconcelos, CVPR 2018)
 and, where regression is for each class, the released recipe.
 
-Letters: N boxes of all images of a batch, K classes with the background, which is the first.
+Letters: N boxes of all images of a batch, P boxes that are matched to an object, K classes with
+the background, which is the first.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
-from torchvision.ops import clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss
 
-from stvit_video.models.detection.box_loss import BoxLoss
+_GIOU_WEIGHT = 10.0
+
+
+class BoxLoss(Protocol):
+    """Sum over boxes of the error of their regression."""
+
+    def __call__(
+        self, coder: BoxCoder, *, offsets: Tensor, boxes: Tensor, true_boxes: Tensor
+    ) -> Tensor:
+        """Compare offsets ``[P, 4]`` of boxes ``[P, 4]`` with the true boxes ``[P, 4]``."""
+
+
+def giou_loss(coder: BoxCoder, *, offsets: Tensor, boxes: Tensor, true_boxes: Tensor) -> Tensor:
+    """Ten times the generalised IoU loss of the decoded boxes, as in the released recipe."""
+    decoded = coder.decode_single(offsets, boxes)
+    return _GIOU_WEIGHT * generalized_box_iou_loss(decoded, true_boxes, reduction="sum")
+
+
+def smooth_l1_loss(
+    coder: BoxCoder, *, offsets: Tensor, boxes: Tensor, true_boxes: Tensor
+) -> Tensor:
+    """The smooth L1 loss of the offsets, as in Faster and Mask R-CNN."""
+    targets = coder.encode_single(true_boxes, boxes)
+    return F.smooth_l1_loss(offsets, targets, beta=1 / 9, reduction="sum")
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose statistics in training are those of all ranks together.
+
+    torch's ``SyncBatchNorm`` does the same, but on GPUs alone.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize ``[N, C, H, W]``; the numbers N may differ between ranks."""
+        if not self.training or not dist.is_initialized():
+            return super().forward(input)
+        # As torch does, in float32 under autocast too.
+        return self._normalise(input.float()).to(input.dtype)
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        assert self.momentum is not None, "a moving average is kept"
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        dims = (0, 2, 3)
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        *sums, total = all_reduce(torch.cat([x.sum(dims), count])).split(x.shape[1])
+        mean = sums[0] / total
+        centered = x - mean.view(1, -1, 1, 1)
+        variance = all_reduce(centered.square().sum(dims)) / total
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * total / (total - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = (variance + self.eps).rsqrt() * self.weight
+        return centered * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
 
 Maps = Mapping[str, Tensor]
 Sizes = Sequence[tuple[int, int]]

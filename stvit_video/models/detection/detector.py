@@ -1,17 +1,65 @@
-"""Cascade Mask R-CNN, put together from its parts.
+"""Cascade Mask R-CNN, put together from its parts: backbone, pooling and heads.
 
 Letters: B images, H rows and W columns of the padded batch, n boxes, m objects of an image.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
 
-from stvit_video.models.detection.backbone import PyramidBackbone
 from stvit_video.models.detection.cascade import CascadeHeads, Sizes
+
+
+class PyramidBackbone(nn.Module):
+    """Feature maps of every stage of a backbone, each behind a norm of its own.
+
+    Args:
+        body: has ``forward_pyramid``, from images ``[B, 3, H, W]`` to a grid ``[B, 1, h, w, C]``
+            for each stage; its classifier and final norm must be gone, as nothing trains them.
+        channels: C of each stage.
+    """
+
+    def __init__(self, body: nn.Module, *, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.body = body
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in channels)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Map images ``[B, 3, H, W]`` to maps ``[B, C, h, w]``, "0" the largest."""
+        grids = self.body.forward_pyramid(images)  # type: ignore[operator]
+        return {
+            str(stage): norm(grid.squeeze(1)).permute(0, 3, 1, 2)
+            for stage, (norm, grid) in enumerate(zip(self.norms, grids, strict=True))
+        }
+
+
+# Of the feature pyramid's paper: a box of 224 pixels is pooled from the map of stride 16.
+_CANONICAL_SIDE, _CANONICAL_LEVEL = 224, 4
+
+
+class PyramidRoIAlign(MultiScaleRoIAlign):
+    """torchvision's pooling, which would take the strides from the first batch that it sees.
+
+    It compares maps with images without their padding there, so a first batch of small images
+    with much padding would make all later ones be pooled at wrong places.
+
+    Args:
+        strides: of the maps "0", "1", ..., rising powers of two.
+        side: rows and columns of what is pooled.
+    """
+
+    def __init__(self, strides: Sequence[int], *, side: int) -> None:
+        super().__init__([str(index) for index in range(len(strides))], side, sampling_ratio=2)
+        self.scales = [1 / stride for stride in strides]
+        first, last = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
+        self.map_levels = initLevelMapper(
+            first, last, canonical_scale=_CANONICAL_SIDE, canonical_level=_CANONICAL_LEVEL
+        )
 
 
 class FloatRPNHead(RPNHead):

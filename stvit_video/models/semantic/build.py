@@ -6,7 +6,7 @@ from math import isqrt
 from fvcore.common.config import CfgNode
 
 from stvit_video.errors import UserError
-from stvit_video.models.semantic.key_windows import Border, KeyWindows
+from stvit_video.models.semantic.key_windows import Border, KeyWindows, Windows
 from stvit_video.models.semantic.layout import parse_layout, restores_image_tokens
 from stvit_video.models.semantic.pooling import (
     AveragePooling,
@@ -17,7 +17,6 @@ from stvit_video.models.semantic.pooling import (
     new_centers,
 )
 from stvit_video.models.semantic.released import PaddedKeyWindows
-from stvit_video.models.semantic.spans import Windows
 from stvit_video.models.semantic.stage import SemanticSpec
 from stvit_video.models.semantic.stgm import CentersRole
 

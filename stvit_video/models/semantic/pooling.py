@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvit_video.models.semantic.spans import Grid, Windows, grid_of
+from stvit_video.models.semantic.key_windows import Grid, Windows, grid_of
 
 
 def new_centers(windows: Windows, *, dim: int, grid: Grid) -> nn.Parameter:

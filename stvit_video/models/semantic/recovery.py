@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from stvit_video.models.layers.attention import Attention
 from stvit_video.models.layers.block import BlockSpec, TransformerLayer
-from stvit_video.models.semantic.key_windows import KeyWindows, attend_in_windows
-from stvit_video.models.semantic.spans import grid_of
+from stvit_video.models.semantic.key_windows import KeyWindows, attend_in_windows, grid_of
 
 
 class Recovery(TransformerLayer):

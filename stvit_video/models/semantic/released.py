@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvit_video.models.semantic.key_windows import Keys, KeyWindows, Window
-from stvit_video.models.semantic.spans import Grid, Span, grid_of
+from stvit_video.models.semantic.key_windows import Grid, Keys, KeyWindows, Span, Window, grid_of
 from stvit_video.models.semantic.stgm import SemanticTokenGeneration
 
 # What is added to the logits of padding.

@@ -1,4 +1,4 @@
-"""Where and how semantic tokens replace image tokens: from a layout to the layers of a stage.
+"""Build a stage with semantic tokens: from a layout to the layers.
 
 Letters: B batch, T frames, H W grid of image tokens, h w of semantic tokens, C channels.
 """
@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from stvit_video.models.layers.block import Block, BlockSpec, window_block
-from stvit_video.models.layers.frames import PerFrame
 from stvit_video.models.layers.windows import Size, WindowSize
 from stvit_video.models.semantic.key_windows import CrossWindowAttention, KeyWindows
 from stvit_video.models.semantic.layout import Unit, modules_of, restores_image_tokens
@@ -22,6 +21,26 @@ from stvit_video.models.semantic.stgm import (
     SemanticTokenGeneration,
     SemanticTokenLayer,
 )
+
+
+class PerFrame(nn.Module):
+    """Apply a module for images to each frame of a video by itself.
+
+    In training stochastic depth then drops branches of single frames, not of whole clips.
+
+    Args:
+        module: maps ``[N, H, W, C]``, or several such grids, to ``[N, h, w, c]``.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *grids: Tensor) -> Tensor:
+        """Map ``[B, T, H, W, C]``, or several of equal B and T, to ``[B, T, h, w, c]``."""
+        frames = [grid.flatten(0, 1) for grid in grids]
+        return self.module(*frames).unflatten(0, grids[0].shape[:2])
+
 
 # By their numbers in the dense stage.
 Layers = OrderedDict[str, nn.Module]

@@ -11,9 +11,14 @@ from torch import Tensor, nn
 
 from stvit_video.models.layers.attention import Attention
 from stvit_video.models.layers.block import BlockSpec, Residual, TransformerLayer
-from stvit_video.models.semantic.key_windows import Keys, KeyWindows, Window, attend_in_windows
+from stvit_video.models.semantic.key_windows import (
+    Keys,
+    KeyWindows,
+    Window,
+    attend_in_windows,
+    grid_of,
+)
 from stvit_video.models.semantic.pooling import SpatialPooling, tile_centers
-from stvit_video.models.semantic.spans import grid_of
 
 # To what global centers are added besides the queries: to nothing else (equation 2), to the keys of
 # semantic tokens (a learned position, Table 7), or to the residual (released code, USE_GLOBAL).

@@ -17,17 +17,18 @@ from torch import Tensor, nn
 from stvit_video.errors import UserError
 from stvit_video.models.depths import dense_name
 from stvit_video.models.detection.detector import CascadeMaskRCNN
-from stvit_video.models.detection.weights import BODY, to_detector_names
 from stvit_video.models.layers.attention import WindowAttention
 from stvit_video.models.layers.patch import PatchEmbed
 from stvit_video.models.layers.position import PositionEmbedding, resize_positions
 from stvit_video.models.semantic.pooling import IntraInterPooling, tile_centers
 from stvit_video.models.semantic.released import switch_mismatches
 from stvit_video.models.weights.formats import (
+    BODY,
     STVIT_R,
     STVIT_VIDEO,
     detect_format,
     is_outdated,
+    to_detector_names,
     to_our_names,
 )
 from stvit_video.models.weights.report import LoadReport, describe_misfit, foreign_parts
