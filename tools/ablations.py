@@ -14,9 +14,7 @@ from pathlib import Path
 
 from _program import program
 
-from stvit_video.engine.ablation_rows import variants
-from stvit_video.engine.ablation_tables import as_json, as_markdown, as_text
-from stvit_video.engine.ablations import run_ablations
+from stvit_video.paper.ablations import as_json, as_markdown, as_text, run_ablations, variants
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

@@ -31,16 +31,16 @@ import torch
 from _arguments import device, positive
 from _program import program
 
-from stvit_video.engine.benchmark import (
+from stvit_video.benchmarks.loader_report import loader_report
+from stvit_video.benchmarks.models import (
     build_contender,
     compare,
     default_size,
     describe_input,
     report,
 )
-from stvit_video.engine.loader_report import loader_report
-from stvit_video.engine.media import Media, find_media
 from stvit_video.errors import UserError
+from stvit_video.inference.media import Media, find_media
 from stvit_video.runtime.distributed import avoid_planned_attention
 from stvit_video.runtime.process import keep_freed_memory
 from stvit_video.synthetic.motion import write_k400_shaped

@@ -22,7 +22,7 @@ from _arguments import device
 from _program import program
 
 from stvit_video.config import load_config
-from stvit_video.engine.extract_features import FEATURES, extract_features
+from stvit_video.inference.features import FEATURES, extract_features
 from stvit_video.runtime.distributed import avoid_planned_attention
 
 

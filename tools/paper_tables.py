@@ -7,19 +7,24 @@ python tools/paper_tables.py --markdown
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 import torch
 from _arguments import device, positive
 from _program import program
 
-from stvit_video.engine.paper_rows import paper_rows
-from stvit_video.engine.paper_tables import (
+from stvit_video.benchmarks.models import compare, pair_ratios
+from stvit_video.paper.rows import paper_rows
+from stvit_video.paper.tables import (
+    MeasuredRow,
     as_json,
     as_markdown,
     as_text,
+    build_row,
+    input_of,
     measure,
-    measure_speed,
 )
 from stvit_video.runtime.distributed import avoid_planned_attention
 
@@ -61,6 +66,38 @@ def main() -> None:
             amp=getattr(torch, arguments.amp) if arguments.amp else None,
         )
     print(arguments.write(rows))
+
+
+def measure_speed(
+    rows: Sequence[MeasuredRow],
+    *,
+    configs: Path,
+    device: torch.device,
+    batch: int,
+    rounds: int,
+    amp: torch.dtype | None = None,
+) -> None:
+    """Fill in the speed of each row relative to its base, the two alternating.
+
+    Args:
+        rows: bases may be of other tables.
+        configs: the folder ``configs/``.
+        device: where the models run.
+        batch: inputs at once.
+        rounds: rounds that count; the median of their ratios is taken.
+        amp: type of automatic mixed precision; None for none.
+    """
+    by_name = {row.name: row for row in (*paper_rows(), *(row.paper for row in rows))}
+    for row in rows:
+        if row.paper.is_base:
+            continue
+        pair = {
+            part.name: build_row(part, configs=configs).to(device)
+            for part in (row.paper, by_name[row.paper.base])
+        }
+        inputs = input_of(row.paper, batch=batch).to(device)
+        timings = compare(pair, inputs, rounds=rounds, amp=amp)
+        row.speedup = median(pair_ratios(*timings.values()))
 
 
 if __name__ == "__main__":

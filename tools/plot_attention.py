@@ -10,7 +10,7 @@ from pathlib import Path
 from _program import program
 
 from stvit_video.config import load_config
-from stvit_video.engine.attention_figure import plot_attention
+from stvit_video.inference.attention import plot_attention
 
 
 @program("plot_attention.py")

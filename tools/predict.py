@@ -30,9 +30,9 @@ from fvcore.common.config import CfgNode
 from stvit_video.config import load_config
 from stvit_video.config.defaults import default_config
 from stvit_video.engine.build import is_detection
-from stvit_video.engine.classify import classify, write_best_classes
-from stvit_video.engine.detection.predict import draw_detections
 from stvit_video.errors import UserError
+from stvit_video.inference.classify import classify, write_best_classes
+from stvit_video.inference.detect import draw_detections
 
 _MIN_SCORE = 0.5
 

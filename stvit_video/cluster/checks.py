@@ -16,11 +16,9 @@ from stvit_video.cluster.plan import Plan
 from stvit_video.cluster.request import check_request
 from stvit_video.cluster.slurm import check_slurm, read_job, read_partitions
 from stvit_video.cluster.status import job_facts
-from stvit_video.engine.compare import changed_keys
-from stvit_video.engine.preflight import preflight, write_stand_in
-from stvit_video.engine.preflight_data import preflight_data
-from stvit_video.engine.resumption import Resumption
-from stvit_video.engine.start import WEIGHTS_NOT_READ
+from stvit_video.engine.checkpoint import changed_keys
+from stvit_video.engine.preflight import preflight, preflight_data, write_stand_in
+from stvit_video.engine.resume import WEIGHTS_NOT_READ, Resumption
 from stvit_video.errors import UserError
 from stvit_video.runtime.launch import resolve_device
 

@@ -8,9 +8,8 @@ from fvcore.common.config import CfgNode
 from stvit_video.cluster.request import Request
 from stvit_video.cluster.time_limit import format_minutes
 from stvit_video.engine.build import is_detection
-from stvit_video.engine.resumption import Resumption
+from stvit_video.engine.resume import BEST, Resumption
 from stvit_video.engine.schedule import scaled_base_lr
-from stvit_video.engine.tested_weights import BEST
 
 
 @dataclass(frozen=True)

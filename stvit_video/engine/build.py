@@ -12,19 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 from stvit_video.data.build import build_mixing
 from stvit_video.data.coco.dataset import padded_size
 from stvit_video.data.loader import VideoLoader
-from stvit_video.engine.average import WeightAverage
 from stvit_video.engine.epochs import EpochRunner
-from stvit_video.engine.keep import CheckpointKeeper
-from stvit_video.engine.loss_guard import LossGuard
-from stvit_video.engine.meters import TrainMeter
-from stvit_video.engine.objective import Classification, Detection, Objective
+from stvit_video.engine.metrics import Recorder, TrainMeter
 from stvit_video.engine.optim import build_optimizer
 from stvit_video.engine.precision import build_normalise, build_precision
-from stvit_video.engine.random_state import seed_generators
-from stvit_video.engine.recorder import Recorder
+from stvit_video.engine.retention import CheckpointKeeper
 from stvit_video.engine.schedule import build_schedule
-from stvit_video.engine.state import TrainingState
-from stvit_video.engine.step import TrainingStep
+from stvit_video.engine.state import LossGuard, TrainingState, WeightAverage, seed_generators
+from stvit_video.engine.step import Classification, Detection, Objective, TrainingStep
 from stvit_video.models import build_model
 from stvit_video.runtime import distributed
 

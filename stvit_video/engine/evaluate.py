@@ -13,16 +13,13 @@ from stvit_video.data.kinetics import VideoDataset
 from stvit_video.data.loader import VideoLoader
 from stvit_video.data.samplers import EvalBatchSampler
 from stvit_video.engine.build import compile_model, is_detection
-from stvit_video.engine.class_names import build_class_names
-from stvit_video.engine.detection.evaluate import evaluate_detector
-from stvit_video.engine.detection.report import report_detection
-from stvit_video.engine.meters import memory
+from stvit_video.engine.detection import evaluate_detector, report_detection
+from stvit_video.engine.metrics import memory
+from stvit_video.engine.partial_test import Finished, StoppedTest, fingerprint_code
 from stvit_video.engine.precision import build_normalise, build_precision
-from stvit_video.engine.predict import build_predictor, predict_all
-from stvit_video.engine.predictions import Predictions, measure, merge
-from stvit_video.engine.results import format_table, write_results
-from stvit_video.engine.stopped_test import Finished, StoppedTest, fingerprint_code
-from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.predict import Predictions, build_predictor, measure, merge, predict_all
+from stvit_video.engine.results import build_class_names, format_table, write_results
+from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
 from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.models import build_model
 from stvit_video.runtime import distributed

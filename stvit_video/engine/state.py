@@ -1,20 +1,157 @@
-"""What a training run carries from one step to the next, to a checkpoint and back."""
+"""The state of a training run: weights and their average, optimizer, random numbers, losses."""
 
+import copy
+import math
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from stvit_video.engine.average import WeightAverage
-from stvit_video.engine.compare import changed_keys, check_epoch_plan, check_state
-from stvit_video.engine.loss_guard import LossGuard
-from stvit_video.engine.meters import TrainMeter
-from stvit_video.engine.random_state import capture_random_state, restore_random_state
+from stvit_video.engine.checkpoint import changed_keys, check_epoch_plan, check_state
+from stvit_video.engine.metrics import TrainMeter
+from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.logging import get_logger
+
+
+def seed_generators(seed: int) -> None:
+    """Seed Python's, NumPy's and PyTorch's global generators (the CPU's and every GPU's)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def capture_random_state(device: torch.device) -> dict:
+    """Return the states of this rank's generators, in types that ``weights_only`` accepts."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    state = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict, device: torch.device) -> None:
+    """Put this rank's generators back where :func:`capture_random_state` found them.
+
+    A state that was captured on the CPU leaves a GPU's generator as it is.
+    """
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+class WeightAverage:
+    """A copy of a model, in float32, whose weights follow the model's slowly.
+
+    Unlike ``torch.optim.swa_utils.AveragedModel`` it averages the weights of a bfloat16 model in
+    float32, where small steps towards them are not lost, and never averages integers.
+
+    Args:
+        model: what is followed; its floating-point weights and buffers are averaged, the others
+            copied.
+        decay: share of the average that stays at each update.
+
+    Attributes:
+        model: the average, in evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).float().requires_grad_(False).eval()
+        own, followed = self.model.state_dict(), model.state_dict()
+        pairs = [(own[name], followed[name]) for name in own]
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the model; to be called after each step of the optimizer."""
+        averages = [average for average, _ in self._averaged]
+        values = [value.to(average.dtype) for average, value in self._averaged]
+        torch._foreach_lerp_(averages, values, 1 - self.decay)
+        self._copy(self._copied)
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begin anew with the weights that the model has now."""
+        self._copy([*self._averaged, *self._copied])
+
+    @staticmethod
+    def _copy(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        for own, followed in pairs:
+            own.copy_(followed)
+
+
+# Steps that a loss is compared with, and how many of them there must be.
+_WINDOW = 20
+_ENOUGH = 5
+
+
+class BadLossError(UserError):
+    """The loss is not finite or has exploded, or its gradient is not finite.
+
+    Attributes:
+        problem: what is wrong, "the loss became nan".
+        loss: of this rank.
+        is_of_gradient: the loss itself is right.
+    """
+
+    def __init__(self, problem: str, *, loss: float, is_of_gradient: bool = False) -> None:
+        super().__init__(f"Training stopped because {problem}.")
+        self.problem = problem
+        self.loss = loss
+        self.is_of_gradient = is_of_gradient
+
+
+class LossGuard:
+    """Say what is wrong with a loss.
+
+    Args:
+        factor: largest ratio of a loss to the median of those before it; 0: any finite loss is
+            right.
+
+    Attributes:
+        recent: the losses that the next one is compared with, the oldest first.
+    """
+
+    def __init__(self, *, factor: float = 0.0) -> None:
+        self.factor = factor
+        self.recent: list[float] = []
+
+    def problem(self, loss: float) -> str:
+        """Return what is wrong with the loss of a step, as a part of a sentence.
+
+        Args:
+            loss: mean over all ranks, so that all of them judge alike.
+
+        Returns:
+            nothing for a good loss, which then counts among the recent ones.
+        """
+        if not math.isfinite(loss):
+            return f"the loss became {loss}"
+        if self.factor and len(self.recent) >= _ENOUGH:
+            usual = median(self.recent)
+            if loss > self.factor * usual:
+                return (
+                    f"the loss rose to {loss:.4g}, more than {self.factor:g} times "
+                    f"(TRAIN.KILL_LOSS_EXPLOSION_FACTOR) the {usual:.4g} of the steps before"
+                )
+        self.recent = [*self.recent, loss][-_WINDOW:]
+        return ""
+
 
 _log = get_logger(__name__)
 

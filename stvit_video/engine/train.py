@@ -20,15 +20,13 @@ from stvit_video.engine.build import (
     input_size,
     is_detection,
 )
-from stvit_video.engine.detection.evaluate import evaluate_detector
+from stvit_video.engine.detection import evaluate_detector
 from stvit_video.engine.epochs import EpochRunner
-from stvit_video.engine.keep import read_best
-from stvit_video.engine.meters import memory
+from stvit_video.engine.metrics import Recorder, memory
 from stvit_video.engine.precision import build_normalise, build_precision
-from stvit_video.engine.random_state import seed_generators
-from stvit_video.engine.recorder import Recorder
-from stvit_video.engine.start import start_from_files
-from stvit_video.engine.state import TrainingState
+from stvit_video.engine.resume import start_from_files
+from stvit_video.engine.retention import read_best
+from stvit_video.engine.state import TrainingState, seed_generators
 from stvit_video.engine.validate import validate
 from stvit_video.errors import UserError
 from stvit_video.models.profile import count_flops, count_parameters

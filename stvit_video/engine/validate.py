@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from stvit_video.data.loader import VideoLoader
-from stvit_video.engine.accuracy import error_percent, topk_correct
+from stvit_video.engine.metrics import error_percent, topk_correct
 from stvit_video.engine.precision import Normalise, Precision
 from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.runtime import distributed

@@ -20,7 +20,7 @@ from submitit.core.utils import JobPaths
 from stvit_video.cluster import failed_submission
 from stvit_video.cluster.build import LaunchOptions, build_plans
 from stvit_video.config import load_config
-from stvit_video.engine.start import run_to_resume
+from stvit_video.engine.resume import run_to_resume
 from stvit_video.engine.train import train
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ from math import inf
 from pathlib import Path
 from unittest import mock
 
-from stvit_video.engine import recorder
+from stvit_video.engine import metrics
 from stvit_video.engine.evaluate import test
 from stvit_video.engine.step import TrainingStep
 from stvit_video.engine.train import train
@@ -15,7 +15,7 @@ from stvit_video.runtime import distributed
 def train_recording(cfg):
     """Train, and keep the statistics with all their digits, which the log rounds."""
     lines = []
-    with mock.patch.object(recorder, "log_json_stats", lambda line, **_: lines.append(dict(line))):
+    with mock.patch.object(metrics, "log_json_stats", lambda line, **_: lines.append(dict(line))):
         train(cfg)
     if distributed.is_main():
         (Path(cfg.OUTPUT_DIR) / "lines.json").write_text(json.dumps(lines))
@@ -50,7 +50,7 @@ def train_appending(cfg, *, stop_after=None):
             and distributed.get_rank() == distributed.get_world_size() - 1
         )
 
-    with mock.patch.object(recorder, "log_json_stats", append):
+    with mock.patch.object(metrics, "log_json_stats", append):
         train(cfg, should_stop=should_stop)
 
 

@@ -7,19 +7,21 @@ import pytest
 import torch
 
 from stvit_video.config import load_config
-from stvit_video.engine import ablations, evaluate
-from stvit_video.engine.ablation_rows import Variant, variants
-from stvit_video.engine.ablation_tables import (
-    NOTE,
-    AblationRow,
-    as_json,
-    as_markdown,
-    as_text,
-)
-from stvit_video.engine.ablations import run_ablations
+from stvit_video.engine import evaluate
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.models.profile import count_flops
+from stvit_video.paper import ablations
+from stvit_video.paper.ablations import (
+    NOTE,
+    AblationRow,
+    Variant,
+    as_json,
+    as_markdown,
+    as_text,
+    run_ablations,
+    variants,
+)
 from stvit_video.synthetic.digits import DigitRecipe, make_digit_dataset
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -4,11 +4,11 @@ import pytest
 import torch
 from PIL import Image
 
-from stvit_video.engine import attention_figure
-from stvit_video.engine.attention_figure import plot_attention
 from stvit_video.engine.checkpoint import checkpoint_path
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
+from stvit_video.inference import attention
+from stvit_video.inference.attention import plot_attention
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -20,10 +20,8 @@ def test_it_is_drawn_with_the_weights_that_are_tested(video_config, tmp_path, mo
     train(cfg)
     saved = torch.load(checkpoint_path(cfg.OUTPUT_DIR, 1), weights_only=True)
     built = []
-    build = attention_figure.build_model
-    monkeypatch.setattr(
-        attention_figure, "build_model", lambda cfg: built.append(build(cfg)) or built[-1]
-    )
+    build = attention.build_model
+    monkeypatch.setattr(attention, "build_model", lambda cfg: built.append(build(cfg)) or built[-1])
     title = plot_attention(cfg, video_index=0, output=tmp_path / "attention.png")
     assert title.startswith("0.mp4: 0, taken for ")
     width, height = Image.open(tmp_path / "attention.png").size

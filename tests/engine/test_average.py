@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from stvit_video.engine.average import WeightAverage
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
+from stvit_video.engine.state import WeightAverage
 from stvit_video.engine.train import train
 from stvit_video.models import build_model, save_weights
 

@@ -5,8 +5,7 @@ import json
 import pytest
 from coco_folder import content, write
 
-from stvit_video.engine.detection.average_precision import average_precision
-from stvit_video.engine.detection.evaluate import format_table
+from stvit_video.engine.detection import average_precision, format_table
 
 IMAGES = list(range(10, 19))
 

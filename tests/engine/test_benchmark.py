@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stvit_video.engine.benchmark import (
+from stvit_video.benchmarks.models import (
     Timing,
     build_contender,
     compare,

@@ -8,19 +8,15 @@ from comparing import same
 from stvit_video.engine import checkpoint
 from stvit_video.engine.build import build_state
 from stvit_video.engine.checkpoint import (
+    changed_keys,
     checkpoint_path,
     is_full_checkpoint,
     newest_checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
-from stvit_video.engine.compare import changed_keys
-from stvit_video.engine.keep import CheckpointKeeper
-from stvit_video.engine.random_state import (
-    capture_random_state,
-    restore_random_state,
-    seed_generators,
-)
+from stvit_video.engine.retention import CheckpointKeeper
+from stvit_video.engine.state import capture_random_state, restore_random_state, seed_generators
 from stvit_video.errors import UserError
 from stvit_video.runtime import atomic_files
 

@@ -14,11 +14,10 @@ from torch import nn
 from stvit_video.config import load_config
 from stvit_video.data.build import build_loader
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
-from stvit_video.engine.detection.evaluate import evaluate_detector
+from stvit_video.engine.detection import evaluate_detector
 from stvit_video.engine.evaluate import test as run_test
 from stvit_video.engine.precision import build_normalise, build_precision
-from stvit_video.engine.preflight import preflight
-from stvit_video.engine.preflight_data import preflight_data
+from stvit_video.engine.preflight import preflight, preflight_data
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
 from stvit_video.models import build_model

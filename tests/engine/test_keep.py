@@ -12,9 +12,9 @@ from stvit_video.engine import train as train_module
 from stvit_video.engine.build import build_loss, build_state
 from stvit_video.engine.checkpoint import Position, checkpoint_path, find_checkpoints, verify
 from stvit_video.engine.evaluate import test as run_test
-from stvit_video.engine.keep import CheckpointKeeper, best_epochs, obsolete
 from stvit_video.engine.precision import build_normalise, build_precision
-from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.retention import CheckpointKeeper, best_epochs, obsolete
 from stvit_video.engine.train import train
 from stvit_video.engine.validate import validate
 from stvit_video.errors import TransientError, UserError

@@ -6,26 +6,24 @@ import pytest
 import torch
 from PIL import Image
 
-from stvit_video.data.build import build_dataset
-from stvit_video.data.encode import write_video
-from stvit_video.engine import loader_benchmark
-from stvit_video.engine.clip_sources import (
+from stvit_video.benchmarks import loader
+from stvit_video.benchmarks.loader import (
     PEER_DECODERS,
+    STEPS,
     OneItemForAllViews,
     OneItemForEachView,
     OurClips,
     PeerClips,
-)
-from stvit_video.engine.loader_benchmark import (
-    STEPS,
     benchmark_configs,
     compare_sources,
     time_steps,
     time_workers,
 )
-from stvit_video.engine.loader_report import loader_report
-from stvit_video.engine.media import Media, find_media
+from stvit_video.benchmarks.loader_report import loader_report
+from stvit_video.data.build import build_dataset
+from stvit_video.data.encode import write_video
 from stvit_video.errors import UserError
+from stvit_video.inference.media import Media, find_media
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CLIP_BYTES = 3 * 8 * 32 * 32
@@ -89,8 +87,8 @@ def test_single_views_are_those_of_the_item_of_all(configs):
 def test_steps_are_timed_where_they_happen(configs, monkeypatch):
     dataset = build_dataset(configs[0], "train")
     clock = [0.0]
-    monkeypatch.setattr(loader_benchmark.time, "thread_time", lambda: clock[0])
-    finish, collate = type(dataset.transform).finish, loader_benchmark.collate
+    monkeypatch.setattr(loader.time, "thread_time", lambda: clock[0])
+    finish, collate = type(dataset.transform).finish, loader.collate
 
     def slow(function, seconds):
         def run(*arguments, **options):
@@ -100,7 +98,7 @@ def test_steps_are_timed_where_they_happen(configs, monkeypatch):
         return run
 
     monkeypatch.setattr(type(dataset.transform), "finish", slow(finish, 3.0))
-    monkeypatch.setattr(loader_benchmark, "collate", slow(collate, 5.0))
+    monkeypatch.setattr(loader, "collate", slow(collate, 5.0))
     spent = time_steps(dataset, rounds=2)
     assert tuple(spent) == STEPS
     assert spent == {"open": 0, "seek": 0, "decode": 0, "transform": 3.0, "collate": 5.0}
@@ -115,7 +113,7 @@ def test_workers_load_as_many_clips_as_asked(configs):
 
 
 def test_the_report_has_every_part(config_file, videos, tmp_path, monkeypatch):
-    monkeypatch.setattr("stvit_video.engine.loader_report.PEER_DECODERS", ("pyav",))
+    monkeypatch.setattr("stvit_video.benchmarks.loader_report.PEER_DECODERS", ("pyav",))
     parts = loader_report(
         config_file,
         videos,

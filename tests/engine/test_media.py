@@ -2,8 +2,8 @@
 
 import pytest
 
-from stvit_video.engine.media import find_media
 from stvit_video.errors import UserError
+from stvit_video.inference.media import find_media
 
 
 @pytest.fixture

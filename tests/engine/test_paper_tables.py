@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from paper_tables import measure_speed
 
 from stvit_video.config import load_config
-from stvit_video.engine.paper_rows import paper_rows
-from stvit_video.engine.paper_tables import (
+from stvit_video.paper.rows import paper_rows
+from stvit_video.paper.tables import (
     MeasuredRow,
     as_json,
     as_markdown,
     as_text,
     measure,
-    measure_speed,
 )
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

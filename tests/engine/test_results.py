@@ -6,11 +6,10 @@ import pytest
 from PIL import Image
 
 from stvit_video.data.bad_videos import BadVideo
-from stvit_video.engine.class_names import build_class_names
-from stvit_video.engine.figures import draw_confusion_matrix
-from stvit_video.engine.predictions import Predictions, measure, merge
-from stvit_video.engine.results import format_table, write_results
+from stvit_video.engine.predict import Predictions, measure, merge
+from stvit_video.engine.results import build_class_names, format_table, write_results
 from stvit_video.errors import UserError
+from stvit_video.figures.confusion import draw_confusion_matrix
 
 # Five videos of four classes, the last of which has none; the ranking of each row is plain to see.
 SCORES = np.array(

@@ -5,12 +5,11 @@ import torch
 from torch import nn
 
 from stvit_video.data.augment.mixing import Mixing
-from stvit_video.engine.accuracy import error_percent, topk_correct
-from stvit_video.engine.loss_guard import BadLossError, LossGuard
-from stvit_video.engine.objective import Classification
+from stvit_video.engine.metrics import error_percent, topk_correct
 from stvit_video.engine.optim import parameter_groups
 from stvit_video.engine.precision import Normalise, Precision, build_precision
-from stvit_video.engine.step import TrainingStep
+from stvit_video.engine.state import BadLossError, LossGuard
+from stvit_video.engine.step import Classification, TrainingStep
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 

@@ -8,7 +8,7 @@ import torch
 from recording import train_with_a_bad_loss_on_the_last_rank
 
 from stvit_video.engine.checkpoint import find_checkpoints, is_full_checkpoint
-from stvit_video.engine.loss_guard import LossGuard
+from stvit_video.engine.state import LossGuard
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
 from stvit_video.runtime.distributed import run_ranks

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stvit_video.engine.views import ENSEMBLES, ensemble_by_clips, spread_clips
+from stvit_video.engine.predict import ENSEMBLES, ensemble_by_clips, spread_clips
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 4, 5, 7, 10])

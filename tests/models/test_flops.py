@@ -11,12 +11,12 @@ import pytest
 import torch
 from small import imagenet_model, model_of, number_of_values
 
-from stvit_video.engine.paper_rows import paper_rows
-from stvit_video.engine.paper_tables import MeasuredRow
 from stvit_video.models.layers.patch import ConvStem, PatchEmbed
 from stvit_video.models.profile import count_flops
 from stvit_video.models.semantic.key_windows import Windows
 from stvit_video.models.semantic.pooling import IntraInterPooling
+from stvit_video.paper.rows import paper_rows
+from stvit_video.paper.tables import MeasuredRow
 
 FRAMES = 16  # in stage 3, of 14 x 14 tokens of 384 channels
 

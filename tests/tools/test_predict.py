@@ -15,9 +15,9 @@ from small_run import SMALL_CONFIG, write_data_set
 
 from stvit_video.config import load_config
 from stvit_video.data.build import build_dataset
-from stvit_video.engine.detection.predict import draw, draw_detections
 from stvit_video.engine.precision import build_normalise
 from stvit_video.errors import UserError
+from stvit_video.inference.detect import draw, draw_detections
 from stvit_video.models import build_model
 
 CONFIG = """

@@ -1,20 +1,45 @@
-"""The paper's tables beside what is measured here: parameters, FLOPs and relative speed."""
+"""Measure the rows of the paper's tables, and write them beside what the paper says."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import nn
 
 from stvit_video.config import load_config
-from stvit_video.engine.benchmark import compare, pair_ratios
-from stvit_video.engine.paper_rows import PaperRow, paper_rows
-from stvit_video.engine.tables import markdown_table, text_table
 from stvit_video.models import build_model
 from stvit_video.models.profile import count_flops, count_parameters
+from stvit_video.paper.rows import PaperRow
+
+Line = Sequence[str]
+
+
+def text_table(header: Line, lines: Sequence[Line], *, left: Collection[int] = (0,)) -> str:
+    """Write a table for a terminal.
+
+    Args:
+        header: names of the columns.
+        lines: cells, as many in each line as in the header.
+        left: columns of words, which begin at the left; numbers end at the right.
+    """
+    cells = [header, *lines]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def markdown_table(header: Line, lines: Sequence[Line], *, left: Collection[int] = (0,)) -> str:
+    """Write a table of Markdown; the arguments are those of :func:`text_table`."""
+    align = ["---" if column in left else "---:" for column in range(len(header))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, align, *lines])
+
 
 _IMAGE, _VIDEO, _DETECTION = (3, 224, 224), (3, 32, 224, 224), (3, 800, 1344)
 
@@ -66,40 +91,8 @@ def measure(row: PaperRow, *, configs: Path) -> MeasuredRow:
     """Count a row's parameters and FLOPs."""
     model = build_row(row, configs=configs)
     return MeasuredRow(
-        row, count_parameters(model), count_flops(model, _input_of(row, batch=1)) / 1e9
+        row, count_parameters(model), count_flops(model, input_of(row, batch=1)) / 1e9
     )
-
-
-def measure_speed(
-    rows: Sequence[MeasuredRow],
-    *,
-    configs: Path,
-    device: torch.device,
-    batch: int,
-    rounds: int,
-    amp: torch.dtype | None = None,
-) -> None:
-    """Fill in the speed of each row relative to its base, the two alternating.
-
-    Args:
-        rows: bases may be of other tables.
-        configs: the folder ``configs/``.
-        device: where the models run.
-        batch: inputs at once.
-        rounds: rounds that count; the median of their ratios is taken.
-        amp: type of automatic mixed precision; None for none.
-    """
-    by_name = {row.name: row for row in (*paper_rows(), *(row.paper for row in rows))}
-    for row in rows:
-        if row.paper.is_base:
-            continue
-        pair = {
-            part.name: build_row(part, configs=configs).to(device)
-            for part in (row.paper, by_name[row.paper.base])
-        }
-        inputs = _input_of(row.paper, batch=batch).to(device)
-        timings = compare(pair, inputs, rounds=rounds, amp=amp)
-        row.speedup = median(pair_ratios(*timings.values()))
 
 
 def as_json(rows: Iterable[MeasuredRow]) -> str:
@@ -179,6 +172,7 @@ def _as_pairs(overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def _input_of(row: PaperRow, *, batch: int) -> torch.Tensor:
+def input_of(row: PaperRow, *, batch: int) -> torch.Tensor:
+    """Make an input of the size of the paper's."""
     shape = _VIDEO if row.is_video else _DETECTION if row.is_detector else _IMAGE
     return torch.zeros(batch, *shape)

@@ -1,13 +1,76 @@
-"""Running sums of a training run and the json_stats lines made of them."""
+"""Measure a training run: top-k accuracy, running sums, the log, json_stats.log and TensorBoard."""
+
+from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 import torch
+from torch import Tensor
 
-from stvit_video.engine.step import StepResult
 from stvit_video.runtime import distributed
+from stvit_video.runtime.logging import log_json_stats
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+# The ranks that are reported; with fewer classes than 5, the second is the number of classes.
+TOP_KS = (1, 5)
+
+
+def topk_correct(scores: Tensor, labels: Tensor) -> Tensor:
+    """Count the rows whose label is the first, and among the first five, of their scores.
+
+    Args:
+        scores: [B, classes], the higher the likelier.
+        labels: int64 [B]; or soft targets [B, classes], as :func:`_merge_mixed` takes them.
+
+    Returns:
+        Two counts, on the device of ``scores``, so that no step waits for them.
+    """
+    if labels.is_floating_point():
+        scores, labels = _merge_mixed(scores, labels)
+    best = scores.topk(min(max(TOP_KS), scores.shape[1]), dim=1).indices
+    hits = best == labels[:, None]
+    return torch.stack([hits[:, :k].sum() for k in TOP_KS])
+
+
+def _merge_mixed(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the two classes of a mixed clip for one, as PySlowFast does.
+
+    Where a target mixes two classes, the score of the one with the larger share becomes the sum of
+    both, and the other's 0. So the accuracy of training on mixed clips is a rough figure, and says
+    nothing beside one without mixing.
+
+    Returns:
+        the scores, and the label of the larger share.
+    """
+    shares, classes = targets.topk(2, dim=1)
+    first, second = classes.split(1, dim=1)
+    # Smoothing alone leaves all classes but one the same share.
+    is_mixed = shares[:, 1:] > targets.amin(dim=1, keepdim=True)
+    moved = scores.gather(1, second) * is_mixed
+    return scores.scatter_add(1, first, moved).scatter_add(1, second, -moved), first[:, 0]
+
+
+def error_percent(correct: float, total: float) -> float:
+    """Return the share that is wrong, in percent."""
+    return 100.0 * (1.0 - correct / total)
+
+
+class StepResult(NamedTuple):
+    """What one step of this rank measured."""
+
+    # Mean over the step's clips (or images).
+    loss: float
+    # Their number.
+    clips: int
+    # What else the objective measures, summed over them.
+    measured: dict[str, float]
 
 
 @dataclass
@@ -144,3 +207,57 @@ def memory(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         return {"gpu_mem": f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}G"}
     return {"rss": f"{psutil.Process().memory_info().rss / 2**30:.2f}G"}
+
+
+# PySlowFast's names of some curves; others have the names of their keys.
+_CURVES = {"top1_err": "Top1_err", "top5_err": "Top5_err"}
+# What is a number in a line, but no measurement of the model.
+_NO_CURVES = ("dt", "dt_data", "dt_net", "num_videos")
+
+
+class Recorder:
+    """Write lines of statistics; only the main rank's recorder writes anything.
+
+    Args:
+        output_dir: of the run, where json_stats.log goes.
+        tensorboard_dir: folder of TensorBoard's event files; None: no TensorBoard.
+        first_step: curves of an interrupted run are continued from this step on.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, *, tensorboard_dir: Path | None = None, first_step: int = 0
+    ) -> None:
+        self.output_dir = output_dir
+        self.writer: SummaryWriter | None = None
+        if tensorboard_dir is not None and distributed.is_main():
+            # Imported here because it takes seconds, on ranks that never need it too.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(tensorboard_dir), purge_step=first_step or None)
+
+    def line(self, line: Mapping[str, object]) -> None:
+        """Write one json_stats line."""
+        log_json_stats(line, output_dir=self.output_dir)
+
+    def train_iteration(self, line: Mapping[str, object], *, step: int) -> None:
+        """Write a ``train_iter`` line and its points of the training curves at ``step``."""
+        self.line(line)
+        self._draw("Train", line, step)
+
+    def validation(self, line: Mapping[str, object], *, step: int) -> None:
+        """Write a ``val_epoch`` line and its points of the validation curves at ``step``."""
+        self.line(line)
+        self._draw("Val", line, step)
+
+    def close(self) -> None:
+        """Flush the event files."""
+        if self.writer is not None:
+            self.writer.close()
+
+    def _draw(self, split: str, line: Mapping[str, object], step: int) -> None:
+        if self.writer is None:
+            return
+        for key, value in line.items():
+            is_number = isinstance(value, int | float) and key not in _NO_CURVES
+            if is_number and not key.startswith("min_"):
+                self.writer.add_scalar(f"{split}/{_CURVES.get(key, key)}", value, step)

@@ -16,10 +16,10 @@ from stvit_video.data.coco.dataset import collate_images
 from stvit_video.data.decode import VideoError
 from stvit_video.data.decode.reader import read_image
 from stvit_video.engine.build import is_detection
-from stvit_video.engine.detection.results import paste_masks, to_original
-from stvit_video.engine.objective import normalised_images
+from stvit_video.engine.detection import paste_masks, to_original
 from stvit_video.engine.precision import build_normalise, build_precision
-from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.step import normalised_images
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.runtime.launch import resolve_device

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import stvit_video
-from stvit_video.engine.predictions import Predictions, concatenate
+from stvit_video.engine.predict import Predictions, concatenate
 from stvit_video.runtime import distributed
 from stvit_video.runtime.atomic_files import recorded_hash, sha256, write_atomically
 from stvit_video.runtime.logging import get_logger

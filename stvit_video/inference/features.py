@@ -11,10 +11,10 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from stvit_video.engine.media import MediaViews
 from stvit_video.engine.precision import Precision, build_normalise, build_precision
-from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
+from stvit_video.inference.media import MediaViews
 from stvit_video.models import build_model
 from stvit_video.runtime.logging import progress
 

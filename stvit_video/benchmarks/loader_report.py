@@ -8,18 +8,13 @@ from statistics import median
 import torch
 from fvcore.common.config import CfgNode
 
-from stvit_video.data.build import build_dataset
-from stvit_video.data.kinetics import MultiViewVideos, TrainingClips
-from stvit_video.engine.benchmark import compare
-from stvit_video.engine.clip_sources import (
+from stvit_video.benchmarks.loader import (
     PEER_DECODERS,
     OneItemForAllViews,
     OneItemForEachView,
     OurClips,
     PeerClips,
     Source,
-)
-from stvit_video.engine.loader_benchmark import (
     SourceTiming,
     WorkerSpeed,
     benchmark_configs,
@@ -27,8 +22,11 @@ from stvit_video.engine.loader_benchmark import (
     time_steps,
     time_workers,
 )
-from stvit_video.engine.media import Media
+from stvit_video.benchmarks.models import compare
+from stvit_video.data.build import build_dataset
+from stvit_video.data.kinetics import MultiViewVideos, TrainingClips
 from stvit_video.engine.precision import build_precision
+from stvit_video.inference.media import Media
 from stvit_video.models import build_model
 
 _MIB = 2**20

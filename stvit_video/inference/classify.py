@@ -9,11 +9,11 @@ import torch
 from fvcore.common.config import CfgNode
 
 from stvit_video.data.workers import collate
-from stvit_video.engine.class_names import build_class_names
-from stvit_video.engine.media import MediaViews
 from stvit_video.engine.predict import build_predictor, make_predictions
-from stvit_video.engine.tested_weights import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.results import build_class_names
+from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
+from stvit_video.inference.media import MediaViews
 from stvit_video.models import build_model
 from stvit_video.runtime.launch import resolve_device
 

@@ -1,0 +1,1 @@
+"""The paper's tables and ablations, measured; nothing of the package imports them."""
