@@ -15,7 +15,7 @@ from _program import program
 from stvit_video.errors import UserError
 
 if TYPE_CHECKING:
-    from stvit_video.cluster.job_record import JobRecord
+    from stvit_video.slurm.status import JobRecord
 
 # The least and the most that --timeout-s may be.
 _TIMEOUT_SECONDS = (20.0, 7 * 24 * 3600.0)
@@ -68,10 +68,10 @@ def main(arguments: Sequence[str]) -> int:
     if options.status:
         return _status(options.job_dir)
     # Imported here so that --help, --status and a typing error need not wait for PyTorch.
-    from stvit_video.cluster.build import LaunchOptions, build_plans
-    from stvit_video.cluster.checks import check_plans
-    from stvit_video.cluster.executor import batch_script
-    from stvit_video.cluster.submit import submit_plans
+    from stvit_video.slurm.build import LaunchOptions, build_plans
+    from stvit_video.slurm.preflight import check_plans
+    from stvit_video.slurm.sbatch import batch_script
+    from stvit_video.slurm.submit import submit_plans
 
     names = [field.name for field in fields(LaunchOptions)]
     plans = build_plans(LaunchOptions(**{name: getattr(options, name) for name in names}))
@@ -225,8 +225,7 @@ def _check_combination(options: argparse.Namespace) -> None:
 
 
 def _status(job_dir: Path) -> int:
-    from stvit_video.cluster.job_record import read_records
-    from stvit_video.cluster.status import status_table
+    from stvit_video.slurm.status import read_records, status_table
 
     records = read_records(job_dir)
     if not records:
@@ -236,7 +235,7 @@ def _status(job_dir: Path) -> int:
 
 
 def _follow(records: "Sequence[JobRecord]") -> int:
-    from stvit_video.cluster.follow import follow
+    from stvit_video.slurm.follow import follow
 
     try:
         return 0 if all(follow(record) for record in records) else 1

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, verified, and compared with the run that resumes."""
+"""Checkpoint files: written whole or not at all, verified, and compared with a run that resumes."""
 
 import re
 from collections.abc import Mapping

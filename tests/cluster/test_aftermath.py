@@ -8,9 +8,11 @@ import sys
 
 import pytest
 
-from stvit_video.cluster import aftermath
-from stvit_video.cluster import records as cluster_records
-from stvit_video.cluster.records import (
+from stvit_video.errors import TransientError, UserError
+from stvit_video.slurm import requeue
+from stvit_video.slurm import task as cluster_records
+from stvit_video.slurm.requeue import RequeueError
+from stvit_video.slurm.task import (
     FAILED,
     HUNG,
     LOST,
@@ -20,8 +22,6 @@ from stvit_video.cluster.records import (
     read_records,
     recorded,
 )
-from stvit_video.cluster.requeue import RequeueError
-from stvit_video.errors import TransientError, UserError
 
 JOB_ENV = {
     "SUBMITIT_EXECUTOR": "slurm",
@@ -78,15 +78,15 @@ LOST_TO_A_DEATH = "RuntimeError: Connection closed by peer"
 )
 def test_the_cause_is_told_from_its_consequences(records, sentence, may_help):
     ranks = max(record.rank for record in records) + 1
-    assert aftermath.judge(records, status=1, num_ranks=ranks) == (sentence, may_help)
+    assert requeue.judge(records, status=1, num_ranks=ranks) == (sentence, may_help)
 
 
 def test_a_rank_that_never_began_is_named_by_its_number():
-    found = aftermath.judge([rank(0)], status=137, num_ranks=3)
+    found = requeue.judge([rank(0)], status=137, num_ranks=3)
     assert found == ("Of 3 ranks some ended before they had begun: 1, 2.", True)
-    found = aftermath.judge([rank(0, FAILED, "KeyError: 'a'")], status=1, num_ranks=2)
+    found = requeue.judge([rank(0, FAILED, "KeyError: 'a'")], status=1, num_ranks=2)
     assert found[0].startswith("Rank 0 on node n0 failed")
-    found = aftermath.judge([rank(0, "finished")], status=139, num_ranks=1)
+    found = requeue.judge([rank(0, "finished")], status=139, num_ranks=1)
     assert found == ("All ranks came to their end, and then ended with status 139.", True)
 
 
@@ -95,15 +95,13 @@ def end(tmp_path, monkeypatch, *arguments, records=(), status=1, running=True, r
     requeued = []
     for name, value in JOB_ENV.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(aftermath, "is_running", lambda task: running)
-    monkeypatch.setattr(
-        aftermath, "requeue", requeue or (lambda task: requeued.append(task.job_id))
-    )
+    monkeypatch.setattr(requeue, "is_running", lambda task: running)
+    monkeypatch.setattr(requeue, "requeue", requeue or (lambda task: requeued.append(task.job_id)))
     (tmp_path / "ranks").mkdir()
     for record in records:
         file = tmp_path / "ranks" / f"rank_{record.rank:05d}.json"
         file.write_text(json.dumps(vars(record)))
-    aftermath.main(["--job-dir", str(tmp_path), "--max-requeues", "2", *arguments, str(status)])
+    requeue.main(["--job-dir", str(tmp_path), "--max-requeues", "2", *arguments, str(status)])
     file = tmp_path / "endings.log"
     return file.read_text() if file.exists() else "", requeued
 
@@ -227,5 +225,5 @@ def test_the_rank_that_gave_no_sign_of_life_comes_first(tmp_path):
 
 
 def test_the_end_of_a_script_needs_no_torch():
-    code = "import sys, stvit_video.cluster.aftermath, stvit_video.cluster.job; "
+    code = "import sys, stvit_video.slurm.requeue, stvit_video.slurm.job; "
     subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)

@@ -1,11 +1,7 @@
 import pytest
 
-from stvit_video.cluster.extra_options import (
-    check_typed_gpus,
-    read_sbatch_options,
-    read_srun_options,
-)
 from stvit_video.errors import UserError
+from stvit_video.slurm.sbatch import check_typed_gpus, read_sbatch_options, read_srun_options
 
 
 def test_options_with_and_without_a_value():

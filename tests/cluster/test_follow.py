@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from stvit_video.cluster.follow import follow
-from stvit_video.cluster.job_record import new_record
-from stvit_video.cluster.slurm import JobFacts, NoAnswerError
 from stvit_video.errors import UserError
+from stvit_video.slurm.follow import follow
+from stvit_video.slurm.scontrol import JobFacts, NoAnswerError
+from stvit_video.slurm.status import new_record
 
 
 def stats(**values):

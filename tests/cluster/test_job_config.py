@@ -4,17 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from stvit_video.cluster.chain import chain_configs
-from stvit_video.cluster.job_config import (
-    PATH_KEYS,
-    array_overrides,
-    load_job_config,
-    split_array,
-)
 from stvit_video.config import dump_config, load_config
 from stvit_video.config.defaults import default_config
 from stvit_video.config.keys import leaves
 from stvit_video.errors import UserError
+from stvit_video.slurm.config import (
+    PATH_KEYS,
+    array_overrides,
+    chain_configs,
+    load_job_config,
+    split_array,
+)
 
 # Keys with such a name that hold paths from OUTPUT_DIR, or none.
 OTHER_KEYS = {"TENSORBOARD.LOG_DIR", "TEST.SAVE_RESULTS_PATH"}

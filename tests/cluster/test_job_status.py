@@ -7,9 +7,15 @@ import time
 
 import pytest
 
-from stvit_video.cluster.job_record import JobRecord, new_record, read_records
-from stvit_video.cluster.progress_log import Progress, read_progress
-from stvit_video.cluster.status import job_facts, status_table
+from stvit_video.slurm.status import (
+    JobRecord,
+    Progress,
+    job_facts,
+    new_record,
+    read_progress,
+    read_records,
+    status_table,
+)
 
 
 @pytest.fixture

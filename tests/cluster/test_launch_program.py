@@ -17,11 +17,11 @@ import pytest
 import torch
 from submitit.core.utils import JobPaths
 
-from stvit_video.cluster import failed_submission
-from stvit_video.cluster.build import LaunchOptions, build_plans
 from stvit_video.config import load_config
 from stvit_video.engine.resume import run_to_resume
 from stvit_video.engine.train import train
+from stvit_video.slurm import submit
+from stvit_video.slurm.build import LaunchOptions, build_plans
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "slurm" / "launch.py"
@@ -401,7 +401,7 @@ def test_ctrl_c_while_sbatch_runs_leaves_no_job_behind(launch, fake_slurm, tmp_p
 
 
 def test_a_job_that_may_be_queued_later_is_told_of(launch, fake_slurm, tmp_path, monkeypatch):
-    monkeypatch.setattr(failed_submission, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(submit, "_PAUSES", (0.0, 0.0))
     fake_slurm.fall_silent("before")
     sentence = "does not know whether .* small .*Socket timed out.*`squeue --me --name small`"
     assert refused(launch(), sentence)

@@ -14,14 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stvit_video.cluster.job_record import JobRecord, read_records
-from stvit_video.cluster.rank_files import rank_record
-from stvit_video.cluster.status import job_facts
 from stvit_video.config import load_config
 from stvit_video.engine.checkpoint import find_checkpoints
 from stvit_video.engine.evaluate import test as run_test
 from stvit_video.models import build_model, save_weights
 from stvit_video.runtime.distributed import run_ranks
+from stvit_video.slurm.status import JobRecord, job_facts, read_records
+from stvit_video.slurm.task import rank_record
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from stvit_video.cluster.node import device_of_task
 from stvit_video.errors import TransientError
+from stvit_video.slurm.rank import device_of_task
 
 
 @pytest.fixture

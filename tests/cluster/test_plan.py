@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from stvit_video.cluster.build import LaunchOptions, build_plans
 from stvit_video.errors import UserError
+from stvit_video.slurm.build import LaunchOptions, build_plans
 
 ROOT = Path(__file__).resolve().parents[2]
 

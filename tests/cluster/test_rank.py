@@ -7,15 +7,14 @@ import time
 
 import pytest
 
-from stvit_video.cluster import aftermath
-from stvit_video.cluster.rank_files import rank_log
-from stvit_video.cluster.records import FAILED, read_records
 from stvit_video.config import dump_config, load_config
+from stvit_video.slurm import requeue
+from stvit_video.slurm.task import FAILED, rank_log, read_records
 
 RUN = """
 import sys
 from pathlib import Path
-from stvit_video.cluster.job import RankJob
+from stvit_video.slurm.job import RankJob
 folder = Path(sys.argv[1])
 RankJob(folder, folder / "config.yaml", 3, True, float(sys.argv[2]))()
 """
@@ -57,7 +56,7 @@ def test_a_node_without_its_gpus_is_no_mistake_of_the_users(run, tmp_path):
     assert record.reason.startswith(
         "node n7 shows 0 of 2 GPUs (NUM_GPUS; CUDA_VISIBLE_DEVICES is empty)"
     )
-    sentence, may_help = aftermath.judge([record], status=1, num_ranks=1)
+    sentence, may_help = requeue.judge([record], status=1, num_ranks=1)
     assert "--exclude n7" in sentence
     assert may_help
     log = rank_log(tmp_path, 0).read_text()

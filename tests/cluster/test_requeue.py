@@ -2,9 +2,9 @@ import subprocess
 
 import pytest
 
-from stvit_video.cluster import requeue
-from stvit_video.cluster.requeue import RequeueError
-from stvit_video.cluster.task import SlurmTask
+from stvit_video.slurm import requeue
+from stvit_video.slurm.requeue import RequeueError
+from stvit_video.slurm.task import SlurmTask
 
 TASK = SlurmTask(job_id="5", restarts=1, rank=0, node="n1")
 

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from stvit_video.cluster.request import Request, check_request
-from stvit_video.cluster.slurm import (
+from stvit_video.errors import UserError
+from stvit_video.slurm.plan import Request, check_request
+from stvit_video.slurm.scontrol import (
     NoAnswerError,
     check_slurm,
     count_gpus,
@@ -13,7 +14,6 @@ from stvit_video.cluster.slurm import (
     read_job,
     read_partitions,
 )
-from stvit_video.errors import UserError
 
 REQUEST = Request(nodes=4, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1, minutes=720)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stvit_video.cluster import snapshot
+from stvit_video.slurm import submit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,12 +29,12 @@ def checkout(tmp_path, monkeypatch):
         subprocess.run(["git", "-C", str(root), *command], check=True)
     (root / "stvit_video" / "a.py").write_text("A = 2\n")
     (root / "stvit_video" / "new.py").write_text("B = 1\n")
-    monkeypatch.setattr(snapshot, "_root", lambda: root)
+    monkeypatch.setattr(submit, "_root", lambda: root)
     return root
 
 
 def test_the_copy_is_what_runs_and_nothing_else(checkout, tmp_path):
-    snapshot.copy_code(tmp_path / "code")
+    submit.copy_code(tmp_path / "code")
     files = {
         path.relative_to(tmp_path / "code").as_posix()
         for path in (tmp_path / "code").rglob("*")
@@ -46,7 +46,7 @@ def test_the_copy_is_what_runs_and_nothing_else(checkout, tmp_path):
 
 
 def test_commit_and_changes_are_recorded(checkout, tmp_path):
-    snapshot.write_versions(tmp_path)
+    submit.write_versions(tmp_path)
     commit = subprocess.run(
         ["git", "-C", str(checkout), "rev-parse", "HEAD"],
         capture_output=True,
@@ -62,32 +62,32 @@ def test_commit_and_changes_are_recorded(checkout, tmp_path):
 
 def test_changes_in_another_encoding_are_recorded(checkout, tmp_path):
     (checkout / "stvit_video" / "a.py").write_bytes("# caf\xe9\n".encode("latin-1"))
-    snapshot.write_versions(tmp_path)
+    submit.write_versions(tmp_path)
     assert b"+# caf\xe9\n" in (tmp_path / "code.diff").read_bytes()
 
 
 def test_without_git_that_is_said(checkout, tmp_path):
     shutil.rmtree(checkout / ".git")
-    snapshot.write_versions(tmp_path)
+    submit.write_versions(tmp_path)
     assert (tmp_path / "code_version.txt").read_text().startswith("no git")
 
 
 def test_of_an_installed_package_only_the_package_is_copied(checkout, tmp_path):
     (checkout / "setup.py").unlink()
     (checkout / "tools").mkdir()
-    snapshot.copy_code(tmp_path / "code")
+    submit.copy_code(tmp_path / "code")
     assert [path.name for path in (tmp_path / "code").iterdir()] == ["stvit_video"]
 
 
 def test_the_packages_are_listed(checkout, tmp_path):
-    snapshot.write_versions(tmp_path)
+    submit.write_versions(tmp_path)
     lines = (tmp_path / "environment.txt").read_text().splitlines()
     assert sys.executable in lines[0]
     assert any(line.startswith("torch==2") for line in lines)
 
 
 def test_this_checkout_is_found(tmp_path):
-    snapshot.copy_code(tmp_path / "code")
+    submit.copy_code(tmp_path / "code")
     copy = tmp_path / "code" / "stvit_video" / "cluster" / "snapshot.py"
-    assert copy.read_bytes() == Path(snapshot.__file__).read_bytes()
+    assert copy.read_bytes() == Path(submit.__file__).read_bytes()
     assert (tmp_path / "code" / "configs" / "k400" / "swin_t.yaml").is_file()

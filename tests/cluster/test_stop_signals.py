@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from stvit_video.cluster.stop_signals import ASKING, StopSignals
+from stvit_video.slurm.task import ASKING, StopSignals
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def test_a_process_that_is_ending_comes_to_its_end(name):
     """Also when Python has taken its handlers back, and still has to tidy up."""
     code = f"""
 import os, signal, sys
-from stvit_video.cluster.stop_signals import StopSignals
+from stvit_video.slurm.task import StopSignals
 
 class Late:
     def __del__(self, kill=os.kill, process=os.getpid(), number=signal.{name}):

@@ -1,7 +1,7 @@
 import pytest
 
-from stvit_video.cluster.time_limit import format_minutes, parse_minutes
 from stvit_video.errors import UserError
+from stvit_video.slurm.scontrol import format_minutes, parse_minutes
 
 
 @pytest.mark.parametrize(

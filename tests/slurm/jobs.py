@@ -12,10 +12,10 @@ import pytest
 from cluster import Cluster, wait_for
 from comparing import same, without_times
 
-from stvit_video.cluster.job_record import read_records
-from stvit_video.cluster.rank_files import endings_log, rank_log, rank_record
-from stvit_video.cluster.slurm import JobFacts, read_job
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
+from stvit_video.slurm.scontrol import JobFacts, read_job
+from stvit_video.slurm.status import read_records
+from stvit_video.slurm.task import endings_log, rank_log, rank_record
 
 # The ranks' --timeout-s.
 TIMEOUT_SECONDS = 60

@@ -13,9 +13,9 @@ import torch
 from cluster import wait_for
 from PIL import Image
 
-from stvit_video.cluster.job_record import JobRecord, read_records
-from stvit_video.cluster.slurm import jobs_from, read_job
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
+from stvit_video.slurm.scontrol import jobs_from, read_job
+from stvit_video.slurm.status import JobRecord, read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 # Short runs: 20 steps of one rank.

@@ -4,6 +4,7 @@ import faulthandler
 import logging
 import multiprocessing
 import os
+import socket
 import sys
 from datetime import timedelta
 from functools import partial
@@ -11,25 +12,49 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NoReturn, TextIO
 
+import torch
 from submitit.core.job_environment import JobEnvironment
 
-from stvit_video.cluster.job import RankJob
-from stvit_video.cluster.node import device_of_task, node_name
-from stvit_video.cluster.rank_files import rank_log
-from stvit_video.cluster.records import RankRecord, recorded
-from stvit_video.cluster.requeue import requeue
-from stvit_video.cluster.stop_signals import StopSignals
-from stvit_video.cluster.task import SlurmTask
 from stvit_video.config import load_config
 from stvit_video.engine.evaluate import test
 from stvit_video.engine.run import write_config
 from stvit_video.engine.train import train
-from stvit_video.errors import UserError
+from stvit_video.errors import TransientError, UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.distributed import is_lost_contact, run_ranks
-from stvit_video.runtime.launch import resolve_device
+from stvit_video.runtime.launch import check_gpus, resolve_device
 from stvit_video.runtime.logging import get_logger
 from stvit_video.runtime.process import die_with_parent
+from stvit_video.slurm.job import RankJob
+from stvit_video.slurm.requeue import requeue
+from stvit_video.slurm.task import RankRecord, SlurmTask, StopSignals, rank_log, recorded
+
+
+def node_name() -> str:
+    """Return SLURM's name of this machine, or its own."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def device_of_task(device: str, num_gpus: int) -> str:
+    """Return "cuda" or "cpu" for the config's DEVICE, in a task on a node that SLURM has chosen.
+
+    Raises:
+        TransientError: the node lacks GPUs; SLURM counts them without trying them.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        # A task may be given one GPU of its own; one that was given several must see them all.
+        if device == "cuda" and "," in (visible or ""):
+            check_gpus(num_gpus)
+        return resolve_device(device, num_gpus)
+    except UserError as error:
+        shown = "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible or 'empty'}"
+        raise TransientError(
+            f"node {node_name()} shows {torch.cuda.device_count()} of {num_gpus} GPUs (NUM_GPUS"
+            f"{shown}): look there with nvidia-smi, and keep the job away from it with --exclude "
+            f"{node_name()}"
+        ) from error
+
 
 # Exit status of a run that was stopped and does not go on by itself (sysexits: try again later).
 _STOPPED_FOR_GOOD = 75

@@ -1,6 +1,6 @@
-"""The end of a batch script: say which rank failed, and requeue the job if it is to be.
+"""Requeue a job; as a program, end its batch script: say which rank failed, and requeue the job.
 
-    python -m stvit_video.cluster.aftermath --job-dir DIR --max-requeues N STATUS
+    python -m stvit_video.slurm.requeue --job-dir DIR --max-requeues N STATUS
 
 No rank can do this, as it may be the one that died. Nothing here imports PyTorch.
 """
@@ -9,23 +9,87 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from stvit_video.cluster.rank_files import endings_log
-from stvit_video.cluster.records import (
+from stvit_video.errors import UserError
+from stvit_video.slurm.scontrol import read_job, requeue_job
+from stvit_video.slurm.task import (
+    ASKING,
     FAILED,
     HUNG,
     LOST,
     MISTAKE,
     STOPPED,
     RankRecord,
+    SlurmTask,
+    endings_log,
     read_records,
 )
-from stvit_video.cluster.requeue import RequeueError, is_running, requeue
-from stvit_video.cluster.stop_signals import ASKING
-from stvit_video.cluster.task import SlurmTask
+
+# A controller that is busy or restarting answers after a while.
+_PAUSES = (1.0, 4.0, 10.0)
+
+
+class RequeueError(RuntimeError):
+    """SLURM could not be asked, or did not take the job back into its queue."""
+
+
+def requeue(task: SlurmTask) -> bool:
+    """Requeue the job of ``task``, unless SLURM has done that or is ending the job.
+
+    After ``scontrol requeue``, a preemption without grace time or a failed node SLURM has requeued
+    it already, and after ``scancel`` it must not come back.
+
+    Returns:
+        Whether it was requeued here.
+
+    Raises:
+        RequeueError: SLURM refuses, or does not answer.
+    """
+
+    def requeue_if_running() -> bool:
+        if not _is_running(task):
+            return False
+        requeue_job(task.job_id)
+        return True
+
+    # What it asks SLURM for ends all processes of the job, scontrol among them, which must be able
+    # to say whether that was granted; it inherits what is blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        return _patiently(requeue_if_running)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def is_running(task: SlurmTask) -> bool:
+    """Whether the job runs, and has not been requeued since ``task`` began.
+
+    Raises:
+        RequeueError: SLURM does not answer.
+    """
+    return _patiently(lambda: _is_running(task))
+
+
+def _patiently(ask: Callable[[], bool]) -> bool:
+    for pause in _PAUSES:
+        try:
+            return ask()
+        except UserError:
+            time.sleep(pause)
+    try:
+        return ask()
+    except UserError as error:
+        raise RequeueError(str(error)) from error
+
+
+def _is_running(task: SlurmTask) -> bool:
+    facts = read_job(task.job_id)
+    return facts is not None and facts.state == "RUNNING" and facts.restarts == task.restarts
+
 
 _GOES_ON = "The job is requeued, and goes on from the last checkpoint."
 _SUBMIT_AGAIN = "submit it again to go on from the last checkpoint."

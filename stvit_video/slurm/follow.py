@@ -8,10 +8,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from stvit_video.cluster.job_record import JobRecord
-from stvit_video.cluster.progress_log import read_stats
-from stvit_video.cluster.slurm import JobFacts, NoAnswerError
-from stvit_video.cluster.status import job_facts
+from stvit_video.slurm.scontrol import JobFacts, NoAnswerError
+from stvit_video.slurm.status import JobRecord, job_facts, read_stats
 
 # Seconds between two looks into the log, and between two questions to SLURM, which has more to do.
 _LOOK_SECONDS, _ASK_SECONDS = 0.5, 5.0

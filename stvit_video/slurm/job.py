@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from stvit_video.cluster.stop_signals import StopSignals
+from stvit_video.slurm.task import StopSignals
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class RankJob:
         max_requeues: restarts of the job, by whatever cause, after which it requeues itself no
             more.
         requeue_on_failure: requeue from the last checkpoint after a rank died or hung too; what
-            does it is the end of the batch script, see :mod:`stvit_video.cluster.batch`.
+            does it is the end of the batch script, see :mod:`stvit_video.slurm.sbatch`.
         timeout_s: how long a rank waits for the others, at the start and in each collective; a
             rank that hangs ends the job within this time.
     """
@@ -41,7 +41,7 @@ class RankJob:
         """
         signals = StopSignals()
         signals.install()
-        from stvit_video.cluster.rank import run_rank
+        from stvit_video.slurm.rank import run_rank
 
         try:
             run_rank(self, signals)

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from stvit_video.cluster.chain import chain_configs
-from stvit_video.cluster.extra_options import (
-    check_typed_gpus,
-    read_sbatch_options,
-    read_srun_options,
-)
-from stvit_video.cluster.job_config import array_overrides, file_name, load_job_config, split_array
-from stvit_video.cluster.plan import Plan
-from stvit_video.cluster.request import Request
-from stvit_video.cluster.time_limit import parse_minutes
 from stvit_video.errors import UserError
+from stvit_video.slurm.config import (
+    array_overrides,
+    chain_configs,
+    file_name,
+    load_job_config,
+    split_array,
+)
+from stvit_video.slurm.plan import Plan, Request
+from stvit_video.slurm.sbatch import check_typed_gpus, read_sbatch_options, read_srun_options
+from stvit_video.slurm.scontrol import parse_minutes
 
 _DEFAULT_TIME = "1-00:00:00"
 # Nobody waits for this machine, but submitit wants a limit.

@@ -1,17 +1,113 @@
-"""What is known about each rank, for whoever is left when one of them dies."""
+"""A process of a job: its place, its files, its record, and the signals that ask it to stop.
+
+Nothing here imports PyTorch.
+"""
 
 import json
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from ctypes import c_bool
 from dataclasses import asdict, dataclass, replace
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
+from types import FrameType
 
-from stvit_video.cluster.rank_files import rank_record
 from stvit_video.errors import TransientError, UserError
 from stvit_video.runtime.atomic_files import replace_content
+
+
+@dataclass(frozen=True)
+class SlurmTask:
+    """A task of a job, or its batch script, which stands at the place of task 0.
+
+    Attributes:
+        job_id: SLURM's number of the job; in an array, of this one of its jobs.
+        restarts: how often the job was requeued before.
+        rank: index among all tasks.
+        node: SLURM's name of the machine.
+    """
+
+    job_id: str
+    restarts: int
+    rank: int
+    node: str
+
+    @classmethod
+    def of(cls, env: Mapping[str, str]) -> "SlurmTask | None":
+        """Return the task that ``env`` belongs to, or None outside the jobs of submitit.
+
+        A shell that was opened inside somebody's job has SLURM's variables too, and that job is
+        not ours to requeue.
+        """
+        if env.get("SUBMITIT_EXECUTOR") != "slurm" or "SLURM_JOB_ID" not in env:
+            return None
+        return cls(
+            job_id=env["SLURM_JOB_ID"],
+            restarts=int(env.get("SLURM_RESTART_COUNT") or 0),
+            rank=int(env.get("SLURM_PROCID", "0")),
+            node=env.get("SLURMD_NODENAME", ""),
+        )
+
+
+# SLURM's warning before the time limit (submitit asks for USR2), scancel --signal, preemption, and
+# the end of a step.
+ASKING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+
+
+class StopSignals:
+    """Note whether this process was asked to stop.
+
+    A handler runs wherever the main thread is, be it within a library: all that it does here is to
+    set a flag. The processes that this one starts share the flag. So ranks among them know that
+    they are to stop without a signal of their own, which would end those that have only begun.
+    """
+
+    def __init__(self) -> None:
+        self._flag = RawValue(c_bool, False)
+
+    @property
+    def asked(self) -> bool:
+        """Whether this process, or one that shares its flag, was asked."""
+        return self._flag.value
+
+    def install(self) -> None:
+        """Take the signals over from whoever has them, submitit among them."""
+        for number in ASKING:
+            signal.signal(number, self._note)
+        # It comes before TERM. submitit's handler would log it, which must not happen in the midst
+        # of another line of the log.
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
+
+    def ignore(self) -> None:
+        """Be deaf to the signals from now on: this process is ending, and must come to its end.
+
+        Python takes its handlers back while it still has much to tidy up.
+        """
+        for number in ASKING:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._flag.value = True
+
+
+def rank_log(job_dir: Path, rank: int) -> Path:
+    """Return the log of one rank; a job that is requeued appends to it."""
+    return job_dir / "logs" / f"rank_{rank:05d}.log"
+
+
+def rank_record(job_dir: Path, rank: int) -> Path:
+    """Return the file of what is known about one rank: see :mod:`stvit_video.slurm.task`."""
+    return job_dir / "ranks" / f"rank_{rank:05d}.json"
+
+
+def endings_log(job_dir: Path) -> Path:
+    """Return the list of how the job ended each time, a line with the time and a sentence each."""
+    return job_dir / "endings.log"
+
 
 FINISHED = "finished"
 STOPPED = "stopped"

@@ -9,18 +9,15 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from stvit_video.cluster.chain import starting_from
-from stvit_video.cluster.job_config import with_settings
-from stvit_video.cluster.job_record import JobRecord, read_records
-from stvit_video.cluster.plan import Plan
-from stvit_video.cluster.request import check_request
-from stvit_video.cluster.slurm import check_slurm, read_job, read_partitions
-from stvit_video.cluster.status import job_facts
 from stvit_video.engine.checkpoint import changed_keys
 from stvit_video.engine.preflight import preflight, preflight_data, write_stand_in
 from stvit_video.engine.resume import WEIGHTS_NOT_READ, Resumption
 from stvit_video.errors import UserError
 from stvit_video.runtime.launch import resolve_device
+from stvit_video.slurm.config import starting_from, with_settings
+from stvit_video.slurm.plan import Plan, check_request
+from stvit_video.slurm.scontrol import check_slurm, read_job, read_partitions
+from stvit_video.slurm.status import JobRecord, job_facts, read_records
 
 # Keys that are named when a config differs from that of a checkpoint.
 _NAMED = 8
