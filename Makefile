@@ -41,7 +41,7 @@ demo-detection: venv
 	    --output output/demo/swin_shapes/results/found.png
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm/nodes
 
 test-slurm: venv
 	@if ! command -v slurmctld > /dev/null && command -v apt-get > /dev/null && [ $$(id -u) = 0 ]; \
@@ -49,7 +49,7 @@ test-slurm: venv
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	        apt-get install -qq --yes --no-install-recommends slurm-wlm munge || true; \
 	fi
-	$(BIN)/python -m pytest -n 2 --dist loadfile -rs --durations 10 tests/slurm
+	$(BIN)/python -m pytest -n 2 --dist loadfile -rs --durations 10 tests/slurm/nodes
 
 lint: venv
 	$(BIN)/ruff check .

@@ -1,10 +1,13 @@
-"""What tests of several packages share."""
+"""Fixtures of several rooms: a small model and config to train, real clips, one thread."""
 
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from small_run import SMALL_CONFIG, write_data_set
+
+from stvit_video.config import load_config
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,3 +25,34 @@ def real_videos() -> list[Path]:
     if not videos:
         pytest.skip("no real clips: set STVIT_TEST_VIDEOS to a folder of some")
     return videos
+
+
+@pytest.fixture
+def config_file(tmp_path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL_CONFIG)
+    return path
+
+
+@pytest.fixture
+def small_config(config_file, tmp_path):
+    """Return a function from overrides to the small config; OUTPUT_DIR is in ``tmp_path``."""
+
+    def load(*overrides: str):
+        return load_config(config_file, ["OUTPUT_DIR", str(tmp_path / "run"), *overrides])
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def video_folder(tmp_path_factory) -> Path:
+    """The data set of ``small_run``."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_data_set(folder)
+    return folder
+
+
+@pytest.fixture
+def video_config(small_config, video_folder):
+    """Return a function from overrides to the small config over ``video_folder``."""
+    return lambda *overrides: small_config("DATA.PATH_TO_DATA_DIR", str(video_folder), *overrides)

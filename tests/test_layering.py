@@ -235,9 +235,12 @@ def circles(trees: dict[str, ast.Module]) -> list[str]:
         - {"", module_name(path)}
         for path, tree in trees.items()
     }
-    while ends := {module for module, names in imports.items() if not names & imports.keys()}:
-        imports = {module: names for module, names in imports.items() if module not in ends}
-    return sorted(imports)
+    while True:
+        imported = set().union(*imports.values())
+        inside = {module for module, names in imports.items() if names & imports.keys()} & imported
+        if len(inside) == len(imports):
+            return sorted(imports)
+        imports = {module: imports[module] for module in inside}
 
 
 def test_there_are_no_circles() -> None:

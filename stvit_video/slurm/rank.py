@@ -25,9 +25,8 @@ from stvit_video.runtime.distributed import is_lost_contact, run_ranks
 from stvit_video.runtime.launch import check_gpus, resolve_device
 from stvit_video.runtime.logging import get_logger
 from stvit_video.runtime.process import die_with_parent
-from stvit_video.slurm.job import RankJob
 from stvit_video.slurm.requeue import requeue
-from stvit_video.slurm.task import RankRecord, SlurmTask, StopSignals, rank_log, recorded
+from stvit_video.slurm.task import RankJob, RankRecord, SlurmTask, StopSignals, rank_log, recorded
 
 
 def node_name() -> str:

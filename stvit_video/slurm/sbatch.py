@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from submitit import AutoExecutor
 
 from stvit_video.errors import UserError
-from stvit_video.slurm.job import RankJob
 from stvit_video.slurm.plan import Plan
 from stvit_video.slurm.scontrol import count_gpus
+from stvit_video.slurm.task import RankJob
 
 # Long names alone: sbatch would take "N4", too.
 _OPTION = re.compile(r"(?:--)?([a-z][a-z0-9-]+)(?:=(.+))?")

@@ -21,6 +21,7 @@ import stvit_video
 from stvit_video.config import dump_config
 from stvit_video.errors import UserError
 from stvit_video.runtime.logging import get_logger
+from stvit_video.slurm.job import run_job
 from stvit_video.slurm.plan import Plan
 from stvit_video.slurm.sbatch import build_executor, build_rank_job
 from stvit_video.slurm.scontrol import cancel, jobs_from
@@ -264,7 +265,7 @@ def _hand_over(plan: Plan, *, after: Sequence[str]) -> JobRecord:
     try:
         # submitit prints what sbatch says against the job, which is said below.
         with outside_of_jobs(), start, redirect_stderr(io.StringIO()):
-            submitted = executor.submit(build_rank_job(plan))
+            submitted = executor.submit(run_job, build_rank_job(plan))
     except (FailedJobError, FailedSubmissionError) as error:
         sentence = describe_failure(error, name=plan.name, folder=plan.folder)
         raise UserError(sentence) from None

@@ -21,6 +21,28 @@ from stvit_video.runtime.atomic_files import replace_content
 
 
 @dataclass(frozen=True)
+class RankJob:
+    """What every rank of a job runs: a config, and how long and how often.
+
+    Attributes:
+        job_dir: the job's folder, where all nodes see it; logs and records of the ranks go there.
+        config: the merged config, a YAML file.
+        max_requeues: restarts of the job, by whatever cause, after which it requeues itself no
+            more.
+        requeue_on_failure: requeue from the last checkpoint after a rank died or hung too; what
+            does it is the end of the batch script, see :mod:`stvit_video.slurm.sbatch`.
+        timeout_s: how long a rank waits for the others, at the start and in each collective; a
+            rank that hangs ends the job within this time.
+    """
+
+    job_dir: Path
+    config: Path
+    max_requeues: int
+    requeue_on_failure: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True)
 class SlurmTask:
     """A task of a job, or its batch script, which stands at the place of task 0.
 

@@ -1,68 +1,150 @@
-"""One SLURM for all tests of a process, and the uninterrupted runs that others must equal."""
+"""A small run to launch, and programs that stand in for SLURM's."""
 
-import tempfile
-from collections.abc import Iterator
+import os
+import stat
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, missing_programs
-from jobs import Job, Launcher
 from small_run import SMALL_CONFIG, write_data_set
 
-# What takes part in a step is all that a run carries along: random numbers, the average, the
-# loader's workers. 30 steps on two ranks.
-CONFIG = (
-    SMALL_CONFIG.replace("NUM_WORKERS: 0", "NUM_WORKERS: 2")
-    .replace("DROPOUT_RATE: 0.0", "DROPOUT_RATE: 0.5")
-    .replace("TRAIN: {BATCH_SIZE: 4}", "TRAIN: {BATCH_SIZE: 2, CHECKPOINT_STEPS: 2}")
-    .replace("TEST: {", "TEST: {ENABLE: False, ")
-    .replace("MAX_EPOCH: 2", "MAX_EPOCH: 3")
-    + "EMA: {ENABLE: True, DECAY: 0.9}\n"
-)
+ROOT = Path(__file__).resolve().parents[2]
+
+# What scontrol of SLURM 22.05 prints, shortened.
+PARTITIONS = """\
+PartitionName=debug AllowGroups=ALL AllowAccounts=ALL Default=YES QoS=N/A DefaultTime=NONE \
+MaxNodes=UNLIMITED MaxTime=2-00:00:00 MinNodes=0 Nodes=n[1-4] State=UP TotalCPUs=8 TotalNodes=4 \
+SelectTypeParameters=NONE
+PartitionName=long AllowGroups=ALL Default=NO MaxNodes=2 MaxTime=UNLIMITED State=UP TotalNodes=4
+PartitionName=old AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=DOWN \
+TotalNodes=4
+PartitionName=secret Default=NO Hidden=YES MaxNodes=UNLIMITED MaxTime=1-00:00:00 State=UP \
+TotalNodes=8
+"""
+
+# What sinfo -ahN -o "%P|%c|%G" prints.
+NODES = """\
+debug*|8|gpu:2(S:0)
+long|4|(null)
+long|16|gpu:a100:8(S:0-1),gpu:v100:1,mps:100
+secret|32|gpu:8
+"""
+SINFO = """\
+case "$*" in
+*--all*) cat "$(dirname "$0")/nodes" ;;
+*) grep -v ^secret "$(dirname "$0")/nodes" ;;
+esac
+"""
+
+# Jobs lie in files jobs/ID; sbatch keeps each script as scripts/ID.
+SCONTROL = """\
+here=$(dirname "$0")
+case "$*" in
+"--all show partition --oneliner") cat "$here/partitions" ;;
+"show partition --oneliner") grep -v Hidden=YES "$here/partitions" ;;
+"--all show job "*)
+    if [ -f "$here/jobs/$4" ]; then cat "$here/jobs/$4"
+    else echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; fi ;;
+*) echo "scontrol: no such thing: $*" >&2; exit 1 ;;
+esac
+"""
+SBATCH = """\
+here=$(dirname "$0")
+if [ -f "$here/refusal" ] && grep -q "$(cat "$here/refusal")" "$1"; then
+    echo "sbatch: error: Batch job submission failed: Invalid qos specification" >&2; exit 1
+fi
+if [ -f "$here/silence" ] && [ "$(cat "$here/silence")" = before ]; then
+    echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv" >&2; exit 1
+fi
+number=$(($(ls "$here/scripts" | wc -l) + 1))
+cp "$1" "$here/scripts/$number"
+echo "$number $1" >> "$here/queue"
+env > "$here/env"
+if [ -f "$here/silence" ]; then
+    if [ "$(cat "$here/silence")" = interrupted ]; then kill -INT $PPID; sleep 1; fi
+    echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv" >&2; exit 1
+fi
+echo "Submitted batch job $number"
+"""
+SQUEUE = 'cat "$(dirname "$0")/queue"\n'
+SCANCEL = """\
+here=$(dirname "$0")
+if [ -f "$here/refuses_scancel" ]; then echo "scancel: error: Socket timed out" >&2; exit 1; fi
+echo "$2" >> "$here/cancelled"
+"""
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """The running SLURM; its programs are in PATH, and SLURM_CONF is set."""
-    missing = missing_programs()
-    if missing:
-        pytest.skip(
-            f"no SLURM here ({missing[0]} is missing): make test-slurm installs it where it may"
+class FakeSlurm:
+    """Programs in a folder of PATH that answer as SLURM's do; nothing ever runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("jobs", "scripts"):
+            (folder / name).mkdir(parents=True)
+        (folder / "partitions").write_text(PARTITIONS)
+        (folder / "nodes").write_text(NODES)
+        (folder / "queue").write_text("77 /elsewhere/77_submission.sh\n")
+        programs = {"sbatch": SBATCH, "scontrol": SCONTROL, "scancel": SCANCEL, "squeue": SQUEUE}
+        programs |= {"sinfo": SINFO, "srun": "exit 1\n"}
+        for name, text in programs.items():
+            program = folder / name
+            program.write_text(f"#!/bin/sh\n{text}")
+            program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+    @property
+    def scripts(self) -> list[str]:
+        """Texts of the scripts that were submitted, the first first."""
+        files = sorted((self.folder / "scripts").iterdir(), key=lambda file: int(file.name))
+        return [file.read_text() for file in files]
+
+    @property
+    def cancelled(self) -> list[str]:
+        file = self.folder / "cancelled"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def refuse(self, pattern: str) -> None:
+        """Refuse scripts in which a line matches ``pattern``."""
+        (self.folder / "refusal").write_text(pattern)
+
+    def refuse_to_cancel(self) -> None:
+        (self.folder / "refuses_scancel").touch()
+
+    def fall_silent(self, when: str) -> None:
+        """Let sbatch get no answer "before" or "after" the job is queued, or be "interrupted".
+
+        As Ctrl-C does it, the program is interrupted too.
+        """
+        (self.folder / "silence").write_text(when)
+
+    def set_job(self, job_id: str, state: str, *, output: str = "", restarts: int = 0) -> None:
+        line = (
+            f"JobId={job_id} JobName=a b UserId=me(1) JobState={state} Reason=Resources "
+            f"Dependency=(null) Requeue=1 Restarts={restarts} BatchFlag=1 Command=/x y/z.sh "
+            f"StdOut={output} Power=\n"
         )
-    # Not in pytest's folder, whose path is too long for a socket and closed to munge.
-    with (
-        tempfile.TemporaryDirectory(prefix="slurm-") as folder,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        cluster = Cluster(Path(folder))
-        for name in ("PATH", "SLURM_CONF"):
-            patch.setenv(name, cluster.env[name])
-        patch.setenv("OMP_NUM_THREADS", "1")
-        # A job that starts again finds its copy of the code compiled.
-        patch.setenv("PYTHONDONTWRITEBYTECODE", "")
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
+        (self.folder / "jobs" / job_id).write_text(line)
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch) -> FakeSlurm:
+    slurm = FakeSlurm(tmp_path / "slurm programs")
+    monkeypatch.setenv("PATH", f"{slurm.folder}{os.pathsep}{os.environ['PATH']}")
+    return slurm
 
 
 @pytest.fixture(scope="session")
-def launch(cluster, tmp_path_factory) -> Launcher:
-    folder = tmp_path_factory.mktemp("launched")
-    videos = folder / "videos"
-    videos.mkdir()
-    write_data_set(videos)
-    train = videos / "train.csv"
-    train.write_text(train.read_text() * 5)
-    config = folder / "small.yaml"
-    config.write_text(CONFIG.replace("DATA:", f"DATA:\n  PATH_TO_DATA_DIR: {videos}"))
-    return Launcher(cluster, folder, config)
+def video_folder(tmp_path_factory) -> Path:
+    """The data set of ``small_run``."""
+    folder = tmp_path_factory.mktemp("videos")
+    write_data_set(folder)
+    return folder
 
 
-@pytest.fixture(scope="session")
-def whole(launch) -> Job:
-    """A run of two nodes that nothing interrupts."""
-    job = launch("whole")
-    job.wait()
-    return job
+@pytest.fixture
+def config_file(tmp_path, video_folder) -> Path:
+    """The config of ``small_run`` over its data set, with folders from where the user stands."""
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        SMALL_CONFIG.replace("DATA:", f"DATA:\n  PATH_TO_DATA_DIR: {video_folder}")
+        + "OUTPUT_DIR: run\n"
+    )
+    return path

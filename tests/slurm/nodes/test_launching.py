@@ -17,7 +17,7 @@ from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 from stvit_video.slurm.scontrol import jobs_from, read_job
 from stvit_video.slurm.status import JobRecord, read_records
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # Short runs: 20 steps of one rank.
 SHORT = ("SOLVER.MAX_EPOCH", "1", "TRAIN.CHECKPOINT_STEPS", "0", "DATA_LOADER.NUM_WORKERS", "0")
 

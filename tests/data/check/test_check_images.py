@@ -10,7 +10,7 @@ from torchvision.io import write_jpeg
 
 from stvit_video.data.imagenet import IMAGE_SUFFIXES
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/imagenet/deit_t.yaml"
+CONFIG = Path(__file__).resolve().parents[3] / "configs/imagenet/deit_t.yaml"
 
 
 def write_images(folder, *, classes, count):

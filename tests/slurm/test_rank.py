@@ -14,9 +14,10 @@ from stvit_video.slurm.task import FAILED, rank_log, read_records
 RUN = """
 import sys
 from pathlib import Path
-from stvit_video.slurm.job import RankJob
+from stvit_video.slurm.job import run_job
+from stvit_video.slurm.task import RankJob
 folder = Path(sys.argv[1])
-RankJob(folder, folder / "config.yaml", 3, True, float(sys.argv[2]))()
+run_job(RankJob(folder, folder / "config.yaml", 3, True, float(sys.argv[2])))
 """
 
 

@@ -19,7 +19,7 @@ from stvit_video.slurm.task import endings_log, rank_log, rank_record
 
 # The ranks' --timeout-s.
 TIMEOUT_SECONDS = 60
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Job:
