@@ -1,4 +1,4 @@
-"""Make the shapes data set: coloured shapes with boxes and masks, in COCO's layout.
+"""Make the shapes data set: colored shapes with boxes and masks, in COCO's layout.
 
 python tools/make_shapes.py data/shapes
 """

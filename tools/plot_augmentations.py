@@ -44,7 +44,7 @@ def plot_augmentations(folder: Path) -> list[Path]:
     other = make_clip("clockwise", seed=13)
     pictures = {
         "repeated_augmentation": _repeated(make_clip("approach", seed=59, width=128)),
-        "operations_of_colour": _operations(clip, move_pixels=False),
+        "operations_of_color": _operations(clip, move_pixels=False),
         "operations_of_place": _operations(clip, move_pixels=True),
         "rand_augment": _policy(clip, RAND_AUGMENT),
         "auto_augment": _policy(clip, AUTO_AUGMENT),

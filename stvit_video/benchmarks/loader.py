@@ -114,7 +114,7 @@ def _peer_subsample(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def _peer_transform(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Its subsampling, random resized crop and flip; not its normalisation, as ours is later."""
+    """Its subsampling, random resized crop and flip; not its normalization, as ours is later."""
     size = cfg.DATA.TRAIN_CROP_SIZE
     subsample = _peer_subsample(cfg)
     crop = partial(

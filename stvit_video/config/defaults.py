@@ -112,9 +112,9 @@ def default_config() -> CfgNode:
     c.DATA.TRAIN_JITTER_ASPECT_RELATIVE = (0.75, 1.3333)
     c.DATA.TRAIN_JITTER_SCALES = (256, 320)
     c.DATA.TRAIN_CROP_SIZE = 224
-    # Validation: the short side, of which the centre of TRAIN_CROP_SIZE is taken.
+    # Validation: the short side, of which the center of TRAIN_CROP_SIZE is taken.
     c.DATA.VAL_SHORT_SIDE = 256
-    # Test: with 1 crop the centre of VAL_SHORT_SIDE's frame, with 3 the short side is this.
+    # Test: with 1 crop the center of VAL_SHORT_SIDE's frame, with 3 the short side is this.
     c.DATA.TEST_CROP_SIZE = 224
     # How frames are resized (with antialiasing): "bilinear" or "bicubic".
     c.DATA.INTERPOLATION = "bilinear"
@@ -139,7 +139,7 @@ def default_config() -> CfgNode:
     # PySlowFast and timm only where AA_TYPE is empty.
     c.AUG.COLOR_JITTER = 0.4
     # Random erasing: its probability; what fills the 1 to RE_COUNT rectangles, "pixel" (noise),
-    # "rand" (a random colour) or "const" (the mean colour).
+    # "rand" (a random color) or "const" (the mean color).
     c.AUG.RE_PROB = 0.25
     c.AUG.RE_MODE = "pixel"
     c.AUG.RE_COUNT = 1

@@ -17,7 +17,7 @@ from stvit_video.data.bad_videos import Quarantine
 from stvit_video.data.coco.build import build_coco, build_coco_sampler, log_left_out
 from stvit_video.data.coco.dataset import CocoImages, collate_images
 from stvit_video.data.imagenet import read_image_folders
-from stvit_video.data.kinetics import CentreClips, MultiViewVideos, TrainingClips, VideoDataset
+from stvit_video.data.kinetics import CenterClips, MultiViewVideos, TrainingClips, VideoDataset
 from stvit_video.data.labeled_paths import read_labeled_paths
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.loader import VideoLoader
@@ -197,7 +197,7 @@ def _build_clips(cfg: CfgNode, split: str, videos: LabeledVideos) -> VideoDatase
             interpolation=cfg.DATA.INTERPOLATION,
             of_images=cfg.TRAIN.DATASET == _IMAGES,
         )
-        return CentreClips(videos, sampling=sampling, crops=crops)
+        return CenterClips(videos, sampling=sampling, crops=crops)
     return MultiViewVideos(
         videos,
         sampling=sampling,

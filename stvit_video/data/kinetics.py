@@ -1,4 +1,4 @@
-"""Data sets over a CSV file of labelled videos, in the manner of Kinetics.
+"""Data sets over a CSV file of labeled videos, in the manner of Kinetics.
 
 Letters: T frames of a clip, H W size, V clips of a video, K crops of a clip.
 """
@@ -89,7 +89,7 @@ class TrainingClips(VideoDataset):
 
 
 @dataclass(frozen=True, eq=False)
-class CentreClips(VideoDataset):
+class CenterClips(VideoDataset):
     """The clip in the middle of each video, and the square in the middle of the frame.
 
     Attributes:
@@ -106,7 +106,7 @@ class CentreClips(VideoDataset):
             BadVideoError: the video cannot be read.
         """
         with self.videos.open(index) as reader:
-            indices = self.sampling.centre_clip(reader.num_frames, fps=reader.fps)
+            indices = self.sampling.center_clip(reader.num_frames, fps=reader.fps)
             frames = reader.get_frames(indices, keep=self.crops.resize)
         video = self.crops.crop(frames.permute(3, 0, 1, 2))[0]
         return {"video": video, "clip_index": 0, **self.videos.about(index)}

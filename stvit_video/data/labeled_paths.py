@@ -1,4 +1,4 @@
-"""CSV files of labelled videos, one ``path label`` a line, read into little memory."""
+"""CSV files of labeled videos, one ``path label`` a line, read into little memory."""
 
 import hashlib
 from collections.abc import Iterator, Sequence

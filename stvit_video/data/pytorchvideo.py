@@ -128,11 +128,11 @@ class RandomProtocolClip(ProtocolClipSampler):
         return [self._sampling.random_start(total, fps=self._fps, generator=self._generator)]
 
 
-class CentreProtocolClip(ProtocolClipSampler):
+class CenterProtocolClip(ProtocolClipSampler):
     """The validation clip of each video."""
 
     def _starts(self, total: int) -> Sequence[float]:
-        return [self._sampling.centre_start(total, fps=self._fps)]
+        return [self._sampling.center_start(total, fps=self._fps)]
 
 
 class ProtocolViews(ProtocolClipSampler):

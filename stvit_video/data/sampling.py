@@ -1,7 +1,7 @@
 """Which frames make a clip: index arithmetic of the named protocols, without any decoding.
 
 Letters: N frames of the video, F frames of a clip, V clips (test views) of a video. The interval
-is the distance of two neighbouring frames of a clip in the video's own frames, and the span the
+is the distance of two neighboring frames of a clip in the video's own frames, and the span the
 number of frames that a clip covers.
 """
 
@@ -39,9 +39,9 @@ class ClipSampling(ABC):
         """Draw a training clip of a video of ``total`` frames: int64 [F]."""
         return self.clip(self.random_start(total, fps=fps, generator=generator), total, fps=fps)
 
-    def centre_clip(self, total: int, *, fps: float) -> Tensor:
+    def center_clip(self, total: int, *, fps: float) -> Tensor:
         """The validation clip of a video of ``total`` frames: int64 [F]."""
-        return self.clip(self.centre_start(total, fps=fps), total, fps=fps)
+        return self.clip(self.center_start(total, fps=fps), total, fps=fps)
 
     def views(self, total: int, *, fps: float, num_views: int) -> Tensor:
         """The test clips of a video of ``total`` frames: int64 [V, F]."""
@@ -61,7 +61,7 @@ class ClipSampling(ABC):
         """Draw where a training clip begins."""
 
     @abstractmethod
-    def centre_start(self, total: int, *, fps: float) -> float:
+    def center_start(self, total: int, *, fps: float) -> float:
         """Where the clip in the middle begins."""
 
     @abstractmethod
@@ -91,7 +91,7 @@ class VideoSwinSampling(ClipSampling):
         """Any start of which the whole clip lies in the video, with equal chances."""
         return int(torch.randint(self._num_starts(total, fps), (), generator=generator))
 
-    def centre_start(self, total: int, *, fps: float) -> int:
+    def center_start(self, total: int, *, fps: float) -> int:
         """The start of the one-view test."""
         return self.view_starts(total, fps=fps, num_views=1)[0]
 
@@ -130,7 +130,7 @@ class PySlowFastSampling(ClipSampling):
         share = torch.rand((), dtype=torch.float64, generator=generator)
         return float(share) * self._slack(total, fps)
 
-    def centre_start(self, total: int, *, fps: float) -> float:
+    def center_start(self, total: int, *, fps: float) -> float:
         """Half of what the clip leaves free."""
         return self._slack(total, fps) / 2
 

@@ -233,10 +233,10 @@ class SpatialCrops:
     Attributes:
         short_side: what the frame's short side is resized to; at least S.
         size: S.
-        count: 1, the centre; or 3: left, centre, right of a wide frame, top, centre, bottom of a
+        count: 1, the center; or 3: left, center, right of a wide frame, top, center, bottom of a
             tall one.
         interpolation: of the resizing, "bilinear" or "bicubic".
-        of_images: a single centre lies where torchvision and timm have it; else, as PySlowFast
+        of_images: a single center lies where torchvision and timm have it; else, as PySlowFast
             has it for videos, a margin of an odd number of pixels is larger at the left and top.
     """
 

@@ -15,7 +15,7 @@ from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.epochs import EpochRunner
 from stvit_video.engine.metrics import Recorder, TrainMeter
 from stvit_video.engine.optim import build_optimizer
-from stvit_video.engine.precision import build_normalise, build_precision
+from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.retention import CheckpointKeeper
 from stvit_video.engine.schedule import build_schedule
 from stvit_video.engine.state import LossGuard, TrainingState, WeightAverage, seed_generators
@@ -92,7 +92,7 @@ def build_epoch_runner(
 ) -> EpochRunner:
     """Build what trains ``state`` epoch by epoch."""
     step = TrainingStep(
-        _synchronised(state.model, state.device),
+        _synchronized(state.model, state.device),
         state.optimizer,
         objective=build_objective(cfg, state.device),
         scaler=state.scaler,
@@ -114,12 +114,12 @@ def build_epoch_runner(
 
 
 def build_objective(cfg: CfgNode, device: torch.device) -> Objective:
-    """Build what training minimises."""
-    normalise = build_normalise(cfg, device)
+    """Build what training minimizes."""
+    normalize = build_normalize(cfg, device)
     if is_detection(cfg):
-        return Detection(normalise=normalise)
+        return Detection(normalize=normalize)
     return Classification(
-        normalise=normalise, loss_function=build_loss(cfg), mixing=build_mixing(cfg)
+        normalize=normalize, loss_function=build_loss(cfg), mixing=build_mixing(cfg)
     )
 
 
@@ -150,7 +150,7 @@ def build_loss(cfg: CfgNode) -> nn.Module:
     return nn.CrossEntropyLoss()
 
 
-def _synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+def _synchronized(model: nn.Module, device: torch.device) -> nn.Module:
     if distributed.get_world_size() == 1:
         return model
     # Of a depthwise convolution's [C, 1, 3, 3], where the stride of the 1 means nothing.

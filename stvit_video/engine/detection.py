@@ -18,8 +18,8 @@ from stvit_video.data.bad_videos import BadVideo, write_quarantine
 from stvit_video.data.coco.dataset import CocoImages, encode_mask
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.metrics import memory
-from stvit_video.engine.precision import Normalise, Precision
-from stvit_video.engine.step import Batch, normalised_images
+from stvit_video.engine.precision import Normalize, Precision
+from stvit_video.engine.step import Batch, normalized_images
 from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
@@ -183,7 +183,7 @@ def evaluate_detector(
     model: nn.Module,
     loader: VideoLoader,
     *,
-    normalise: Normalise,
+    normalize: Normalize,
     precision: Precision,
     should_stop: ShouldStop = never,
 ) -> Evaluated | None:
@@ -195,7 +195,7 @@ def evaluate_detector(
     Args:
         model: left in the mode, training or evaluation, that it was in; not wrapped in DDP.
         loader: this rank's share of the images.
-        normalise: uint8 images -> float images on the device.
+        normalize: uint8 images -> float images on the device.
         precision: of the forward passes.
         should_stop: asked after every batch.
 
@@ -211,8 +211,8 @@ def evaluate_detector(
     was_training = model.training
     model.eval()
     batches = progress(until(loader, should_stop), total=len(loader), description="detection")
-    detect = partial(_detect, model, dataset, normalise=normalise, precision=precision)
-    on_cpu = normalise.device.type == "cpu"
+    detect = partial(_detect, model, dataset, normalize=normalize, precision=precision)
+    on_cpu = normalize.device.type == "cpu"
     own = _merge(map_by_single_threads(detect, batches) if on_cpu else map(detect, batches))
     model.train(was_training)
     loader.quarantine.share()
@@ -259,12 +259,12 @@ def _detect(
     dataset: CocoImages,
     batch: Batch,
     *,
-    normalise: Normalise,
+    normalize: Normalize,
     precision: Precision,
 ) -> dict[int, list[dict[str, Any]]]:
     """Give the results of the images of a batch, by their index in the data set."""
     with precision.autocast():
-        detections = model(normalised_images(batch, normalise), batch["size"])
+        detections = model(normalized_images(batch, normalize), batch["size"])
     found = {}
     for position, detected in enumerate(detections):
         if not detected["scores"].isfinite().all() or not detected["boxes"].isfinite().all():

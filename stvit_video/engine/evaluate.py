@@ -16,7 +16,7 @@ from stvit_video.engine.build import compile_model, is_detection
 from stvit_video.engine.detection import evaluate_detector, report_detection
 from stvit_video.engine.metrics import memory
 from stvit_video.engine.partial_test import Finished, StoppedTest, fingerprint_code
-from stvit_video.engine.precision import build_normalise, build_precision
+from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.predict import Predictions, build_predictor, measure, merge, predict_all
 from stvit_video.engine.results import build_class_names, format_table, write_results
 from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
@@ -80,7 +80,7 @@ def _test_detector(run: _TestRun) -> None:
     evaluated = evaluate_detector(
         run.model,
         run.loader,
-        normalise=build_normalise(cfg, device),
+        normalize=build_normalize(cfg, device),
         precision=build_precision(cfg, device),
         should_stop=run.should_stop,
     )

@@ -1,4 +1,4 @@
-"""Numbers on the device: uint8 clips become normalised floats, passes run in mixed precision."""
+"""Numbers on the device: uint8 clips become normalized floats, passes run in mixed precision."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,8 +11,8 @@ from torch import Tensor
 from stvit_video.errors import UserError
 
 
-class Normalise:
-    """Move uint8 videos or images to the device and normalise them there, where that is cheap.
+class Normalize:
+    """Move uint8 videos or images to the device and normalize them there, where that is cheap.
 
     Args:
         device: where the videos go.
@@ -58,9 +58,9 @@ class Precision:
         return torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
 
 
-def build_normalise(cfg: CfgNode, device: torch.device) -> Normalise:
-    """Build the one normalisation that training, validation and test share."""
-    return Normalise(device, mean=cfg.DATA.MEAN, std=cfg.DATA.STD)
+def build_normalize(cfg: CfgNode, device: torch.device) -> Normalize:
+    """Build the one normalization that training, validation and test share."""
+    return Normalize(device, mean=cfg.DATA.MEAN, std=cfg.DATA.STD)
 
 
 def build_precision(cfg: CfgNode, device: torch.device) -> Precision:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stvit_video.data.bad_videos import BadVideo
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.metrics import duration, memory
-from stvit_video.engine.precision import Normalise, Precision, build_normalise, build_precision
+from stvit_video.engine.precision import Normalize, Precision, build_normalize, build_precision
 from stvit_video.errors import UserError
 from stvit_video.runtime.distributed import ShouldStop, never, until
 from stvit_video.runtime.logging import log_json_stats, progress
@@ -36,7 +36,7 @@ def spread_clips(number: int, *, total: int) -> list[int]:
     """Choose ``number`` of ``total`` consecutive clips, evenly spread over the video.
 
     Cut the video into ``number`` equal pieces: the chosen clips are those that the pieces'
-    centres fall into. So the accuracy with them stands for a test that samples only so many
+    centers fall into. So the accuracy with them stands for a test that samples only so many
     clips, which the first ones of a video would not.
 
     >>> [spread_clips(k, total=4) for k in (1, 2, 3, 4)]
@@ -212,7 +212,7 @@ class ViewPredictor:
         model: maps float views [B, 3, T, H, W] to logits [B, K]; in evaluation mode.
         num_clips: clips V of every video; the views of one clip are its crops.
         max_views: views forwarded at once, which bounds the memory.
-        normalise: uint8 views -> float views on the device.
+        normalize: uint8 views -> float views on the device.
         precision: of the forward passes.
         activation: what turns logits into scores, a name in ``HEAD_ACTIVATIONS``.
         ensemble: what turns views' scores into the video's, a name in ``ENSEMBLES``.
@@ -224,7 +224,7 @@ class ViewPredictor:
         *,
         num_clips: int,
         max_views: int,
-        normalise: Normalise,
+        normalize: Normalize,
         precision: Precision,
         activation: str = "softmax",
         ensemble: str = "sum",
@@ -232,7 +232,7 @@ class ViewPredictor:
         self.model = model
         self.num_clips = num_clips
         self.max_views = max_views
-        self.normalise = normalise
+        self.normalize = normalize
         self.precision = precision
         self.activation = HEAD_ACTIVATIONS[activation]
         self.ensemble = ENSEMBLES[ensemble]
@@ -258,7 +258,7 @@ class ViewPredictor:
 
     def _score(self, views: Tensor) -> Tensor:
         with self.precision.autocast():
-            logits = self.model(self.normalise(views))
+            logits = self.model(self.normalize(views))
         # In float64, where the order of the sum over views does not show.
         return self.activation(logits.double()).cpu()
 
@@ -269,7 +269,7 @@ def build_predictor(cfg: CfgNode, model: nn.Module, device: torch.device) -> Vie
         model,
         num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         max_views=cfg.TEST.BATCH_SIZE // cfg.NUM_GPUS,
-        normalise=build_normalise(cfg, device),
+        normalize=build_normalize(cfg, device),
         precision=build_precision(cfg, device),
         activation=cfg.MODEL.HEAD_ACT,
         ensemble=cfg.DATA.ENSEMBLE_METHOD,
@@ -313,7 +313,7 @@ def predict_all(
                 "dt_data": data_seconds / (index + 1),
                 "dt_net": seconds - data_seconds / (index + 1),
                 "eta": duration(seconds * (len(loader) - index - 1)),
-                **memory(predictor.normalise.device),
+                **memory(predictor.normalize.device),
             }
             log_json_stats(line, output_dir=output_dir)
 

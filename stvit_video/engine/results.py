@@ -102,7 +102,7 @@ def write_results(
     )
     _write_classes(folder / "per_class.csv", accuracy, class_names)
     write_quarantine(folder / "left_out.csv", left_out)
-    summary = {**summarise(accuracy, num_left_out=len(left_out)), **facts}
+    summary = {**summarize(accuracy, num_left_out=len(left_out)), **facts}
     text = json.dumps(summary, indent=2, ensure_ascii=False)
     (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
     draw_confusion_matrix(
@@ -129,7 +129,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
             writer.writerow([name, label, best[0], score, five, bool(best[0] == label)])
 
 
-def summarise(accuracy: Accuracy, *, num_left_out: int) -> dict[str, object]:
+def summarize(accuracy: Accuracy, *, num_left_out: int) -> dict[str, object]:
     """Return the accuracies of a test by name, in percent, and how many videos they are of."""
     num_read = int(accuracy.videos.sum())
     return {

@@ -57,7 +57,7 @@ class WeightAverage:
     """A copy of a model, in float32, whose weights follow the model's slowly.
 
     Unlike ``torch.optim.swa_utils.AveragedModel`` it averages the weights of a bfloat16 model in
-    float32, where small steps towards them are not lost, and never averages integers.
+    float32, where small steps toward them are not lost, and never averages integers.
 
     Args:
         model: what is followed; its floating-point weights and buffers are averaged, the others
@@ -78,7 +78,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the model; to be called after each step of the optimizer."""
+        """Move toward the model; to be called after each step of the optimizer."""
         averages = [average for average, _ in self._averaged]
         values = [value.to(average.dtype) for average, value in self._averaged]
         torch._foreach_lerp_(averages, values, 1 - self.decay)

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from stvit_video.data.augment.mixing import Mixing
 from stvit_video.engine.metrics import StepResult, topk_correct
 from stvit_video.engine.optim import clip_gradients, set_learning_rate
-from stvit_video.engine.precision import Normalise, Precision
+from stvit_video.engine.precision import Normalize, Precision
 from stvit_video.engine.state import BadLossError, LossGuard
 from stvit_video.runtime import distributed
 
@@ -39,21 +39,21 @@ class Classification:
     """Classification of clips; the errors, in percent, are those of the first (five) guesses.
 
     Args:
-        normalise: uint8 video -> float video on the device.
+        normalize: uint8 video -> float video on the device.
         loss_function: (logits, labels or soft targets) -> mean loss.
         mixing: makes soft targets of labels, and mixes clips; None: the loss takes the labels.
     """
 
     def __init__(
-        self, *, normalise: Normalise, loss_function: nn.Module, mixing: Mixing | None = None
+        self, *, normalize: Normalize, loss_function: nn.Module, mixing: Mixing | None = None
     ) -> None:
-        self.normalise = normalise
+        self.normalize = normalize
         self.loss_function = loss_function
         self.mixing = mixing
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward ``video`` [B, 3, T, H, W] with ``label`` [B]."""
-        video = self.normalise(batch["video"])
+        video = self.normalize(batch["video"])
         targets = batch["label"].to(video.device, non_blocking=True)
         if self.mixing is not None:
             # Seeded by the batch itself: a resumed run mixes as an uninterrupted one.
@@ -72,15 +72,15 @@ class Detection:
     """Detection in images; the parts of the loss are measured too.
 
     Args:
-        normalise: uint8 images -> float images on the device.
+        normalize: uint8 images -> float images on the device.
     """
 
-    def __init__(self, *, normalise: Normalise) -> None:
-        self.normalise = normalise
+    def __init__(self, *, normalize: Normalize) -> None:
+        self.normalize = normalize
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Forward ``image`` [B, 3, H, W] with its ``size`` and ``target``."""
-        images = normalised_images(batch, self.normalise)
+        images = normalized_images(batch, self.normalize)
         targets = [
             {name: value.to(images.device, non_blocking=True) for name, value in target.items()}
             for target in batch["target"]
@@ -95,9 +95,9 @@ class Detection:
         return len(batch["size"])
 
 
-def normalised_images(batch: Batch, normalise: Normalise) -> Tensor:
+def normalized_images(batch: Batch, normalize: Normalize) -> Tensor:
     """Return ``image`` [B, 3, H, W] as floats, with zeros where it is padded, as models want it."""
-    images = normalise(batch["image"])
+    images = normalize(batch["image"])
     for image, (height, width) in zip(images, batch["size"], strict=True):
         image[:, height:] = 0
         image[:, :, width:] = 0

@@ -23,7 +23,7 @@ from stvit_video.engine.build import (
 from stvit_video.engine.detection import evaluate_detector
 from stvit_video.engine.epochs import EpochRunner
 from stvit_video.engine.metrics import Recorder, memory
-from stvit_video.engine.precision import build_normalise, build_precision
+from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.resume import start_from_files
 from stvit_video.engine.retention import read_best
 from stvit_video.engine.state import TrainingState, seed_generators
@@ -174,17 +174,17 @@ def _measure(
 ) -> dict[str, float] | None:
     average = state.average if cfg.EMA.EVAL else None
     model = state.model if average is None else average.model
-    normalise = build_normalise(cfg, state.device)
+    normalize = build_normalize(cfg, state.device)
     precision = build_precision(cfg, state.device)
     if is_detection(cfg):
         evaluated = evaluate_detector(
-            model, loader, normalise=normalise, precision=precision, should_stop=should_stop
+            model, loader, normalize=normalize, precision=precision, should_stop=should_stop
         )
         return None if evaluated is None else evaluated.measured
     return validate(
         model,
         loader,
-        normalise=normalise,
+        normalize=normalize,
         precision=precision,
         loss_function=build_loss(cfg),
         should_stop=should_stop,

@@ -5,7 +5,7 @@ from torch import nn
 
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.metrics import error_percent, topk_correct
-from stvit_video.engine.precision import Normalise, Precision
+from stvit_video.engine.precision import Normalize, Precision
 from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.runtime import distributed
 from stvit_video.runtime.distributed import (
@@ -23,7 +23,7 @@ def validate(
     model: nn.Module,
     loader: VideoLoader,
     *,
-    normalise: Normalise,
+    normalize: Normalize,
     precision: Precision,
     loss_function: nn.Module,
     should_stop: ShouldStop = never,
@@ -38,7 +38,7 @@ def validate(
         model: left in the mode, training or evaluation, that it was in; its running statistics,
             if it has any, become rank 0's.
         loader: this rank's share of the clips.
-        normalise: uint8 video -> float video on the device.
+        normalize: uint8 video -> float video on the device.
         precision: of the forward passes.
         loss_function: (logits, labels) -> mean loss.
         should_stop: asked after every batch.
@@ -53,11 +53,11 @@ def validate(
     share_running_statistics(model)
     was_training = model.training
     model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=normalise.device)
+    sums = torch.zeros(3, dtype=torch.float64, device=normalize.device)
     clips = 0
     batches = until(loader, should_stop)
     for batch in progress(batches, total=len(loader), description="validation"):
-        video = normalise(batch["video"])
+        video = normalize(batch["video"])
         labels = batch["label"].to(video.device, non_blocking=True)
         with precision.autocast():
             logits = model(video)

@@ -18,7 +18,7 @@ _SHOWN = (0, 7, 14)
 _GAP = 6
 _DOTS_PER_INCH = 100
 # Few enough for a small file: the videos are noisy, and noise does not compress.
-_COLOURS = 64
+_COLORS = 64
 
 
 @dataclass(frozen=True)
@@ -85,4 +85,4 @@ def _save(figure: Figure, path: Path) -> None:
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.fromarray(pixels).quantize(_COLORS, dither=Image.Dither.NONE).save(path, optimize=True)

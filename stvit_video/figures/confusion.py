@@ -16,7 +16,7 @@ _DOTS_PER_INCH = 150
 def draw_confusion_matrix(path: Path, counts: np.ndarray, *, class_names: Sequence[str]) -> None:
     """Draw a confusion matrix as a PNG file: rows are labels, columns are predictions.
 
-    Colours are shares of a row; a row without videos is blank. Cells hold the numbers of videos
+    Colors are shares of a row; a row without videos is blank. Cells hold the numbers of videos
     where there are few enough classes to read them.
 
     Args:

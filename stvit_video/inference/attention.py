@@ -7,7 +7,7 @@ from fvcore.common.config import CfgNode
 
 from stvit_video.data.build import build_dataset
 from stvit_video.data.kinetics import MultiViewVideos
-from stvit_video.engine.precision import build_normalise
+from stvit_video.engine.precision import build_normalize
 from stvit_video.engine.results import build_class_names
 from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
@@ -55,9 +55,9 @@ def plot_attention(cfg: CfgNode, *, video_index: int, output: Path) -> str:
     load_tested_weights(cfg, model, checkpoint_to_test(cfg))
     model.float()  # NumPy, which draws, knows no bfloat16
     item = dataset[video_index]
-    view = item["video"][cfg.TEST.NUM_SPATIAL_CROPS // 2][None]  # first clip, centre crop
+    view = item["video"][cfg.TEST.NUM_SPATIAL_CROPS // 2][None]  # first clip, center crop
     with record_attention_maps(model) as maps:
-        logits = model(build_normalise(cfg, torch.device("cpu"))(view))
+        logits = model(build_normalize(cfg, torch.device("cpu"))(view))
     names = build_class_names(cfg)
     label, guess = names[item["label"]], names[int(logits.argmax())]
     title = f"{item['video_name']}: {label}, taken for {guess}"

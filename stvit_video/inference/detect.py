@@ -17,15 +17,15 @@ from stvit_video.data.decode import VideoError
 from stvit_video.data.decode.reader import read_image
 from stvit_video.engine.build import is_detection
 from stvit_video.engine.detection import paste_masks, to_original
-from stvit_video.engine.precision import build_normalise, build_precision
+from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
-from stvit_video.engine.step import normalised_images
+from stvit_video.engine.step import normalized_images
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.runtime.launch import resolve_device
 
 _MASK_OPACITY = 0.45
-# Golden section: classes that follow one another get colours far apart.
+# Golden section: classes that follow one another get colors far apart.
 _HUE_STEP = 0.618
 
 
@@ -58,7 +58,7 @@ def draw_detections(
     load_tested_weights(cfg, model, checkpoint_to_test(cfg))
     batch = collate_images([{"image": build_eval_transform(cfg)(tv_tensors.Image(image))}])
     with torch.inference_mode(), build_precision(cfg, device).autocast():
-        (detected,) = model(normalised_images(batch, build_normalise(cfg, device)), batch["size"])
+        (detected,) = model(normalized_images(batch, build_normalize(cfg, device)), batch["size"])
     original = (image.shape[1], image.shape[2])
     found = to_original(detected, size=batch["size"][0], original_size=original)
     found = {name: value[found["scores"] >= min_score] for name, value in found.items()}
@@ -74,13 +74,13 @@ def draw_detections(
 
 
 def draw(image: Tensor, found: dict[str, Tensor], *, captions: list[str]) -> Tensor:
-    """Draw detections over an image, uint8 ``[3, H, W]``; the same class has the same colour."""
+    """Draw detections over an image, uint8 ``[3, H, W]``; the same class has the same color."""
     if not captions:
         return image
-    colours = [_colour(label) for label in found["labels"].tolist()]
+    colors = [_color(label) for label in found["labels"].tolist()]
     masks = paste_masks(found["masks"], found["boxes"], size=(image.shape[1], image.shape[2]))
-    drawn = draw_segmentation_masks(image, masks, alpha=_MASK_OPACITY, colors=colours)
-    return draw_bounding_boxes(drawn, found["boxes"], labels=captions, colors=colours, width=2)
+    drawn = draw_segmentation_masks(image, masks, alpha=_MASK_OPACITY, colors=colors)
+    return draw_bounding_boxes(drawn, found["boxes"], labels=captions, colors=colors, width=2)
 
 
 def _read(image_file: str | Path) -> Tensor:
@@ -103,7 +103,7 @@ def _class_names(cfg: CfgNode) -> tuple[str, ...]:
     return read_annotations(file, num_classes=cfg.MODEL.NUM_CLASSES).class_names
 
 
-def _colour(label: int) -> tuple[int, int, int]:
+def _color(label: int) -> tuple[int, int, int]:
     hue = label * _HUE_STEP % 1.0
     red, green, blue = (
         int(255 * min(1.0, max(0.0, abs((hue * 6 + shift) % 6 - 3) - 1))) for shift in (0, 4, 2)

@@ -11,7 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from stvit_video.engine.precision import Precision, build_normalise, build_precision
+from stvit_video.engine.precision import Precision, build_normalize, build_precision
 from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
 from stvit_video.errors import UserError
 from stvit_video.inference.media import MediaViews
@@ -79,14 +79,14 @@ def extract_features(
     model = build_model(cfg).to(device).eval()
     load_tested_weights(cfg, model, checkpoint_to_test(cfg))
     dtype = next(model.parameters()).dtype
-    normalise, precision = build_normalise(cfg, device), build_precision(cfg, device)
+    normalize, precision = build_normalize(cfg, device), build_precision(cfg, device)
     with tempfile.TemporaryDirectory(dir=_folder(output)) as folder:
         arrays = _Arrays(Path(folder), max_rows=len(media))
         names: list[str] = []
         for item in progress(media, total=len(media), description="features"):
             with precision.autocast(), _exact_convolutions(precision):
                 parts = [
-                    FEATURES[kind](model, normalise(part).to(dtype))
+                    FEATURES[kind](model, normalize(part).to(dtype))
                     for part in item["video"].split(cfg.TEST.BATCH_SIZE // cfg.NUM_GPUS)
                 ]
             for name in parts[0]:

@@ -23,7 +23,7 @@ from stvit_video.errors import UserError
 LOOPBACK = "127.0.0.1"
 
 # Below the ports that Linux gives to outgoing connections. Candidates of a job lie far apart, as
-# jobs with neighbouring numbers run at the same time.
+# jobs with neighboring numbers run at the same time.
 _FIRST_PORT, _NUM_PORTS, _STRIDE, _CANDIDATES = 20000, 12000, 1009, 8
 # For an answer, which another program that listens there may never give; between two rounds.
 _PATIENCE_SECONDS, _PAUSE_SECONDS = 2.0, 0.2

@@ -101,7 +101,7 @@ def draw_digit(
         rng: draws everything else.
 
     Returns:
-        Grey levels [H, W].
+        Gray levels [H, W].
     """
     picture = np.full((SIDE, SIDE), rng.uniform(*_BACKGROUND))
     for _ in range(rng.integers(*_PIECES, endpoint=True)):
@@ -161,7 +161,7 @@ def _stroke(rng: np.random.Generator) -> NDArray[np.float32]:
 def _painted(
     picture: NDArray[np.float64], cover: NDArray[np.float32], *, ink: float
 ) -> NDArray[np.float64]:
-    """The picture with the covered share of each pixel in one grey level."""
+    """The picture with the covered share of each pixel in one gray level."""
     return picture + cover * (ink - picture)
 
 

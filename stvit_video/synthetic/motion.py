@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from stvit_video.data.encode import write_video
 from stvit_video.synthetic.folder import make_whole
 
-# Neighbours (0 and 1, 2 and 3, ...) are opposites. Directions are those in which the picture moves
+# Neighbors (0 and 1, 2 and 3, ...) are opposites. Directions are those in which the picture moves
 # on the screen; it turns around the middle of the frame, and grows and shrinks around it.
 CLASSES = (
     "left",
@@ -42,7 +42,7 @@ _FRAMES_A_TURN = (40.0, 70.0)
 class CameraPath:
     """What the camera sees of a plane that is tiled with copies of a picture, in T frames.
 
-    The centre of a tile is at (x, y) from the middle of the frame, and the tiles are turned by
+    The center of a tile is at (x, y) from the middle of the frame, and the tiles are turned by
     ``angle`` around it.
 
     Attributes:
@@ -87,9 +87,9 @@ def draw_camera_path(label: int, *, num_frames: int, rng: np.random.Generator) -
 
 Floats = NDArray[np.floating[Any]]
 
-# Radius of the shape in a tile, in units of the tile's side: neighbours don't touch.
+# Radius of the shape in a tile, in units of the tile's side: neighbors don't touch.
 _RADIUS = 0.36
-# Grey levels: shapes are bright and backgrounds dark, with a grain that stays. On top comes noise
+# Gray levels: shapes are bright and backgrounds dark, with a grain that stays. On top comes noise
 # that changes with every frame: the bits of _NOISE. Nothing exceeds a byte.
 _BACKGROUND, _GRAIN = (5, 75), 16
 _BRIGHT, _DIM = (190, 240), (100, 160)
@@ -106,7 +106,7 @@ SHAPES: dict[str, Callable[[Floats, Floats], Floats]] = {
     ),
     "ring": lambda u, v: 0.3 - abs(np.hypot(u, v) - 0.7),
 }
-# The share of the first of the shape's two colours.
+# The share of the first of the shape's two colors.
 TEXTURES: dict[str, Callable[[Floats, Floats], Floats]] = {
     "stripes": lambda u, v: (np.sin(7 * u) > 0).astype(np.float32),
     "checks": lambda u, v: (np.sin(5 * u) * np.sin(5 * v) > 0).astype(np.float32),
@@ -121,7 +121,7 @@ def render(
     """Draw all frames of a path: RGB [T, H, W, 3]; how things look is drawn from ``rng``."""
     shape = SHAPES[rng.choice(list(SHAPES))]
     texture = TEXTURES[rng.choice(list(TEXTURES))]
-    colours = np.stack([rng.integers(*_BRIGHT, 3), rng.integers(*_DIM, 3)]).astype(np.float32)
+    colors = np.stack([rng.integers(*_BRIGHT, 3), rng.integers(*_DIM, 3)]).astype(np.float32)
     background = _background(height, width, rng=rng)
     radius = (_RADIUS * min(height, width) * path.tile).astype(np.float32)[:, None, None]
 
@@ -129,14 +129,14 @@ def render(
     # The edge is one pixel wide: the share of a pixel that the shape covers.
     cover = np.clip(shape(u, v) * radius + 0.5, 0, 1)[..., None]
     mix = np.clip(texture(u, v), 0, 1)[..., None]
-    front = colours[1] + mix * (colours[0] - colours[1])
+    front = colors[1] + mix * (colors[0] - colors[1])
     frames = (background + cover * (front - background)).astype(np.uint8)
     noise = np.frombuffer(rng.bytes(frames.size), np.uint8) & _NOISE
     return frames + noise.reshape(frames.shape)
 
 
 def _from_nearest_tile(path: CameraPath, *, height: int, width: int) -> tuple[Floats, Floats]:
-    """Two coordinates [T, H, W] of each pixel from the nearest tile's centre, in radii."""
+    """Two coordinates [T, H, W] of each pixel from the nearest tile's center, in radii."""
     middle_row, middle_column = (height - 1) / 2, (width - 1) / 2
     x, y, tile, angle = (
         part.astype(np.float32)[:, None, None] for part in (path.x, path.y, path.tile, path.angle)
@@ -150,7 +150,7 @@ def _from_nearest_tile(path: CameraPath, *, height: int, width: int) -> tuple[Fl
 
 
 def _background(height: int, width: int, *, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A few plane waves in each colour, and grain: [H, W, 3]."""
+    """A few plane waves in each color, and grain: [H, W, 3]."""
     rows, columns = np.mgrid[:height, :width] / min(height, width)
     waves = rng.uniform(-3, 3, (2, 4, 3)).astype(np.float32)
     phases = rng.uniform(0, 2 * np.pi, (4, 3))

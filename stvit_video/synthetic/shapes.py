@@ -1,4 +1,4 @@
-"""The shapes data set on disk: coloured shapes that overlap, on textured backgrounds.
+"""The shapes data set on disk: colored shapes that overlap, on textured backgrounds.
 
 It is in COCO's layout and format, so what reads COCO reads it.
 
@@ -118,7 +118,7 @@ def draw_shapes(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[tuple
 def _coordinates(
     height: int, width: int, *, rng: np.random.Generator
 ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
-    """Coordinates [H, W] of each pixel from a shape's centre, in radii, turned with the shape."""
+    """Coordinates [H, W] of each pixel from a shape's center, in radii, turned with the shape."""
     radius, angle = rng.uniform(*_RADIUS), rng.uniform(-_ANGLE, _ANGLE)
     # The whole shape lies in the image.
     row, column = (rng.uniform(radius, side - radius) for side in (height, width))
@@ -137,12 +137,12 @@ def _textured(
     rng: np.random.Generator,
     brightness: tuple[int, int],
 ) -> NDArray[np.floating[Any]]:
-    """A texture of two similar colours, [H, W, 3]."""
+    """A texture of two similar colors, [H, W, 3]."""
     texture = TEXTURES[str(rng.choice(list(TEXTURES)))]
-    colour = rng.uniform(*brightness, size=3)
-    other = colour + rng.uniform(-30, 30, size=3)
+    color = rng.uniform(*brightness, size=3)
+    other = color + rng.uniform(-30, 30, size=3)
     mix = np.clip(texture(u, v), 0, 1)[..., None]
-    return colour + mix * (other - colour)
+    return color + mix * (other - color)
 
 
 def _write_one(folder: Path, index: int, *, seed: tuple[int, int]) -> dict[str, Any]:

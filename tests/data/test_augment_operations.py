@@ -50,7 +50,7 @@ def test_operations_are_those_of_timm(positive, name, level):
         return
     difference = (ours.int() - reference(video, name, level).int()).abs()
     if name.startswith(("Rotate", "Shear", "Translate")):
-        # Pillow's edge is hard, ours is blended with the grey over one pixel.
+        # Pillow's edge is hard, ours is blended with the gray over one pixel.
         assert (difference > GREY_LEVELS).float().mean() < 0.06
     else:
         assert difference.max() <= GREY_LEVELS
@@ -107,7 +107,7 @@ def test_the_memory_layout_does_not_matter(name):
     assert difference.abs().max() <= 1
 
 
-def test_an_unmoved_frame_is_the_same_and_what_comes_from_outside_is_grey():
+def test_an_unmoved_frame_is_the_same_and_what_comes_from_outside_is_gray():
     frames = clip().transpose(0, 1)
     for interpolation in ("bilinear", "bicubic"):
         assert torch.equal(warp(frames, (1, 0, 0, 0, 1, 0), interpolation=interpolation), frames)

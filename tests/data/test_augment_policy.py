@@ -1,4 +1,4 @@
-"""RandAugment, AutoAugment and colour jitter: what is drawn, and how often."""
+"""RandAugment, AutoAugment and color jitter: what is drawn, and how often."""
 
 from collections import Counter
 
@@ -139,7 +139,7 @@ def test_levels_are_normal_and_cut_and_signs_are_even():
     assert arguments == {OPERATIONS["ShearX"].argument(4.0), OPERATIONS["ShearX"].argument(-4.0)}
 
 
-def test_colour_jitter_draws_its_factors_and_their_order():
+def test_color_jitter_draws_its_factors_and_their_order():
     draws = generator()
     changes = [ColorJitter(0.4).draw(generator=draws) for _ in range(1200)]
     orders = Counter(tuple(change.name for change in clip_changes) for clip_changes in changes)

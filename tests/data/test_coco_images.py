@@ -86,7 +86,7 @@ def test_boxes_and_masks_stay_on_their_objects(seed):
         torch.testing.assert_close(
             edges.float(), torch.stack([left, top, right, bottom]), atol=2.0, rtol=0
         )
-        # Antialiasing greys the border alone.
+        # Antialiasing grays the border alone.
         assert image[0][mask > 0].float().mean() > 200
 
 

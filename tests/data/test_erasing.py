@@ -22,7 +22,7 @@ def erased_pixels(video, output):
 
 @pytest.mark.parametrize("mode", ["pixel", "rand", "const"])
 def test_the_rectangle_is_the_same_in_all_frames(mode):
-    # No noise is ever as bright, nor the mean colour: all that is erased is seen.
+    # No noise is ever as bright, nor the mean color: all that is erased is seen.
     video = torch.full((3, 5, 40, 60), 255, dtype=torch.uint8)
     erase = RandomErasing(1.0, mode=mode, max_count=1, mean=(0.3,) * 3, std=(0.05,) * 3)
     for seed in range(20):
@@ -54,12 +54,12 @@ def test_what_fills_it():
     assert noise.std(1).tolist() == pytest.approx([0.96 * std for std in STD], rel=0.06)
     mean = box.within(erasing(mode="const")(video, generator=generator(1)))[:, 0, 0, 0]
     assert mean.tolist() == [round(255 * channel) for channel in MEAN]
-    colours = [
+    colors = [
         tuple(box.within(erasing(mode="rand")(video, generator=draws))[:, 0, 0, 0].tolist())
         for draws in [generator(seed) for seed in range(30)]
         for (box,) in [erasing().draw(64, 64, generator=generator(draws.initial_seed()))]
     ]
-    assert len(set(colours)) == 30
+    assert len(set(colors)) == 30
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])

@@ -81,7 +81,7 @@ def test_suffixes_are_those_of_torchvision():
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
 def test_files_of_every_suffix_are_listed_and_read(suffix, folder):
     path = folder / "train" / CLASSES[0] / f"a{suffix.upper()}"
-    # Smooth, so that little of it is lost; and grey, as a .pgm is.
+    # Smooth, so that little of it is lost; and gray, as a .pgm is.
     image = picture(0, height=4, width=3).resize((40, 50), Image.Resampling.BICUBIC).convert("L")
     image.save(path)
     paths = read_image_folders(folder / "train", num_classes=2)
@@ -96,7 +96,7 @@ def test_files_of_every_suffix_are_listed_and_read(suffix, folder):
 def test_more_than_8_bits_are_refused(suffix, tmp_path):
     path = tmp_path / f"image{suffix}"
     Image.fromarray(np.full((8, 8), 4096, dtype=np.uint16)).save(path)
-    with pytest.raises(VideoError, match="grey values have more than 8 bits"):
+    with pytest.raises(VideoError, match="gray values have more than 8 bits"):
         open_video(path, backend="image")
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_whole_image_is_said(folder):
         open_video(good.with_name("missing.JPEG"), backend="image")
 
 
-def test_evaluation_resizes_bicubic_and_cuts_the_centre_as_pillow_does(config, folder):
+def test_evaluation_resizes_bicubic_and_cuts_the_center_as_pillow_does(config, folder):
     sample = build_dataset(config("DATA.INTERPOLATION", "bicubic"), "val")[1]
     with Image.open(folder / "val" / sample["video_name"]) as image:
         resized = image.resize((36, 45), Image.Resampling.BICUBIC)

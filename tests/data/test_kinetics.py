@@ -157,7 +157,7 @@ def test_a_training_sample_is_what_the_transform_makes_of_whole_frames(config, v
         assert torch.equal(dataset[draw]["video"], expected)
 
 
-def test_a_validation_sample_is_the_centre_of_the_centre(config, video_folder):
+def test_a_validation_sample_is_the_center_of_the_center(config, video_folder):
     frames = plain_decode(video_folder / "video 4.mp4")  # 50 frames, span 12: starts at 19
     dataset = build_dataset(config("DATA.VAL_SHORT_SIDE", "48"), "val")
     expected = frames[[19, 22, 25, 28], 8:40, 16:48].transpose(3, 0, 1, 2)

@@ -13,7 +13,7 @@ from torch.utils.data import SequentialSampler
 
 from stvit_video.data.decode import BACKENDS, open_video
 from stvit_video.data.pytorchvideo import (
-    CentreProtocolClip,
+    CenterProtocolClip,
     ProtocolViews,
     RandomProtocolClip,
     ReaderPathHandler,
@@ -58,11 +58,11 @@ def test_its_data_set_gives_our_clips(video_folder, backend):
             np.testing.assert_array_equal(sample["video"], expected)
 
 
-def test_centre_and_random_clips_in_seconds(video_folder):
-    centre = next(labeled_video_dataset(video_folder, CentreProtocolClip(SAMPLING, fps=FPS)))
+def test_center_and_random_clips_in_seconds(video_folder):
+    center = next(labeled_video_dataset(video_folder, CenterProtocolClip(SAMPLING, fps=FPS)))
     frames = plain_decode(video_folder / "video 0.mp4")
-    indices = SAMPLING.centre_clip(len(frames), fps=FPS).numpy()
-    np.testing.assert_array_equal(centre["video"], frames[indices].transpose(3, 0, 1, 2))
+    indices = SAMPLING.center_clip(len(frames), fps=FPS).numpy()
+    np.testing.assert_array_equal(center["video"], frames[indices].transpose(3, 0, 1, 2))
     draw = torch.Generator().manual_seed(3)
     sampler = RandomProtocolClip(SAMPLING, fps=FPS, generator=draw)
     starts = {round(float(sampler(0, 1.0, {}).clip_start_sec) * FPS + 0.5) for _ in range(200)}

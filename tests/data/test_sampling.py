@@ -23,8 +23,8 @@ def test_video_swin_places_four_views_as_its_test_does():
     assert views[3].tolist() == list(range(207, 271, 2))
 
 
-def test_video_swin_centre_clip_is_the_one_view_test():
-    assert VIDEO_SWIN.centre_clip(300, fps=FPS).tolist() == list(range(118, 182, 2))
+def test_video_swin_center_clip_is_the_one_view_test():
+    assert VIDEO_SWIN.center_clip(300, fps=FPS).tolist() == list(range(118, 182, 2))
 
 
 @pytest.mark.parametrize("num_views", [1, 3])
@@ -63,11 +63,11 @@ def test_pyslowfast_clamps_short_videos():
     small = PySlowFastSampling(num_frames=4, sampling_rate=3)
     # linspace(0, 11, 4) = 0, 3.67, 7.33, 11
     assert small.views(9, fps=FPS, num_views=2).tolist() == [[0, 3, 7, 8]] * 2
-    assert small.centre_clip(9, fps=FPS).tolist() == [0, 3, 7, 8]
+    assert small.center_clip(9, fps=FPS).tolist() == [0, 3, 7, 8]
 
 
-def test_pyslowfast_centre_and_random_clips():
-    assert PYSLOWFAST.centre_start(300, fps=FPS) == 118
+def test_pyslowfast_center_and_random_clips():
+    assert PYSLOWFAST.center_start(300, fps=FPS) == 118
     draws = generator()
     starts = [PYSLOWFAST.random_start(300, fps=FPS, generator=draws) for _ in range(200)]
     assert 0 <= min(starts) < 10
@@ -95,7 +95,7 @@ def test_indices_lie_in_the_video(name, target_fps):
     for total in (1, 2, 14, 15, 16, 200):
         clips = [
             *sampling.views(total, fps=25.0, num_views=3),
-            sampling.centre_clip(total, fps=25.0),
+            sampling.center_clip(total, fps=25.0),
             *(sampling.random_clip(total, fps=25.0, generator=draws) for _ in range(20)),
         ]
         for clip in clips:

@@ -27,7 +27,7 @@ def clip(height=48, width=64, frames=3):
     return torch.from_numpy(smooth.repeat(8, 1).repeat(8, 2))
 
 
-def test_resizing_is_bilinear_with_antialiasing_within_a_grey_level_of_floats():
+def test_resizing_is_bilinear_with_antialiasing_within_a_gray_level_of_floats():
     frames = clip()
     for side in (24, 48, 100):
         resized = resize_short_side(frames, side)
@@ -122,7 +122,7 @@ def test_three_crops_lie_along_the_longer_side(is_wide):
     assert along[:, -1].tolist() == [49, 69, 89]
 
 
-def test_one_crop_is_the_centre():
+def test_one_crop_is_the_center():
     pixels = torch.arange(60 * 80).view(1, 60, 80, 1).expand(1, 60, 80, 3).to(torch.uint8)
     crops = SpatialCrops(short_side=60, size=40)
     (view,) = crops.crop(crops.resize(pixels[0])[None].permute(3, 0, 1, 2))
@@ -130,7 +130,7 @@ def test_one_crop_is_the_centre():
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (501, 333), (224, 300)])
-def test_the_centre_of_an_image_is_torchvisions(size):
+def test_the_center_of_an_image_is_torchvisions(size):
     """Of 500 x 375, the commonest size of ImageNet, 117 columns are cut off."""
     noise = torch.randint(256, (40, 50, 3), generator=generator(0), dtype=torch.uint8)
     image = Image.fromarray(noise.numpy()).resize(size, Image.Resampling.BICUBIC)

@@ -37,7 +37,7 @@ def test_definition():
     assert not average.model.weight.requires_grad
 
 
-def test_small_steps_towards_bfloat16_weights_are_not_lost():
+def test_small_steps_toward_bfloat16_weights_are_not_lost():
     model = Model(torch.bfloat16)
     average = WeightAverage(model, decay=0.999)
     with torch.no_grad():

@@ -16,7 +16,7 @@ from stvit_video.data.build import build_loader
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 from stvit_video.engine.detection import evaluate_detector
 from stvit_video.engine.evaluate import test as run_test
-from stvit_video.engine.precision import build_normalise, build_precision
+from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.preflight import preflight, preflight_data
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
@@ -161,7 +161,7 @@ def evaluate(cfg, model):
     evaluated = evaluate_detector(
         model,
         build_loader(cfg, "test", rank=rank, world_size=distributed.get_world_size()),
-        normalise=build_normalise(cfg, cpu),
+        normalize=build_normalize(cfg, cpu),
         precision=build_precision(cfg, cpu),
     )
     file = Path(cfg.OUTPUT_DIR) / f"{rank}.json"

@@ -13,7 +13,7 @@ from recording import test_in_turn as run_in_turn
 from stvit_video.config import dump_config, load_config
 from stvit_video.data.build import build_dataset
 from stvit_video.engine.evaluate import test as run_test
-from stvit_video.engine.precision import build_normalise
+from stvit_video.engine.precision import build_normalize
 from stvit_video.errors import UserError
 from stvit_video.models import build_model, save_weights
 from stvit_video.runtime.atomic_files import sha256
@@ -36,11 +36,11 @@ def results(cfg):
 
 def expected_scores(cfg, model):
     """The plain definition: one view after another, softmax, mean."""
-    normalise = build_normalise(cfg, torch.device("cpu"))
+    normalize = build_normalize(cfg, torch.device("cpu"))
     scores = []
     for item in build_dataset(cfg, "test"):
         with torch.no_grad():
-            views = [model(normalise(view[None])).softmax(-1) for view in item["video"]]
+            views = [model(normalize(view[None])).softmax(-1) for view in item["video"]]
         scores.append(torch.cat(views))
     return torch.stack(scores).numpy()  # [videos, views, classes]
 
@@ -242,10 +242,10 @@ def test_ensembles_and_activations(video_config, weights):
     head = ("MODEL.HEAD_ACT", "none", "DATA.ENSEMBLE_METHOD", "max")
     cfg = video_config("TEST.CHECKPOINT_FILE_PATH", str(path), *head)
     run_test(cfg)
-    normalise = build_normalise(cfg, torch.device("cpu"))
+    normalize = build_normalize(cfg, torch.device("cpu"))
     item = build_dataset(cfg, "test")[2]
     with torch.no_grad():
-        logits = model(normalise(item["video"]))
+        logits = model(normalize(item["video"]))
     np.testing.assert_allclose(results(cfg)[0]["scores"][2], logits.amax(0), atol=1e-5)
 
 

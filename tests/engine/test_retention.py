@@ -12,7 +12,7 @@ from stvit_video.engine import train as train_module
 from stvit_video.engine.build import build_loss, build_state
 from stvit_video.engine.checkpoint import Position, checkpoint_path, find_checkpoints, verify
 from stvit_video.engine.evaluate import test as run_test
-from stvit_video.engine.precision import build_normalise, build_precision
+from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
 from stvit_video.engine.retention import CheckpointKeeper, best_epochs, obsolete
 from stvit_video.engine.train import train
@@ -113,7 +113,7 @@ def test_the_recorded_error_is_that_of_the_file(video_config, averaged):
         measured[position.epochs] = validate(
             model,
             build_loader(cfg, "val", rank=0, world_size=1),
-            normalise=build_normalise(cfg, torch.device("cpu")),
+            normalize=build_normalize(cfg, torch.device("cpu")),
             precision=build_precision(cfg, torch.device("cpu")),
             loss_function=build_loss(cfg),
         )

@@ -7,7 +7,7 @@ from torch import nn
 from stvit_video.data.augment.mixing import Mixing
 from stvit_video.engine.metrics import error_percent, topk_correct
 from stvit_video.engine.optim import parameter_groups
-from stvit_video.engine.precision import Normalise, Precision, build_precision
+from stvit_video.engine.precision import Normalize, Precision, build_precision
 from stvit_video.engine.state import BadLossError, LossGuard
 from stvit_video.engine.step import Classification, TrainingStep
 from stvit_video.errors import UserError
@@ -46,7 +46,7 @@ def build_step(model, *, dtype=None, method=torch.optim.SGD, **clipping):
         model,
         method(parameter_groups(model, weight_decay=0.0), lr=1.0),
         objective=Classification(
-            normalise=Normalise(CPU, mean=MEAN, std=STD), loss_function=nn.CrossEntropyLoss()
+            normalize=Normalize(CPU, mean=MEAN, std=STD), loss_function=nn.CrossEntropyLoss()
         ),
         scaler=precision.scaler(),
         precision=precision,
@@ -61,19 +61,19 @@ def model(small_config):
     return build_model(small_config())
 
 
-def test_normalisation_is_that_of_the_definition():
+def test_normalization_is_that_of_the_definition():
     video = torch.randint(0, 256, (2, 3, 2, 4, 4), dtype=torch.uint8)
-    normalised = Normalise(CPU, mean=MEAN, std=STD)(video)
+    normalized = Normalize(CPU, mean=MEAN, std=STD)(video)
     for channel in range(3):
         expected = (video[:, channel].double() / 255 - MEAN[channel]) / STD[channel]
-        torch.testing.assert_close(normalised[:, channel].double(), expected, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(normalized[:, channel].double(), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_models_see_one_memory_layout_whatever_that_of_the_samples():
     video = torch.randint(256, (2, 4, 8, 8, 3), dtype=torch.uint8).permute(0, 4, 1, 2, 3)
-    normalise = Normalise(CPU, mean=MEAN, std=STD)
-    assert normalise(video).is_contiguous()
-    assert torch.equal(normalise(video), normalise(video.contiguous()))
+    normalize = Normalize(CPU, mean=MEAN, std=STD)
+    assert normalize(video).is_contiguous()
+    assert torch.equal(normalize(video), normalize(video.contiguous()))
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(model):
@@ -140,7 +140,7 @@ def test_a_bad_loss_leaves_no_trace_in_running_statistics():
     step = build_step(model)
     step([batch_of(2)], lr=0.1)
     before = copy.deepcopy(norm.state_dict())
-    step.objective.normalise = lambda video: torch.full(video.shape, torch.nan)
+    step.objective.normalize = lambda video: torch.full(video.shape, torch.nan)
     with pytest.raises(BadLossError, match="became nan"):
         step([batch_of(2), batch_of(2)], lr=0.1)
     assert before["num_batches_tracked"] == 1
@@ -172,7 +172,7 @@ def step_with_mixing(model, mixing):
 
 def losses_of(model, video, targets):
     """The loss of a batch as its definition writes it."""
-    logits = model(Normalise(CPU, mean=MEAN, std=STD)(video))
+    logits = model(Normalize(CPU, mean=MEAN, std=STD)(video))
     return -(targets * logits.log_softmax(1)).sum(1).mean().item()
 
 

@@ -15,7 +15,7 @@ from small_run import SMALL_CONFIG, write_data_set
 
 from stvit_video.config import load_config
 from stvit_video.data.build import build_dataset
-from stvit_video.engine.precision import build_normalise
+from stvit_video.engine.precision import build_normalize
 from stvit_video.errors import UserError
 from stvit_video.inference.detect import draw, draw_detections
 from stvit_video.models import build_model
@@ -132,9 +132,9 @@ def test_masks_lie_in_their_boxes():
         "masks": torch.ones(1, 1, 28, 28),
     }
     drawn = draw(image, found, captions=[""])
-    coloured = drawn.any(dim=0)
-    assert coloured[12:24, 14:26].all()
-    assert not coloured[34:].any() and not coloured[:, 36:].any() and not coloured[:, :6].any()
+    colored = drawn.any(dim=0)
+    assert colored[12:24, 14:26].all()
+    assert not colored[34:].any() and not colored[:, 36:].any() and not colored[:, :6].any()
     # The mask lets the image shine through, the box does not.
     assert drawn[:, 18, 20].max() < drawn[:, 18, 10].max()
 
@@ -186,9 +186,9 @@ def scores_by_hand(split):
     cfg = load_config("model.yaml", ["DATA.PATH_TO_DATA_DIR", "data"])
     model = build_model(cfg).eval()
     model.load_state_dict(torch.load("w.pyth")["model_state"])
-    normalise, dataset = build_normalise(cfg, torch.device("cpu")), build_dataset(cfg, split)
+    normalize, dataset = build_normalize(cfg, torch.device("cpu")), build_dataset(cfg, split)
     with torch.no_grad():
-        logits = torch.stack([model(normalise(item["video"])) for item in dataset])
+        logits = torch.stack([model(normalize(item["video"])) for item in dataset])
     return (100 * logits.softmax(-1).mean(1)).numpy()
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from stvit_video.config import load_config
 from stvit_video.data.decode import VideoError
 from stvit_video.data.encode import write_video
-from stvit_video.engine.precision import build_normalise
+from stvit_video.engine.precision import build_normalize
 from stvit_video.models import build_model, load_weights, save_weights
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -80,7 +80,7 @@ def model_and_view(folder, name, overrides, frames):
     cfg = load_config(CONFIGS / name / "stvit_r_swin_t.yaml", overrides)
     model = build_model(cfg).eval()
     load_weights(model, folder / f"{name}.safetensors", min_share=1.0)
-    return model, build_normalise(cfg, torch.device("cpu"))(frames)
+    return model, build_normalize(cfg, torch.device("cpu"))(frames)
 
 
 def test_grids_of_videos(run, folder):

@@ -33,7 +33,7 @@ def run_and_save(folder):
     torch.save(found, folder / f"{distributed.get_rank()}.pth")
 
 
-def test_two_ranks_normalise_as_one(tmp_path):
+def test_two_ranks_normalize_as_one(tmp_path):
     distributed.run_ranks(run_and_save, tmp_path, num_local_ranks=2, device="cpu")
     expected = run(nn.BatchNorm2d(4), inputs())
     found = [torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1)]

@@ -11,7 +11,7 @@ from recording import train_recording
 from stvit_video.data.build import build_loader
 from stvit_video.engine.build import build_loss
 from stvit_video.engine.evaluate import test as run_test
-from stvit_video.engine.precision import build_normalise, build_precision
+from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.preflight import preflight
 from stvit_video.engine.validate import validate
 from stvit_video.models import build_model, load_weights
@@ -32,7 +32,7 @@ def validation_of_one_process(cfg):
     return validate(
         model,
         build_loader(cfg, "val", rank=0, world_size=1),
-        normalise=build_normalise(cfg, cpu),
+        normalize=build_normalize(cfg, cpu),
         precision=build_precision(cfg, cpu),
         loss_function=build_loss(cfg),
     )

@@ -65,7 +65,7 @@ def test_another_seed_splits_otherwise(digits):
 
 
 def shrunk(image):
-    """[8, 8] grey levels of what the brightest part of a picture, or of a digit, covers."""
+    """[8, 8] gray levels of what the brightest part of a picture, or of a digit, covers."""
     rows, columns = np.nonzero(image > 0.75 * image.max())
     part = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     return np.asarray(Image.fromarray(part).resize((8, 8))).ravel()

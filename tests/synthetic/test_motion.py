@@ -143,10 +143,10 @@ def flow_in(frames, *, radius):
     Least squares on the linearised brightness equation of optical flow (Lucas and Kanade).
     """
     short_side = min(frames.shape[1:3])
-    grey = blurred(np.where(frames.astype(float).mean(axis=3) > 90, 255.0, 0.0), radius)
-    change, middle = np.diff(grey, axis=0), (grey[:-1] + grey[1:]) / 2
+    gray = blurred(np.where(frames.astype(float).mean(axis=3) > 90, 255.0, 0.0), radius)
+    change, middle = np.diff(gray, axis=0), (gray[:-1] + gray[1:]) / 2
     slope_y, slope_x = np.gradient(middle, axis=(1, 2))
-    y, x = (np.arange(side) - (side - 1) / 2 for side in grey.shape[1:])
+    y, x = (np.arange(side) - (side - 1) / 2 for side in gray.shape[1:])
     motions = np.stack(
         [slope_x, slope_y, slope_y * x - slope_x * y[:, None], slope_x * x + slope_y * y[:, None]],
         axis=-1,

@@ -18,17 +18,17 @@ _ASPECT = (0.3, 1 / 0.3)
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """Fills rectangles, at the same place in all frames, with noise or a colour.
+    """Fills rectangles, at the same place in all frames, with noise or a color.
 
     This is done with bytes, in the worker: a clip then depends on its own draws alone, and goes to
-    the device as a quarter of the bytes. The noise is what PySlowFast and timm put into normalised
+    the device as a quarter of the bytes. The noise is what PySlowFast and timm put into normalized
     clips, the normal distribution with the data's mean and standard deviation, cut to the range
     that pixels have.
 
     Attributes:
         probability: of erasing anything in a clip.
-        mode: "pixel": noise, other in each frame; "rand": a random colour for each rectangle;
-            "const": the mean colour.
+        mode: "pixel": noise, other in each frame; "rand": a random color for each rectangle;
+            "const": the mean color.
         max_count: from 1 to this many rectangles, which share the area among them.
         mean: of each channel, of pixels in [0, 1].
         std: standard deviation of each channel, of pixels in [0, 1].

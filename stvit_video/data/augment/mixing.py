@@ -58,7 +58,7 @@ class Mixing:
         """Mix a batch in place.
 
         Args:
-            video: float [B, C, T, H, W], on any device, normalised.
+            video: float [B, C, T, H, W], on any device, normalized.
             labels: int64 [B], on the same device.
             seed: all randomness comes from it.
 

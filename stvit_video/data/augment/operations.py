@@ -19,7 +19,7 @@ Matrix = tuple[float, float, float, float, float, float]
 MAX_LEVEL = 10.0
 # Few enough for their floats to stay in the processor's cache, which saves a third of the time.
 _FRAMES_AT_ONCE = 4
-# Grey level of what a warp brings in from outside of the frame.
+# Gray level of what a warp brings in from outside of the frame.
 _FILL = 128
 
 
@@ -61,10 +61,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "Posterize": Operation(lambda level: max(1, int(0.4 * level))),
     "PosterizeIncreasing": Operation(lambda level: max(1, 4 - int(0.4 * level))),
     "PosterizeOriginal": Operation(lambda level: 4 + int(0.4 * level)),
-    # Grey level from which pixels are inverted.
+    # Gray level from which pixels are inverted.
     "Solarize": Operation(lambda level: int(25.6 * level)),
     "SolarizeIncreasing": Operation(lambda level: 256 - int(25.6 * level)),
-    # Added to the dark half of the grey levels.
+    # Added to the dark half of the gray levels.
     "SolarizeAdd": Operation(lambda level: int(11 * level)),
     # Factors; 1 changes nothing.
     "Color": _ENHANCEMENT,
@@ -110,7 +110,7 @@ def _apply(change: Change, frames: Tensor, *, interpolation: str) -> Tensor:
 
 
 def warp(frames: Tensor, matrix: Matrix, *, interpolation: str) -> Tensor:
-    """Move the pixels of uint8 [T, C, H, W]; what comes from outside is grey.
+    """Move the pixels of uint8 [T, C, H, W]; what comes from outside is gray.
 
     torchvision's affine has no bicubic interpolation for tensors, and takes twice the time, as it
     moves a mask with each frame to know where to fill in.
@@ -122,7 +122,7 @@ def warp(frames: Tensor, matrix: Matrix, *, interpolation: str) -> Tensor:
     from_x, from_y = a * x + b * y + c, d * x + e * y + f
     grid = torch.stack([2 * from_x / width - 1, 2 * from_y / height - 1], dim=-1)
     grids = grid.expand(count, -1, -1, -1)
-    # Outside is 0, which becomes the grey.
+    # Outside is 0, which becomes the gray.
     images = frames.float().sub_(_FILL)
     moved = F.grid_sample(images, grids, mode=interpolation, align_corners=False)
     return moved.add_(_FILL).round_().clamp_(0, 255).to(torch.uint8)

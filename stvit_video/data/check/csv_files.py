@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from stvit_video.data.bad_videos import BadVideo, write_quarantine
 from stvit_video.data.check.journal import Journal, VideoFacts
-from stvit_video.data.check.videos import check_videos, draw_statistics, summarise
+from stvit_video.data.check.videos import check_videos, draw_statistics, summarize
 from stvit_video.data.labeled_paths import Entry, LabeledPaths, parse_lines
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.errors import UserError
@@ -215,7 +215,7 @@ class DataCheck:
         problems: Sequence[Problem],
     ) -> str:
         labels = {name: [entry.label for entry in split.entries] for name, split in splits.items()}
-        table = summarise(facts, labels)
+        table = summarize(facts, labels)
         table.to_csv(self.output / "statistics.csv")
         draw_statistics(self.output / "statistics.png", facts, labels)
         return f"{table.to_string()}\n\n{write_problems(self.output, problems)}"

@@ -23,7 +23,7 @@ _BINS = 40
 _DOTS_PER_INCH = 130
 
 
-def summarise(
+def summarize(
     facts: Mapping[str, Sequence[VideoFacts]], labels: Mapping[str, Sequence[int]]
 ) -> pd.DataFrame:
     """Make a table with a row for each quantity and a column for each split.

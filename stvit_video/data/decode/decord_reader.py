@@ -28,7 +28,7 @@ class DecordReader(VideoReader):
 
     What remains:
 
-    - AV1 and frames narrower than 64 pixels are not read, and colours of more than 8 bits are
+    - AV1 and frames narrower than 64 pixels are not read, and colors of more than 8 bits are
       converted in another way;
     - intra refresh: after a seek, frames are not yet whole;
     - damaged files: garbage or repeated frames instead of an error. One thread is used, for with

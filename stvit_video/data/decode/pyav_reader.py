@@ -25,7 +25,7 @@ class PyAVReader(VideoReader):
     """Decodes with the FFmpeg inside PyAV; frame ``i`` is the ``i``-th of ``ffmpeg -i FILE``.
 
     Opening reads all packets without decoding them: that gives the exact number of frames, and
-    edit lists, start times and open groups of pictures are honoured. Where the packets do not
+    edit lists, start times and open groups of pictures are honored. Where the packets do not
     tell (AVI with B-frames, VP8, damage), opening decodes the file once to count its frames, and
     every read runs through it in order.
     """

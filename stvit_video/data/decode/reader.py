@@ -176,14 +176,14 @@ def read_image(path: str | Path, *, upright: bool = False) -> Tensor:
         upright: turn it as its EXIF orientation says, for photos as cameras and phones store them.
 
     Raises:
-        VideoError: the file is missing, no image, not whole, or of more than 8 bits a pixel's grey.
+        VideoError: the file is missing, no image, not whole, or of more than 8 bits a pixel's gray.
     """
     try:
         with Image.open(path) as image:
             # Whose range nothing tells; Pillow would make white of all that is above 255.
             if image.mode.startswith(("I", "F")):
                 raise VideoError(
-                    path, f"its grey values have more than 8 bits ({image.mode}): convert it to 8"
+                    path, f"its gray values have more than 8 bits ({image.mode}): convert it to 8"
                 )
             turned = ImageOps.exif_transpose(image) if upright else image
             return torch.from_numpy(np.array(turned.convert("RGB")))

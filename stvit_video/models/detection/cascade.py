@@ -34,7 +34,7 @@ class BoxLoss(Protocol):
 
 
 def giou_loss(coder: BoxCoder, *, offsets: Tensor, boxes: Tensor, true_boxes: Tensor) -> Tensor:
-    """Ten times the generalised IoU loss of the decoded boxes, as in the released recipe."""
+    """Ten times the generalized IoU loss of the decoded boxes, as in the released recipe."""
     decoded = coder.decode_single(offsets, boxes)
     return _GIOU_WEIGHT * generalized_box_iou_loss(decoded, true_boxes, reduction="sum")
 
@@ -58,9 +58,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
         if not self.training or not dist.is_initialized():
             return super().forward(input)
         # As torch does, in float32 under autocast too.
-        return self._normalise(input.float()).to(input.dtype)
+        return self._normalize(input.float()).to(input.dtype)
 
-    def _normalise(self, x: Tensor) -> Tensor:
+    def _normalize(self, x: Tensor) -> Tensor:
         assert self.momentum is not None, "a moving average is kept"
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None

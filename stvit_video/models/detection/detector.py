@@ -108,7 +108,7 @@ class CascadeMaskRCNN(nn.Module):
         """Give the losses of a batch with targets, the detections of one without.
 
         Args:
-            images: normalised ``[B, 3, H, W]``, padded at the bottom and on the right.
+            images: normalized ``[B, 3, H, W]``, padded at the bottom and on the right.
             sizes: rows and columns of each image, without padding.
             targets: ``boxes`` [m, 4] (left, top, right, bottom, in pixels), ``labels`` int64 [m]
                 from 1 on, ``masks`` uint8 [m, rows, columns], for each image; in training only.
