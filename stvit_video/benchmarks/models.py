@@ -21,7 +21,7 @@ from stvit_video.engine.build import input_size
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
 from stvit_video.models.detection.detector import CascadeMaskRCNN
-from stvit_video.runtime.process import give_back_freed_memory
+from stvit_video.runtime.process import trim_memory
 
 
 @dataclass
@@ -249,7 +249,7 @@ def _peak_memory(run: Callable[[], None], device: torch.device) -> int | None:
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    give_back_freed_memory()
+    trim_memory()
     try:
         # Linux forgets the highest resident size it saw when a 5 is written here.
         Path("/proc/self/clear_refs").write_text("5")

@@ -23,7 +23,7 @@ class Rule:
     text: str
     holds: Callable[..., bool]
     when: str = ""
-    mend: str = ""
+    fix: str = ""
 
     def is_broken(self, values: Mapping[str, Any]) -> bool:
         """Say whether ``values``, {dotted key: value}, break the rule."""
@@ -37,8 +37,8 @@ class Rule:
         shown += [
             f"{key} is {_show(values[key])} ({origins.get(key, 'default')})" for key in others
         ]
-        mend = f": {self.mend}" if self.mend else ""
-        return f"{first} {self.text}, but {' and '.join(shown)}{mend}"
+        fix = f": {self.fix}" if self.fix else ""
+        return f"{first} {self.text}, but {' and '.join(shown)}{fix}"
 
 
 def one_of(key: str, *choices: object) -> Rule:
@@ -49,9 +49,9 @@ def one_of(key: str, *choices: object) -> Rule:
     return Rule((key,), text, lambda value: value in choices)
 
 
-def at_least(low: float, *keys: str, mend: str = "") -> tuple[Rule, ...]:
+def at_least(low: float, *keys: str, fix: str = "") -> tuple[Rule, ...]:
     """Require a lowest value of each key."""
-    return each(f"must be at least {low}", lambda value: value >= low, *keys, mend=mend)
+    return each(f"must be at least {low}", lambda value: value >= low, *keys, fix=fix)
 
 
 def entries_at_least(low: float, *keys: str) -> tuple[Rule, ...]:
@@ -66,9 +66,9 @@ def length(size: int, *keys: str) -> tuple[Rule, ...]:
     return each(f"must have {size} entries", lambda value: len(value) == size, *keys)
 
 
-def each(text: str, holds: Callable[[Any], bool], *keys: str, mend: str = "") -> tuple[Rule, ...]:
+def each(text: str, holds: Callable[[Any], bool], *keys: str, fix: str = "") -> tuple[Rule, ...]:
     """State the same rule for each of several keys."""
-    return tuple(Rule((key,), text, holds, mend=mend) for key in keys)
+    return tuple(Rule((key,), text, holds, fix=fix) for key in keys)
 
 
 def is_range(values: tuple[float, ...]) -> bool:
@@ -94,9 +94,9 @@ RUN_RULES: tuple[Rule, ...] = (
         ("DIST_BACKEND", "DEVICE"),
         'must not be "nccl" with DEVICE cpu',
         lambda backend, device: (backend, device) != ("nccl", "cpu"),
-        mend='write "auto" or "gloo"',
+        fix='write "auto" or "gloo"',
     ),
-    *at_least(1, "NUM_GPUS", mend="for a run on the CPU write DEVICE cpu and NUM_GPUS 1"),
+    *at_least(1, "NUM_GPUS", fix="for a run on the CPU write DEVICE cpu and NUM_GPUS 1"),
     *at_least(1, "NUM_SHARDS", "LOG_PERIOD"),
     Rule(
         ("SHARD_ID", "NUM_SHARDS"),
@@ -227,13 +227,13 @@ DATA_RULES: tuple[Rule, ...] = (
         "must be from 0 to 1 in every entry, as pixels are",
         lambda mean: min(mean) >= 0 and max(mean) <= 1,
         "DATA.MEAN",
-        mend="divide values of 0 to 255 by 255",
+        fix="divide values of 0 to 255 by 255",
     ),
     *each(
         "must be above 0 and at most 1 in every entry",
         lambda std: min(std) > 0 and max(std) <= 1,
         "DATA.STD",
-        mend="divide values of 0 to 255 by 255",
+        fix="divide values of 0 to 255 by 255",
     ),
     *each(
         "must be a lowest and a highest value above 0, or empty",
@@ -291,7 +291,7 @@ DATA_RULES: tuple[Rule, ...] = (
         "must be above 0 where MIXUP.CUTMIX_ALPHA is 0",
         lambda mixup, cutmix: mixup > 0 or cutmix > 0,
         when="MIXUP.ENABLE",
-        mend="to smooth labels alone, write MIXUP.ENABLE false",
+        fix="to smooth labels alone, write MIXUP.ENABLE false",
     ),
     Rule(
         ("TRAIN.BATCH_SIZE", "NUM_GPUS"),

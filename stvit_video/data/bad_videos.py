@@ -2,13 +2,14 @@
 
 import csv
 import dataclasses
-import os
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stvit_video.data.labeled_paths import LabeledPaths
 from stvit_video.errors import UserError
+from stvit_video.runtime.atomic_files import replace_content
 from stvit_video.runtime.distributed import gather_objects, get_rank, get_world_size
 from stvit_video.runtime.logging import get_logger
 
@@ -26,7 +27,7 @@ class BadVideo:
         csv: the CSV file.
         line: of the CSV file, from 1.
         error: the first error that was met.
-        kills: the process that read it died or had to be ended, so it is not opened again.
+        crashes_worker: the process that read it died or had to be ended, so it is not opened again.
         second_try: the decoder of the config failed with ``error``, but the second one read it;
             so it is not bad after all.
         is_image: it is an image of a folder or an annotation file, which ``line`` counts.
@@ -38,7 +39,7 @@ class BadVideo:
     csv: str
     line: int
     error: str
-    kills: bool = False
+    crashes_worker: bool = False
     second_try: bool = False
     is_image: bool = False
 
@@ -65,7 +66,7 @@ _NAMED = 3
 _log = get_logger(__name__)
 
 
-class Quarantine:
+class BadVideoLog:
     """The bad videos of one CSV file, as far as this rank knows them.
 
     Each is logged when it is met first, and written to the quarantine file at once. The file
@@ -87,7 +88,7 @@ class Quarantine:
         self._fate = fate
         self._second_tries: set[int] = set()
         self._listed = self._still_listed()
-        self._met = {index: bad for index, bad in self._listed.items() if bad.kills}
+        self._met = {index: bad for index, bad in self._listed.items() if bad.crashes_worker}
         self._shared = 0
 
     @property
@@ -96,9 +97,9 @@ class Quarantine:
         return [self._met[index] for index in sorted(self._met)]
 
     @property
-    def killers(self) -> dict[int, BadVideo]:
+    def crashing(self) -> dict[int, BadVideo]:
         """Those that must not be opened again, by their index."""
-        return {index: bad for index, bad in self._met.items() if bad.kills}
+        return {index: bad for index, bad in self._met.items() if bad.crashes_worker}
 
     @property
     def second_tries(self) -> frozenset[int]:
@@ -147,9 +148,9 @@ class Quarantine:
         known = self._met.get(report.index)
         if known is None:
             self._met[report.index] = report
-        elif report.kills and not known.kills:
+        elif report.crashes_worker and not known.crashes_worker:
             # With its first error, but it must not be opened again.
-            self._met[report.index] = dataclasses.replace(known, kills=True)
+            self._met[report.index] = dataclasses.replace(known, crashes_worker=True)
         return self._met[report.index] is not known
 
     def _check_budget(self) -> None:
@@ -161,9 +162,9 @@ class Quarantine:
         if self._file is not None:
             files = self._file.with_name(f"{self._file.stem}*{self._file.suffix}")
             where = f" ({files} lists all)"
-            if self.killers:
+            if self.crashing:
                 again = (
-                    f"; those that ended their reader ({len(self.killers)}) are opened again only "
+                    f"; those that ended their reader ({len(self.crashing)}) are opened again only "
                     f"when their lines are removed from {files}"
                 )
         raise UserError(
@@ -187,7 +188,7 @@ class Quarantine:
             return []
         own = rank_file(self._file, rank=0)
         files = [own, *sorted(own.parent.glob(f"{own.stem}_rank*{own.suffix}"))]
-        return [bad for file in files if file.exists() for bad in read_quarantine(file)]
+        return [bad for file in files if file.exists() for bad in read_bad_videos(file)]
 
     def _is_ours(self, bad: BadVideo) -> bool:
         return bad.csv == str(self._paths.csv_path)
@@ -196,10 +197,10 @@ class Quarantine:
         if self._file is None:
             return
         file = rank_file(self._file, rank=get_rank())
-        kept = read_quarantine(file) if file.exists() else []
+        kept = read_bad_videos(file) if file.exists() else []
         others = [bad for bad in kept if not self._is_ours(bad)]
         ours = {**self._listed, **self._met}
-        write_quarantine(file, others + [ours[index] for index in sorted(ours)])
+        write_bad_videos(file, others + [ours[index] for index in sorted(ours)])
 
 
 def rank_file(file: Path, *, rank: int) -> Path:
@@ -207,7 +208,7 @@ def rank_file(file: Path, *, rank: int) -> Path:
     return file.with_name(f"{file.stem}_rank{rank}{file.suffix}") if rank else file
 
 
-def read_quarantine(file: Path) -> list[BadVideo]:
+def read_bad_videos(file: Path) -> list[BadVideo]:
     """Read a quarantine file; the videos' indices are not in it, and are -1.
 
     Raises:
@@ -223,7 +224,7 @@ def read_quarantine(file: Path) -> list[BadVideo]:
                     csv=row["csv"],
                     line=int(row["line"]),
                     error=row["error"],
-                    kills=row["kills"] == "True",
+                    crashes_worker=row["kills"] == "True",
                 )
                 for row in csv.DictReader(opened)
             ]
@@ -234,18 +235,31 @@ def read_quarantine(file: Path) -> list[BadVideo]:
             ) from error
 
 
-def write_quarantine(file: Path, videos: Sequence[BadVideo]) -> None:
+def write_bad_videos(file: Path, videos: Sequence[BadVideo]) -> None:
     """Write bad videos as a CSV file that pandas reads; a crash leaves the old or the new one."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(
+        (bad.path, bad.label, bad.csv, bad.line, bad.error, bad.crashes_worker) for bad in videos
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
-        writer = csv.writer(opened, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows(_values(bad) for bad in videos)
-        opened.flush()
-        os.fsync(opened.fileno())
-    temporary.replace(file)
+    replace_content(file, table.getvalue().encode("utf-8", errors="surrogateescape"))
 
 
-def _values(bad: BadVideo) -> list[object]:
-    return [getattr(bad, column) for column in _COLUMNS]
+def report_unread(what: str, unit: str, *, read: int, expected: int) -> None:
+    """Log how many videos or images an evaluation leaves out because they cannot be read.
+
+    Raises:
+        UserError: none could be read, so there is nothing to measure.
+    """
+    if not read:
+        raise UserError(
+            f"{what} is over no {unit}: none of its {expected} could be read; quarantine.csv in "
+            "OUTPUT_DIR says why."
+        )
+    if read < expected:
+        _log.warning(
+            "%s is over %d of %d %ss: %d could not be read (quarantine.csv says why)",
+            *(what, read, expected, unit, expected - read),
+        )

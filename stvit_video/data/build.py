@@ -13,7 +13,7 @@ from stvit_video.data.augment.erasing import RandomErasing
 from stvit_video.data.augment.mixing import Mixing
 from stvit_video.data.augment.operations import ColorJitter
 from stvit_video.data.augment.policy import parse_policy
-from stvit_video.data.bad_videos import Quarantine
+from stvit_video.data.bad_videos import BadVideoLog
 from stvit_video.data.coco.build import build_coco, build_coco_sampler, log_left_out
 from stvit_video.data.coco.dataset import CocoImages, collate_images
 from stvit_video.data.imagenet import read_image_folders
@@ -125,7 +125,7 @@ def build_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> Vid
         batch_sampler=sampler,
         num_workers=cfg.DATA_LOADER.NUM_WORKERS,
         pin_memory=cfg.DATA_LOADER.PIN_MEMORY and cfg.DEVICE != "cpu" and torch.cuda.is_available(),
-        quarantine=Quarantine(
+        bad_video_log=BadVideoLog(
             dataset.videos.paths,
             file=Path(cfg.OUTPUT_DIR) / "quarantine.csv",
             max_bad=cfg.DATA.MAX_BAD_VIDEOS,

@@ -33,9 +33,9 @@ class VideoDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def bad_video(self, index: int, error: str, *, kills: bool = False) -> BadVideo:
+    def bad_video(self, index: int, error: str, *, crashes_worker: bool = False) -> BadVideo:
         """Describe a video that cannot be read."""
-        return self.videos.bad_video(index, error, kills=kills)
+        return self.videos.bad_video(index, error, crashes_worker=crashes_worker)
 
     def with_backend(self, backend: str) -> "VideoDataset":
         """The same data set over another decoder."""

@@ -60,12 +60,14 @@ class LabeledVideos:
         path, label = self.paths[index]
         return {"label": label, "video_index": index, "video_name": path}
 
-    def bad_video(self, index: int, error: str, *, kills: bool = False) -> BadVideo:
+    def bad_video(self, index: int, error: str, *, crashes_worker: bool = False) -> BadVideo:
         """Describe a video that cannot be read."""
         path, label = self.paths[index]
         csv, line = str(self.paths.csv_path), self.paths.line(index)
         is_image = self.paths.items == "images"
-        return BadVideo(index, path, label, csv, line, error, kills=kills, is_image=is_image)
+        return BadVideo(
+            index, path, label, csv, line, error, crashes_worker=crashes_worker, is_image=is_image
+        )
 
     def with_backend(self, backend: str) -> "LabeledVideos":
         """The same videos over another decoder."""

@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from stvit_video.data.bad_videos import BadVideo, Quarantine
+from stvit_video.data.bad_videos import BadVideo, BadVideoLog
 from stvit_video.data.samplers import Draw
 from stvit_video.data.workers import (
-    Death,
-    GuardedVideos,
+    FaultTolerantDataset,
     Item,
     Videos,
-    WorkerWatch,
+    WorkerExit,
+    WorkerMonitor,
     collate,
     collate_items,
-    end_on_alarm,
-    leave_stopping_to_the_parent,
+    exit_on_alarm,
+    leave_stopping_to_parent,
 )
 from stvit_video.errors import TransientError, UserError
 from stvit_video.runtime.logging import get_logger
@@ -50,7 +50,7 @@ class VideoLoader:
     """Batches of a data set of dicts; ``batch_sampler`` says which.
 
     Videos are decoded in ``num_workers`` processes, which live as long as the loader; each uses
-    one thread. What cannot be read goes to ``quarantine``, and is left out of its batch or
+    one thread. What cannot be read goes to ``bad_video_log``, and is left out of its batch or
     replaced by another sample. When a worker crashes, the video that it was reading is bad too, and
     new workers go on from the batch that was due; all batches are the same as if the video had been
     bad in any other way. A worker that takes too long, or is killed from outside, as for a lack of
@@ -79,7 +79,7 @@ class VideoLoader:
         batch_sampler: Sampler[Any],
         num_workers: int,
         pin_memory: bool,
-        quarantine: Quarantine,
+        bad_video_log: BadVideoLog,
         second_try: Videos | None = None,
         replace: Callable[[Draw, int], Draw] | None = None,
         seconds_per_video: float = 0.0,
@@ -87,15 +87,15 @@ class VideoLoader:
     ) -> None:
         self.dataset = dataset
         self.batch_sampler = batch_sampler
-        self.quarantine = quarantine
+        self.bad_video_log = bad_video_log
         self._num_workers = num_workers
         self._pin_memory = pin_memory
         self._collate = partial(collate_items, collate=collate)
-        self._watch = WorkerWatch(num_workers=num_workers, seconds=seconds_per_video)
-        self._guarded = GuardedVideos(
+        self._watch = WorkerMonitor(num_workers=num_workers, seconds=seconds_per_video)
+        self._guarded = FaultTolerantDataset(
             [dataset] if second_try is None else [dataset, second_try],
             replace=replace,
-            max_bad=quarantine.max_bad,
+            max_bad=bad_video_log.max_bad,
             watch=self._watch,
         )
         self._remaining = _RemainingBatches(batch_sampler)
@@ -152,7 +152,7 @@ class VideoLoader:
 
     def _iterate(self) -> Iterator[Item]:
         # Also those that other ranks have met, which workers that live on learn of by this.
-        self._guarded.is_killer[list(self.quarantine.killers)] = True
+        self._guarded.crashes_worker[list(self.bad_video_log.crashing)] = True
         if self._loader is not None:
             return iter(self._loader)
         self._loader = DataLoader(
@@ -173,7 +173,7 @@ class VideoLoader:
 
     def _take_up(self, batch: Any, reports: list[BadVideo]) -> None:
         try:
-            self.quarantine.add(reports)
+            self.bad_video_log.add(reports)
             if isinstance(batch, UserError):
                 raise batch
         except UserError:
@@ -190,13 +190,13 @@ class VideoLoader:
             UserError: a worker crashed without reading a video, or there are too many bad ones now.
             TransientError: so often in this epoch workers that read no video were killed.
         """
-        deaths = self._watch.deaths(self._workers) if self._workers else []
-        if not deaths:
+        exits = self._watch.exits(self._workers) if self._workers else []
+        if not exits:
             raise error
         self._end_workers()
         # Several workers may have read one video, which is to blame once; for a crash if any did.
         for death in {
-            each.video: each for each in sorted(deaths, key=attrgetter("is_crash"))
+            each.video: each for each in sorted(exits, key=attrgetter("is_crash"))
         }.values():
             if death.video < 0:
                 self._take_up_idle_death(death, error)
@@ -204,7 +204,7 @@ class VideoLoader:
                 self._blame(death)
         _log.warning("New workers of the data loader go on from the batch that was due")
 
-    def _take_up_idle_death(self, death: Death, error: Exception) -> None:
+    def _take_up_idle_death(self, death: WorkerExit, error: Exception) -> None:
         self._idle_deaths += 1
         sentence = (
             f"a worker of the data loader died between two videos ({death.cause}); with too little "
@@ -216,11 +216,11 @@ class VideoLoader:
             raise TransientError(f"{self._idle_deaths} times {sentence}") from error
         _log.warning("%s", sentence)
 
-    def _blame(self, death: Death) -> None:
-        assert not self._guarded.is_killer[death.video], "a killer was opened again"
-        bad = self.dataset.bad_video(death.video, death.cause, kills=True)
+    def _blame(self, death: WorkerExit) -> None:
+        assert not self._guarded.crashes_worker[death.video], "a killer was opened again"
+        bad = self.dataset.bad_video(death.video, death.cause, crashes_worker=True)
         if death.is_crash or death.video in self._suspects:
-            self.quarantine.add([bad])
+            self.bad_video_log.add([bad])
         else:
             self._suspects.add(death.video)
             _log.warning("%s: %s; it is tried once more", bad.path, bad.error)
@@ -263,8 +263,8 @@ def _prepare_worker(worker: int, *, parent: int) -> None:
     gc.freeze()
     torch.set_num_threads(1)
     return_freed_memory()
-    end_on_alarm()
-    leave_stopping_to_the_parent()
+    exit_on_alarm()
+    leave_stopping_to_parent()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from stvit_video.data.samplers import Draw
 from stvit_video.errors import UserError
 
 
-def leave_stopping_to_the_parent() -> None:
+def leave_stopping_to_parent() -> None:
     """Let this process be ended by the one that started it, and not by a cluster.
 
     SLURM signals every process of a job, so also the workers of a rank that is to finish its step:
@@ -46,7 +46,7 @@ _DYING_SECONDS = 2.0
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM}
 
 
-class Death(NamedTuple):
+class WorkerExit(NamedTuple):
     """The end of a worker: the video that it was reading (-1: none), and what happened."""
 
     video: int
@@ -55,7 +55,7 @@ class Death(NamedTuple):
     is_crash: bool
 
 
-class WorkerWatch:
+class WorkerMonitor:
     """A table in shared memory: the process of each worker, and the video that it is reading.
 
     It also ends a worker that reads one video for too long. That is done by the kernel, so it
@@ -87,7 +87,7 @@ class WorkerWatch:
             signal.setitimer(signal.ITIMER_REAL, 0)
             row[1] = -1
 
-    def deaths(self, workers: Sequence[BaseProcess]) -> list[Death]:
+    def exits(self, workers: Sequence[BaseProcess]) -> list[WorkerExit]:
         """How workers have died.
 
         Call it when a worker may have died, which takes the system a moment to show.
@@ -99,7 +99,7 @@ class WorkerWatch:
                 worker.join(_DYING_SECONDS)  # its files are closed a moment before it has ended
         videos = {int(pid): int(index) for pid, index in self._reading}
         return [
-            Death(
+            WorkerExit(
                 videos.get(worker.pid or 0, -1),
                 self._describe(worker.exitcode),
                 is_crash=-worker.exitcode not in _FROM_OUTSIDE,
@@ -117,8 +117,8 @@ class WorkerWatch:
         return f"the worker that read it was ended by {signal.Signals(-status).name}{hint}"
 
 
-def end_on_alarm() -> None:
-    """Let the alarm of `WorkerWatch.reading` end this process; to be called when a worker starts.
+def exit_on_alarm() -> None:
+    """Let the alarm of `WorkerMonitor.reading` end this process; to be called when a worker starts.
 
     A handler, which the main process may have handed down, would wait for a hanging decoder.
     """
@@ -161,11 +161,11 @@ class Videos(Protocol):
     def __getitem__(self, key: Any) -> Any:
         """Make a sample, or raise a `BadVideoError`."""
 
-    def bad_video(self, index: int, error: str, *, kills: bool = False) -> BadVideo:
+    def bad_video(self, index: int, error: str, *, crashes_worker: bool = False) -> BadVideo:
         """Describe a video that cannot be read."""
 
 
-class GuardedVideos(Dataset[Item]):
+class FaultTolerantDataset(Dataset[Item]):
     """Samples of a data set, and reports of the videos that could not be read.
 
     Args:
@@ -187,9 +187,9 @@ class GuardedVideos(Dataset[Item]):
         *,
         replace: Callable[[Draw, int], Draw] | None,
         max_bad: int,
-        watch: WorkerWatch,
+        watch: WorkerMonitor,
     ) -> None:
-        self.is_killer = torch.zeros(len(datasets[0]), dtype=torch.bool).share_memory_()
+        self.crashes_worker = torch.zeros(len(datasets[0]), dtype=torch.bool).share_memory_()
         self._datasets = datasets
         self._replace = replace
         self._max_bad = max_bad
@@ -218,7 +218,7 @@ class GuardedVideos(Dataset[Item]):
 
     def _read(self, key: Key, reports: list[BadVideo]) -> Any:
         index = video_index(key)
-        if self.is_killer[index]:
+        if self.crashes_worker[index]:
             return None  # the main process has said so, and needs no report
         errors = []
         for dataset in self._datasets:

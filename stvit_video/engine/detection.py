@@ -14,21 +14,20 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import resize_boxes
 
-from stvit_video.data.bad_videos import BadVideo, write_quarantine
+from stvit_video.data.bad_videos import BadVideo, report_unread, write_bad_videos
 from stvit_video.data.coco.dataset import CocoImages, encode_mask
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.metrics import memory
 from stvit_video.engine.precision import Normalize, Precision
 from stvit_video.engine.step import Batch, normalized_images
-from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.atomic_files import sha256
 from stvit_video.runtime.distributed import (
     ShouldStop,
-    agreed,
+    broadcast_running_statistics,
     never,
-    share_running_statistics,
+    on_any_rank,
     until,
 )
 from stvit_video.runtime.logging import get_logger, log_json_stats, progress
@@ -207,7 +206,7 @@ def evaluate_detector(
     """
     dataset = loader.dataset
     assert isinstance(dataset, CocoImages)
-    share_running_statistics(model)
+    broadcast_running_statistics(model)
     was_training = model.training
     model.eval()
     batches = progress(until(loader, should_stop), total=len(loader), description="detection")
@@ -215,14 +214,14 @@ def evaluate_detector(
     on_cpu = normalize.device.type == "cpu"
     own = _merge(map_by_single_threads(detect, batches) if on_cpu else map(detect, batches))
     model.train(was_training)
-    loader.quarantine.share()
-    if agreed(should_stop)():
+    loader.bad_video_log.share()
+    if on_any_rank(should_stop)():
         return None
     found = _merge(distributed.gather_objects(own))
-    left_out = [bad for bad in loader.quarantine.bad if bad.index not in found]
+    left_out = [bad for bad in loader.bad_video_log.bad if bad.index not in found]
     seen = sorted([*found, *(bad.index for bad in left_out)])
     assert seen == list(range(len(dataset))), "images missing or repeated"
-    say_what_was_read("The evaluation", "image", read=len(found), expected=len(dataset))
+    report_unread("The evaluation", "image", read=len(found), expected=len(dataset))
     measured, results = {}, [result for index in sorted(found) for result in found[index]]
     if distributed.is_main():
         measured = average_precision(
@@ -318,7 +317,7 @@ def report_detection(
     folder = output_dir / "results"
     folder.mkdir(parents=True, exist_ok=True)
     write_results(predictions_path, evaluated.results)
-    write_quarantine(folder / "left_out.csv", evaluated.left_out)
+    write_bad_videos(folder / "left_out.csv", evaluated.left_out)
     counts = {
         "num_videos_expected": len(dataset),
         "num_left_out": len(evaluated.left_out),

@@ -8,6 +8,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from stvit_video.data.bad_videos import report_unread
 from stvit_video.data.build import build_loader
 from stvit_video.data.kinetics import VideoDataset
 from stvit_video.data.loader import VideoLoader
@@ -15,16 +16,15 @@ from stvit_video.data.samplers import EvalBatchSampler
 from stvit_video.engine.build import compile_model, is_detection
 from stvit_video.engine.detection import evaluate_detector, report_detection
 from stvit_video.engine.metrics import memory
-from stvit_video.engine.partial_test import Finished, StoppedTest, fingerprint_code
+from stvit_video.engine.partial_test import FinishedVideos, PartialTest, fingerprint_code
 from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.predict import Predictions, build_predictor, measure, merge, predict_all
 from stvit_video.engine.results import build_class_names, format_table, write_results
 from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
-from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.models import build_model
 from stvit_video.runtime import distributed
 from stvit_video.runtime.atomic_files import sha256
-from stvit_video.runtime.distributed import ShouldStop, agreed, never
+from stvit_video.runtime.distributed import ShouldStop, never, on_any_rank
 from stvit_video.runtime.logging import get_logger, log_json_stats, setup_logging
 
 # Keys that may change while a test is stopped: how fast and how patiently it is done, and by whom.
@@ -106,7 +106,7 @@ def _test_classifier(run: _TestRun) -> None:
         weights_hash = sha256(run.checkpoint)
         fingerprint = _fingerprint(run, weights_hash)
     fingerprint = distributed.broadcast_object(fingerprint)
-    stopped = StoppedTest(cfg.OUTPUT_DIR, fingerprint=fingerprint)
+    stopped = PartialTest(cfg.OUTPUT_DIR, fingerprint=fingerprint)
     start, before = _go_on(run, stopped)
     own: list[Predictions] = []
     try:
@@ -120,18 +120,18 @@ def _test_classifier(run: _TestRun) -> None:
             own.append(part)
     finally:
         # Also at its end, as others may fail before theirs.
-        stopped.write(own, second_tries=loader.quarantine.second_tries, start=start)
-    loader.quarantine.share()
-    if agreed(run.should_stop)():
+        stopped.write(own, second_tries=loader.bad_video_log.second_tries, start=start)
+    loader.bad_video_log.share()
+    if on_any_rank(run.should_stop)():
         _log.info("The test was stopped as asked; start again to go on with the videos left")
         return
     now = [part for parts in distributed.gather_objects(own) for part in parts]
     parts = [*before.parts, *now]
     read = distributed.broadcast_object(sum(map(len, parts)))
-    say_what_was_read("The test", "video", read=read, expected=len(loader.dataset))
+    report_unread("The test", "video", read=read, expected=len(loader.dataset))
     if distributed.is_main():
         facts = {
-            "num_second_tries": len(before.second_tries | loader.quarantine.second_tries),
+            "num_second_tries": len(before.second_tries | loader.bad_video_log.second_tries),
             "checkpoint": str(run.checkpoint.resolve()),
             "checkpoint_sha256": weights_hash,
         }
@@ -139,7 +139,7 @@ def _test_classifier(run: _TestRun) -> None:
         stopped.remove()
 
 
-def _go_on(run: _TestRun, stopped: StoppedTest) -> tuple[int, Finished]:
+def _go_on(run: _TestRun, stopped: PartialTest) -> tuple[int, FinishedVideos]:
     """Leave out of the loader's batches what earlier starts have finished.
 
     Returns:
@@ -148,11 +148,11 @@ def _go_on(run: _TestRun, stopped: StoppedTest) -> tuple[int, Finished]:
     """
     sampler = run.loader.batch_sampler
     assert isinstance(sampler, EvalBatchSampler)
-    before = Finished()
+    before = FinishedVideos()
     told: tuple[int, set[int]] = (0, set())
     if distributed.is_main():
         before = stopped.read()
-        told = (stopped.last_start + 1, before.videos | run.loader.quarantine.killers.keys())
+        told = (stopped.last_start + 1, before.videos | run.loader.bad_video_log.crashing.keys())
     start, done = distributed.broadcast_object(told)
     sampler.leave_out(done)
     # A batch with a video that could not be read comes again as a whole: it may be mended.
@@ -191,7 +191,7 @@ def _report(
 ) -> None:
     cfg, dataset = run.cfg, run.loader.dataset
     assert isinstance(dataset, VideoDataset)
-    predictions, left_out = merge(parts, bad=run.loader.quarantine.bad, num_videos=len(dataset))
+    predictions, left_out = merge(parts, bad=run.loader.bad_video_log.bad, num_videos=len(dataset))
     accuracy = measure(predictions)
     class_names = build_class_names(cfg)
     folder = Path(cfg.OUTPUT_DIR) / "results"

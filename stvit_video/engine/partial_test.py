@@ -25,7 +25,7 @@ _log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedVideos:
     """What earlier starts have finished of a test.
 
     Attributes:
@@ -41,15 +41,15 @@ class Finished:
         """Those that are predicted."""
         return {index for part in self.parts for index in part.video_index.tolist()}
 
-    def without(self, videos: Collection[int]) -> "Finished":
+    def without(self, videos: Collection[int]) -> "FinishedVideos":
         """Return what is left when the predictions of some videos are dropped."""
-        return Finished(
+        return FinishedVideos(
             tuple(_without(part, videos) for part in self.parts),
             self.second_tries.difference(videos),
         )
 
 
-class StoppedTest:
+class PartialTest:
     """Files in OUTPUT_DIR, one of each rank and start, that outlive it.
 
     Args:
@@ -89,14 +89,14 @@ class StoppedTest:
         except OSError as error:
             _log.warning("What the test has finished is not written: %s", error)
 
-    def read(self) -> Finished:
+    def read(self) -> FinishedVideos:
         """Return what all ranks of all earlier starts have finished of the same test."""
-        finished = Finished()
+        finished = FinishedVideos()
         for file in reversed(self._files()):  # the newest counts
             found = self._read(file)
             if found is not None:
                 new = found.without(finished.videos)
-                finished = Finished(
+                finished = FinishedVideos(
                     finished.parts + new.parts, finished.second_tries | new.second_tries
                 )
         return finished
@@ -114,7 +114,7 @@ class StoppedTest:
         files = self._folder.glob("*.npz")
         return sorted((file for file in files if _FILE.fullmatch(file.name)), key=_start)
 
-    def _read(self, file: Path) -> Finished | None:
+    def _read(self, file: Path) -> FinishedVideos | None:
         try:
             if recorded_hash(file) != sha256(file):
                 _log.warning("%s is damaged: what it held is done again", file)
@@ -129,7 +129,7 @@ class StoppedTest:
             return None
         names = [str(name) for name in contents.pop("video_names")]
         predictions = Predictions(video_names=names, **contents)
-        return Finished((predictions,), frozenset(facts["second_tries"]))
+        return FinishedVideos((predictions,), frozenset(facts["second_tries"]))
 
 
 def fingerprint_code() -> str:

@@ -23,8 +23,8 @@ from stvit_video.engine.evaluate import predictions_path
 from stvit_video.engine.results import build_class_names
 from stvit_video.engine.resume import (
     BEST,
-    Resumption,
-    check_resumption,
+    ResumePoint,
+    check_resume,
     checkpoint_to_test,
     load_initial_weights,
     load_tested_weights,
@@ -110,13 +110,13 @@ def _undecodable(
             title=videos.paths.csv_path.name,
         )
     return [
-        videos.bad_video(index, video.error, kills=video.kills)
+        videos.bad_video(index, video.error, crashes_worker=video.crashes_worker)
         for index, video in zip(chosen, facts, strict=True)
         if video.error
     ]
 
 
-def preflight(cfg: CfgNode, *, is_in_use: bool = False) -> Resumption | None:
+def preflight(cfg: CfgNode, *, is_in_use: bool = False) -> ResumePoint | None:
     """Read every file that a run will need, and build its model.
 
     So hours of training are not lost to a test.csv that is missing. Runs in the process that
@@ -138,7 +138,7 @@ def preflight(cfg: CfgNode, *, is_in_use: bool = False) -> Resumption | None:
     model = build_model(cfg)
     resumes = None
     if cfg.TRAIN.ENABLE:
-        resumes = check_resumption(cfg, model, is_in_use=is_in_use)
+        resumes = check_resume(cfg, model, is_in_use=is_in_use)
         if cfg.TRAIN.CHECKPOINT_FILE_PATH and resumes is None:
             load_initial_weights(cfg, model)
     if cfg.TEST.ENABLE:
@@ -146,7 +146,7 @@ def preflight(cfg: CfgNode, *, is_in_use: bool = False) -> Resumption | None:
     return resumes
 
 
-def write_stand_in(cfg: CfgNode, path: Path) -> None:
+def write_placeholder(cfg: CfgNode, path: Path) -> None:
     """Write a checkpoint like those that the run of ``cfg`` will leave, with untrained weights.
 
     So a run that is to start from them can be tried before they exist.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from stvit_video.data.bad_videos import BadVideo, write_quarantine
+from stvit_video.data.bad_videos import BadVideo, write_bad_videos
 from stvit_video.data.imagenet import class_folders
 from stvit_video.engine.predict import Accuracy, Predictions
 from stvit_video.errors import UserError
@@ -101,7 +101,7 @@ def write_results(
         labels=predictions.labels,
     )
     _write_classes(folder / "per_class.csv", accuracy, class_names)
-    write_quarantine(folder / "left_out.csv", left_out)
+    write_bad_videos(folder / "left_out.csv", left_out)
     summary = {**summarize(accuracy, num_left_out=len(left_out)), **facts}
     text = json.dumps(summary, indent=2, ensure_ascii=False)
     (folder / "summary.json").write_text(text + "\n", encoding="utf-8")

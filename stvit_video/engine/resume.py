@@ -75,7 +75,7 @@ WEIGHTS_NOT_READ = (
 _log = get_logger(__name__)
 
 
-def start_from_files(cfg: CfgNode, state: TrainingState) -> None:
+def resume_or_load(cfg: CfgNode, state: TrainingState) -> None:
     """Fill a new training state from the files that the config names, if any.
 
     In PySlowFast's order: the newest good checkpoint in OUTPUT_DIR (TRAIN.AUTO_RESUME), else
@@ -83,9 +83,9 @@ def start_from_files(cfg: CfgNode, state: TrainingState) -> None:
     unless TRAIN.CHECKPOINT_EPOCH_RESET; every other file gives weights alone.
 
     Raises:
-        UserError: a file is missing, damaged or does not fit, or see :func:`run_to_resume`.
+        UserError: a file is missing, damaged or does not fit, or see :func:`checkpoint_to_resume`.
     """
-    newest = run_to_resume(cfg)
+    newest = checkpoint_to_resume(cfg)
     if newest is not None:
         if cfg.TRAIN.CHECKPOINT_FILE_PATH:
             _log.info("%s", WEIGHTS_NOT_READ)
@@ -93,7 +93,7 @@ def start_from_files(cfg: CfgNode, state: TrainingState) -> None:
         return
     if cfg.TRAIN.CHECKPOINT_FILE_PATH:
         path = Path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
-        if goes_on_from(cfg):
+        if resumes_from(cfg):
             state.restore(read_checkpoint(path), path)
             # The other run's checkpoints are not here, so none of them is the best of this one.
             state.validations = {}
@@ -104,7 +104,7 @@ def start_from_files(cfg: CfgNode, state: TrainingState) -> None:
                 state.average.restart()
 
 
-def run_to_resume(cfg: CfgNode) -> Path | None:
+def checkpoint_to_resume(cfg: CfgNode) -> Path | None:
     """Return the checkpoint in OUTPUT_DIR that training goes on from, or None for a new run.
 
     Raises:
@@ -121,7 +121,7 @@ def run_to_resume(cfg: CfgNode) -> Path | None:
     return newest
 
 
-def goes_on_from(cfg: CfgNode) -> bool:
+def resumes_from(cfg: CfgNode) -> bool:
     """Return whether TRAIN.CHECKPOINT_FILE_PATH gives its epoch and optimizer besides weights."""
     path = Path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
     return not cfg.TRAIN.CHECKPOINT_EPOCH_RESET and is_full_checkpoint(path)
@@ -159,7 +159,7 @@ def check_epochs_left(cfg: CfgNode, path: Path, *, finished_epochs: int) -> None
 
 
 @dataclass(frozen=True)
-class Resumption:
+class ResumePoint:
     """Where a run goes on.
 
     Attributes:
@@ -177,9 +177,7 @@ class Resumption:
     config: str
 
 
-def check_resumption(
-    cfg: CfgNode, model: nn.Module, *, is_in_use: bool = False
-) -> Resumption | None:
+def check_resume(cfg: CfgNode, model: nn.Module, *, is_in_use: bool = False) -> ResumePoint | None:
     """Compare a new model of a config with the checkpoint that training will go on from.
 
     By the checks that training itself makes at its start, without copying the checkpoint's
@@ -198,8 +196,8 @@ def check_resumption(
         UserError: the checkpoint is damaged or does not fit, or nothing is left to train after
             that of another run.
     """
-    own = run_to_resume(cfg)
-    if own is None and not goes_on_from(cfg):
+    own = checkpoint_to_resume(cfg)
+    if own is None and not resumes_from(cfg):
         return None
     path = own or Path(cfg.TRAIN.CHECKPOINT_FILE_PATH)
     saved = read_checkpoint(path, lazily=True)
@@ -209,7 +207,7 @@ def check_resumption(
         check_epoch_plan(_epoch_plan(cfg), saved["epoch_plan"], path)
     if own is None:
         check_epochs_left(cfg, path, finished_epochs=saved["epoch"] + 1)
-    return Resumption(
+    return ResumePoint(
         path=path,
         is_own=own is not None,
         finished_epochs=saved["epoch"] + 1,

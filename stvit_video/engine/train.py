@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from fvcore.common.config import CfgNode
 
-from stvit_video.data.bad_videos import Quarantine
+from stvit_video.data.bad_videos import BadVideoLog
 from stvit_video.data.build import build_loader
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.build import (
@@ -24,14 +24,14 @@ from stvit_video.engine.detection import evaluate_detector
 from stvit_video.engine.epochs import EpochRunner
 from stvit_video.engine.metrics import Recorder, memory
 from stvit_video.engine.precision import build_normalize, build_precision
-from stvit_video.engine.resume import start_from_files
+from stvit_video.engine.resume import resume_or_load
 from stvit_video.engine.retention import read_best
 from stvit_video.engine.state import TrainingState, seed_generators
 from stvit_video.engine.validate import validate
 from stvit_video.errors import UserError
 from stvit_video.models.profile import count_flops, count_parameters
 from stvit_video.runtime import distributed
-from stvit_video.runtime.distributed import ShouldStop, agreed, never
+from stvit_video.runtime.distributed import ShouldStop, never, on_any_rank
 from stvit_video.runtime.logging import get_logger, setup_logging
 
 _log = get_logger(__name__)
@@ -61,7 +61,7 @@ def train(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
         _log_plan(cfg, state)
     # From here on dropout and drop path draw differently on every rank.
     seed_generators(cfg.RNG_SEED + rank)
-    start_from_files(cfg, state)
+    resume_or_load(cfg, state)
     if _is_finished(cfg, state):
         _log.info("Nothing is left to train: %d epochs are done", state.finished_epochs)
         return
@@ -74,9 +74,9 @@ def train(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
             cfg,
             state,
             run_epoch=build_epoch_runner(cfg, state, train_loader, recorder),
-            quarantine=train_loader.quarantine,
+            bad_video_log=train_loader.bad_video_log,
             run_validation=partial(_validate, cfg, state, val_loader, recorder, should_stop),
-            should_stop=agreed(should_stop),
+            should_stop=on_any_rank(should_stop),
         )
 
 
@@ -92,7 +92,7 @@ def _run_epochs(
     state: TrainingState,
     *,
     run_epoch: EpochRunner,
-    quarantine: Quarantine,
+    bad_video_log: BadVideoLog,
     run_validation: Callable[[], bool],
     should_stop: ShouldStop,
 ) -> None:
@@ -120,7 +120,7 @@ def _run_epochs(
 
     def share_bad_videos() -> None:
         try:
-            quarantine.share()
+            bad_video_log.share()
         except UserError:
             # The epoch is done, and is not lost.
             keeper.save_unless_written(state)

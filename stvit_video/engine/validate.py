@@ -3,16 +3,16 @@
 import torch
 from torch import nn
 
+from stvit_video.data.bad_videos import report_unread
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.metrics import error_percent, topk_correct
 from stvit_video.engine.precision import Normalize, Precision
-from stvit_video.engine.what_was_read import say_what_was_read
 from stvit_video.runtime import distributed
 from stvit_video.runtime.distributed import (
     ShouldStop,
-    agreed,
+    broadcast_running_statistics,
     never,
-    share_running_statistics,
+    on_any_rank,
     until,
 )
 from stvit_video.runtime.logging import progress
@@ -50,7 +50,7 @@ def validate(
     Raises:
         UserError: too many videos cannot be read, or none can.
     """
-    share_running_statistics(model)
+    broadcast_running_statistics(model)
     was_training = model.training
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=normalize.device)
@@ -65,11 +65,11 @@ def validate(
         sums += torch.cat([loss_sum.view(1), topk_correct(logits, labels)])
         clips += len(labels)
     model.train(was_training)
-    loader.quarantine.share()
-    if agreed(should_stop)():
+    loader.bad_video_log.share()
+    if on_any_rank(should_stop)():
         return None
     all_clips, all_loss, top1, top5 = distributed.all_reduce_sum([clips, *sums.tolist()])
-    say_what_was_read("Validation", "video", read=int(all_clips), expected=len(loader.dataset))
+    report_unread("Validation", "video", read=int(all_clips), expected=len(loader.dataset))
     return {
         "loss": all_loss / all_clips,
         "top1_err": error_percent(top1, all_clips),

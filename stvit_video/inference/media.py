@@ -13,7 +13,7 @@ from stvit_video.data.imagenet import IMAGE_SUFFIXES
 from stvit_video.data.kinetics import MultiViewVideos
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.data.labeled_videos import LabeledVideos
-from stvit_video.data.workers import GuardedVideos, WorkerWatch
+from stvit_video.data.workers import FaultTolerantDataset, WorkerMonitor
 from stvit_video.errors import UserError
 from stvit_video.runtime.logging import get_logger
 
@@ -152,11 +152,11 @@ class MediaViews:
             num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         )
         second_try = build_second_try(dataset)
-        self._guarded = GuardedVideos(
+        self._guarded = FaultTolerantDataset(
             [dataset] if second_try is None else [dataset, second_try],
             replace=None,
             max_bad=0,
-            watch=WorkerWatch(num_workers=0, seconds=0.0),
+            watch=WorkerMonitor(num_workers=0, seconds=0.0),
         )
 
     def __len__(self) -> int:

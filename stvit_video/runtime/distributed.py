@@ -52,7 +52,7 @@ _group_numbers = count()
 
 
 @contextmanager
-def membership(launch: Launch, *, timeout: timedelta, identity: str = "") -> Iterator[None]:
+def join_ranks(launch: Launch, *, timeout: timedelta, identity: str = "") -> Iterator[None]:
     """Be the rank that ``launch`` says: join the others at the start, part from them at the end.
 
     A rank that fails keeps its process group: taking it down could wait for the others, and the
@@ -312,7 +312,7 @@ def _run_local_rank(
 
 
 def _run_rank(launch: Launch, *, fn: Callable[[A], Any], arg: A, **membership_of: Any) -> None:
-    with membership(launch, **membership_of):
+    with join_ranks(launch, **membership_of):
         fn(arg)
 
 
@@ -321,7 +321,7 @@ def never() -> bool:
     return False
 
 
-def agreed(should_stop: ShouldStop) -> ShouldStop:
+def on_any_rank(should_stop: ShouldStop) -> ShouldStop:
     """Return a question that all ranks ask together: whether one of them was asked to stop."""
     if should_stop is never:
         return never
@@ -336,7 +336,7 @@ def until(batches: Iterable[T], should_stop: ShouldStop) -> Iterator[T]:
         yield batch
 
 
-def share_running_statistics(model: nn.Module) -> None:
+def broadcast_running_statistics(model: nn.Module) -> None:
     """Overwrite running statistics by rank 0's, which a checkpoint has; every rank must call this.
 
     Those of an ordinary batch norm are of a rank's own clips.

@@ -204,7 +204,7 @@ def keep_freed_memory() -> bool:
     return _set_limits(_LARGE, _LARGEST)
 
 
-def give_back_freed_memory() -> None:
+def trim_memory() -> None:
     """Give the kernel back what is free now, so that the process' size shows what it uses."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):

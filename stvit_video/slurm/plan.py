@@ -7,7 +7,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from stvit_video.engine.build import is_detection
-from stvit_video.engine.resume import BEST, Resumption
+from stvit_video.engine.resume import BEST, ResumePoint
 from stvit_video.engine.schedule import scaled_base_lr
 from stvit_video.errors import UserError
 from stvit_video.slurm.scontrol import Partition, format_minutes
@@ -161,7 +161,7 @@ class Plan:
     requeue_on_failure: bool
     timeout_s: float
     is_local: bool = False
-    resumes: Resumption | None = None
+    resumes: ResumePoint | None = None
     notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -225,7 +225,7 @@ def _learning_rate(cfg: CfgNode, request: Request) -> str:
     )
 
 
-def _start(cfg: CfgNode, resumes: Resumption | None) -> list[tuple[str, str]]:
+def _start(cfg: CfgNode, resumes: ResumePoint | None) -> list[tuple[str, str]]:
     """What training starts from, if from anything."""
     if resumes is not None:
         name = resumes.path.name if resumes.is_own else str(resumes.path)
@@ -236,7 +236,7 @@ def _start(cfg: CfgNode, resumes: Resumption | None) -> list[tuple[str, str]]:
     return [("weights", f"{cfg.TRAIN.CHECKPOINT_FILE_PATH}{reset}")]
 
 
-def _left(cfg: CfgNode, resumes: Resumption) -> str:
+def _left(cfg: CfgNode, resumes: ResumePoint) -> str:
     epochs, done = cfg.SOLVER.MAX_EPOCH, resumes.finished_epochs
     if done >= epochs:
         return f"nothing left to train: {done} epochs are done"

@@ -10,8 +10,8 @@ import torch
 from fvcore.common.config import CfgNode
 
 from stvit_video.engine.checkpoint import changed_keys
-from stvit_video.engine.preflight import preflight, preflight_data, write_stand_in
-from stvit_video.engine.resume import WEIGHTS_NOT_READ, Resumption
+from stvit_video.engine.preflight import preflight, preflight_data, write_placeholder
+from stvit_video.engine.resume import WEIGHTS_NOT_READ, ResumePoint
 from stvit_video.errors import UserError
 from stvit_video.runtime.launch import resolve_device
 from stvit_video.slurm.config import starting_from, with_settings
@@ -86,7 +86,7 @@ def _check_runs(plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool) 
             cfg = plan.cfg
             if is_chain and number:
                 stand_in = Path(folder) / "last checkpoint of the job before.pyth"
-                write_stand_in(plans[number - 1].cfg, stand_in)
+                write_placeholder(plans[number - 1].cfg, stand_in)
                 cfg = starting_from(cfg, stand_in)
             is_in_use = _is_in_use(plan, after=after)
             resumes = preflight(cfg, is_in_use=is_in_use)
@@ -100,7 +100,7 @@ def _check_runs(plans: Sequence[Plan], *, after: Sequence[str], is_chain: bool) 
     return checked
 
 
-def _resumption_notes(cfg: CfgNode, resumes: Resumption | None) -> list[str]:
+def _resumption_notes(cfg: CfgNode, resumes: ResumePoint | None) -> list[str]:
     """What is not as the config says, or not as it was, in a run that goes on."""
     if resumes is None:
         return []

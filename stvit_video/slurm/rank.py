@@ -26,7 +26,14 @@ from stvit_video.runtime.launch import check_gpus, resolve_device
 from stvit_video.runtime.logging import get_logger
 from stvit_video.runtime.process import die_with_parent
 from stvit_video.slurm.requeue import requeue
-from stvit_video.slurm.task import RankJob, RankRecord, SlurmTask, StopSignals, rank_log, recorded
+from stvit_video.slurm.task import (
+    RankJob,
+    RankRecord,
+    SlurmTask,
+    StopSignals,
+    keep_record,
+    rank_log,
+)
 
 
 def node_name() -> str:
@@ -82,7 +89,7 @@ def run_rank(job: RankJob, signals: StopSignals) -> None:
         restarts=task.restarts if task else 0,
         log=str(rank_log(job.job_dir, rank)),
     )
-    with recorded(
+    with keep_record(
         record, job.job_dir, period_s=max(1.0, job.timeout_s / 10), is_lost=is_lost_contact
     ):
         try:

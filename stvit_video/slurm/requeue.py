@@ -17,11 +17,11 @@ from pathlib import Path
 from stvit_video.errors import UserError
 from stvit_video.slurm.scontrol import read_job, requeue_job
 from stvit_video.slurm.task import (
-    ASKING,
     FAILED,
     HUNG,
     LOST,
     MISTAKE,
+    STOP_SIGNALS,
     STOPPED,
     RankRecord,
     SlurmTask,
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str]) -> None:
     if records and all(record.ending == STOPPED for record in records):
         return  # rank 0 has said what there is to say
     num_ranks = int(os.environ["SLURM_NTASKS"])
-    what, may_help = judge(records, status=parsed.status, num_ranks=num_ranks)
+    what, may_help = find_cause(records, status=parsed.status, num_ranks=num_ranks)
     was_asked = _was_asked(records, status=parsed.status, num_ranks=num_ranks)
     refusal = _refusal(
         task,
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str]) -> None:
         _say(parsed.job_dir, task, f"It is not requeued after all: {error}; {_SUBMIT_AGAIN}")
 
 
-def judge(records: Sequence[RankRecord], *, status: int, num_ranks: int) -> tuple[str, bool]:
+def find_cause(records: Sequence[RankRecord], *, status: int, num_ranks: int) -> tuple[str, bool]:
     """Tell the cause of an ending from its consequences.
 
     A rank that raised an error is the cause, before one that left without a word, as others are
@@ -162,13 +162,13 @@ def _was_asked(records: Sequence[RankRecord], *, status: int, num_ranks: int) ->
     begins with.
     """
     if status - 128 != signal.SIGTERM:
-        return status - 128 in ASKING
+        return status - 128 in STOP_SIGNALS
     have_failed = any(record.ending in (MISTAKE, FAILED, HUNG) for record in records)
     return len(records) < num_ranks and not have_failed
 
 
 def _describe_start(status: int) -> str:
-    if status - 128 in ASKING:
+    if status - 128 in STOP_SIGNALS:
         return f"{signal.Signals(status - 128).name} came before the ranks had begun."
     return f"The ranks ended with status {status} before they had begun."
 

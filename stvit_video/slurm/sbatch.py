@@ -118,11 +118,11 @@ def _read(texts: Sequence[str], *, flag: str, ours: Mapping[str, str]) -> dict[s
                 f"write it like {flag} comment=first"
             )
         name, value = match.groups()
-        for own, mend in ours.items():
+        for own, fix in ours.items():
             # SLURM takes the beginning of a name for the whole.
             if own.startswith(name):
                 raise UserError(
-                    f"{flag} cannot say {name}, as the program says {own} itself: {mend}"
+                    f"{flag} cannot say {name}, as the program says {own} itself: {fix}"
                 )
         if name in options:
             raise UserError(f"{flag} says {name} twice: say it once")

@@ -38,7 +38,7 @@ _OF_RANKS = (
 
 
 @contextmanager
-def outside_of_jobs() -> Iterator[None]:
+def without_job_variables() -> Iterator[None]:
     """Hide what a job or a rank around this program says of itself, and what would beat flags."""
     hidden = {
         name: os.environ.pop(name)
@@ -264,7 +264,7 @@ def _hand_over(plan: Plan, *, after: Sequence[str]) -> JobRecord:
     start = in_background(plan.folder) if plan.is_local else nullcontext()
     try:
         # submitit prints what sbatch says against the job, which is said below.
-        with outside_of_jobs(), start, redirect_stderr(io.StringIO()):
+        with without_job_variables(), start, redirect_stderr(io.StringIO()):
             submitted = executor.submit(run_job, build_rank_job(plan))
     except (FailedJobError, FailedSubmissionError) as error:
         sentence = describe_failure(error, name=plan.name, folder=plan.folder)

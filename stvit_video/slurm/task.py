@@ -77,7 +77,7 @@ class SlurmTask:
 
 # SLURM's warning before the time limit (submitit asks for USR2), scancel --signal, preemption, and
 # the end of a step.
-ASKING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 
 
 class StopSignals:
@@ -98,7 +98,7 @@ class StopSignals:
 
     def install(self) -> None:
         """Take the signals over from whoever has them, submitit among them."""
-        for number in ASKING:
+        for number in STOP_SIGNALS:
             signal.signal(number, self._note)
         # It comes before TERM. submitit's handler would log it, which must not happen in the midst
         # of another line of the log.
@@ -109,7 +109,7 @@ class StopSignals:
 
         Python takes its handlers back while it still has much to tidy up.
         """
-        for number in ASKING:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -169,7 +169,7 @@ class RankRecord:
 
 
 @contextmanager
-def recorded(
+def keep_record(
     record: RankRecord,
     job_dir: Path,
     *,

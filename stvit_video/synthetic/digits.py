@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from stvit_video.errors import UserError
-from stvit_video.synthetic.folder import make_whole
+from stvit_video.synthetic.folder import make_folder_atomically
 
 CLASSES = tuple("0123456789")
 # Side of a picture in pixels.
@@ -205,7 +205,7 @@ def make_digit_dataset(folder: str | Path, recipe: DigitRecipe, *, num_workers: 
     """
     description = {"dataset": "digits", "version": _VERSION, **asdict(recipe)}
     write = partial(_write_splits, recipe=recipe, num_workers=num_workers)
-    return make_whole(Path(folder), description, write)
+    return make_folder_atomically(Path(folder), description, write)
 
 
 def _write_splits(folder: Path, *, recipe: DigitRecipe, num_workers: int) -> None:

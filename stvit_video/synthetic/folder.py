@@ -11,7 +11,7 @@ from stvit_video.errors import UserError
 _RECIPE_FILE = "recipe.json"
 
 
-def make_whole(
+def make_folder_atomically(
     folder: Path, description: Mapping[str, object], write: Callable[[Path], None]
 ) -> bool:
     """Write a data set, unless ``folder`` holds it already.

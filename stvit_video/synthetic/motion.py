@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from stvit_video.data.encode import write_video
-from stvit_video.synthetic.folder import make_whole
+from stvit_video.synthetic.folder import make_folder_atomically
 
 # Neighbors (0 and 1, 2 and 3, ...) are opposites. Directions are those in which the picture moves
 # on the screen; it turns around the middle of the frame, and grows and shrinks around it.
@@ -225,7 +225,7 @@ def make_motion_dataset(folder: str | Path, recipe: MotionRecipe, *, num_workers
         classes = {name: label for label, name in enumerate(CLASSES)}
         (empty / "classes.json").write_text(json.dumps(classes, indent=2) + "\n")
 
-    return make_whole(Path(folder), description, write)
+    return make_folder_atomically(Path(folder), description, write)
 
 
 def _write_splits(folder: Path, recipe: MotionRecipe, *, num_workers: int) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stvit_video.data.coco.dataset import encode_mask, require_pycocotools
-from stvit_video.synthetic.folder import make_whole
+from stvit_video.synthetic.folder import make_folder_atomically
 from stvit_video.synthetic.motion import SHAPES, TEXTURES
 
 # Without the diamond, which is a square that is turned.
@@ -72,7 +72,7 @@ def make_shapes_dataset(folder: str | Path, recipe: ShapesRecipe, *, num_workers
     require_pycocotools()
     description = {"dataset": "shapes", "version": _VERSION, **asdict(recipe)}
     write = partial(_write_splits, recipe=recipe, num_workers=num_workers)
-    return make_whole(Path(folder), description, write)
+    return make_folder_atomically(Path(folder), description, write)
 
 
 def _write_splits(folder: Path, recipe: ShapesRecipe, *, num_workers: int) -> None:

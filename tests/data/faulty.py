@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from stvit_video.data.bad_videos import BadVideo, BadVideoError, Quarantine
+from stvit_video.data.bad_videos import BadVideo, BadVideoError, BadVideoLog
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.data.loader import VideoLoader
 from stvit_video.data.samplers import EvalBatchSampler, TrainBatchSampler, replacement
@@ -57,13 +57,15 @@ class FaultyVideos:
         video = torch.zeros(3, 1, 1, 1, dtype=torch.uint8)
         return {"video": video, "video_index": index, "sample": str(key)}
 
-    def bad_video(self, index, error, *, kills=False):
-        return BadVideo(index, f"{index}.mp4", 0, "some.csv", index + 1, error, kills=kills)
+    def bad_video(self, index, error, *, crashes_worker=False):
+        return BadVideo(
+            index, f"{index}.mp4", 0, "some.csv", index + 1, error, crashes_worker=crashes_worker
+        )
 
 
-def quarantine(number, *, max_bad=100, file=None):
+def bad_video_log(number, *, max_bad=100, file=None):
     paths = LabeledPaths("some.csv", [Entry(i + 1, f"{i}.mp4", 0) for i in range(number)])
-    return Quarantine(paths, file=file, max_bad=max_bad, fate="left out")
+    return BadVideoLog(paths, file=file, max_bad=max_bad, fate="left out")
 
 
 def loader(faults, *, number=24, train=True, workers=2, batch_size=3, seconds=0.0, **options):
@@ -77,7 +79,7 @@ def loader(faults, *, number=24, train=True, workers=2, batch_size=3, seconds=0.
         batch_sampler=sampler,
         num_workers=workers,
         pin_memory=False,
-        quarantine=quarantine(number, **options),
+        bad_video_log=bad_video_log(number, **options),
         second_try=None if second_try is None else FaultyVideos(number, second_try),
         replace=partial(replacement, num_samples=number, seed=0) if train else None,
         seconds_per_video=seconds,

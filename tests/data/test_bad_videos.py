@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
-from faulty import quarantine
+from faulty import bad_video_log
 
-from stvit_video.data.bad_videos import BadVideo, Quarantine, read_quarantine
+from stvit_video.data.bad_videos import BadVideo, BadVideoLog, read_bad_videos
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.errors import UserError
 from stvit_video.runtime.distributed import get_rank, run_ranks
@@ -13,7 +13,7 @@ def bad(index, *, error="it is broken", csv="some.csv", **options):
 
 
 def test_a_video_counts_once_with_its_first_error(tmp_path):
-    ours = quarantine(9, max_bad=2, file=tmp_path / "run" / "quarantine.csv")
+    ours = bad_video_log(9, max_bad=2, file=tmp_path / "run" / "quarantine.csv")
     ours.add([bad(5), bad(3, error='"so", to say')])
     ours.add([bad(5, error="another error")])
     assert [(video.index, video.error) for video in ours.bad] == [
@@ -30,7 +30,7 @@ def test_a_video_counts_once_with_its_first_error(tmp_path):
 
 
 def test_every_bad_video_is_logged_once(caplog):
-    ours = quarantine(9)
+    ours = bad_video_log(9)
     for _ in range(3):
         ours.add([bad(5), bad(6, second_try=True)])
     assert [record.message for record in caplog.records] == [
@@ -41,24 +41,24 @@ def test_every_bad_video_is_logged_once(caplog):
 
 
 def test_a_bad_video_that_becomes_a_killer_is_not_opened_again():
-    ours = quarantine(9, max_bad=1)
+    ours = bad_video_log(9, max_bad=1)
     ours.add([bad(5)])
-    assert not ours.killers
-    ours.add([bad(5, error="it kills", kills=True)])
-    assert ours.killers == {5: bad(5, kills=True)}
+    assert not ours.crashing
+    ours.add([bad(5, error="it kills", crashes_worker=True)])
+    assert ours.crashing == {5: bad(5, crashes_worker=True)}
 
 
 def test_what_is_listed_survives_a_resume(tmp_path):
     file = tmp_path / "quarantine.csv"
-    quarantine(9, file=file).add([bad(5, kills=True), bad(3)])
-    resumed = quarantine(9, file=file)
+    bad_video_log(9, file=file).add([bad(5, crashes_worker=True), bad(3)])
+    resumed = bad_video_log(9, file=file)
     # A killer is not opened again; the other one is tried again, and has not failed yet.
     assert [video.index for video in resumed.bad] == [5]
-    assert list(resumed.killers) == [5]
+    assert list(resumed.crashing) == [5]
     resumed.add([bad(7)])
-    assert [video.path for video in read_quarantine(file)] == ["3.mp4", "5.mp4", "7.mp4"]
+    assert [video.path for video in read_bad_videos(file)] == ["3.mp4", "5.mp4", "7.mp4"]
     with pytest.raises(UserError, match="3 of the 9 videos") as ended:
-        quarantine(9, file=file, max_bad=2).add([bad(3), bad(7)])
+        bad_video_log(9, file=file, max_bad=2).add([bad(3), bad(7)])
     files = tmp_path / "quarantine*.csv"
     assert str(ended.value).endswith(
         f"; those that ended their reader (1) are opened again only when their lines are removed "
@@ -68,19 +68,19 @@ def test_what_is_listed_survives_a_resume(tmp_path):
 
 def test_lines_that_have_changed_are_forgotten(tmp_path):
     file = tmp_path / "quarantine.csv"
-    quarantine(9, file=file).add([bad(5, kills=True), bad(3, kills=True)])
+    bad_video_log(9, file=file).add([bad(5, crashes_worker=True), bad(3, crashes_worker=True)])
     entries = [Entry(4, "3.mp4", 0), Entry(6, "new.mp4", 0)]
-    changed = Quarantine(LabeledPaths("some.csv", entries), file=file, max_bad=9, fate="left out")
+    changed = BadVideoLog(LabeledPaths("some.csv", entries), file=file, max_bad=9, fate="left out")
     assert [(video.index, video.path) for video in changed.bad] == [(0, "3.mp4")]
 
 
 def test_splits_share_the_file(tmp_path):
     file = tmp_path / "quarantine.csv"
-    quarantine(9, file=file).add([bad(5)])
+    bad_video_log(9, file=file).add([bad(5)])
     paths = LabeledPaths("other.csv", [Entry(1, "0.mp4", 0)])
-    other = Quarantine(paths, file=file, max_bad=9, fate="left out")
+    other = BadVideoLog(paths, file=file, max_bad=9, fate="left out")
     other.add([bad(0, csv="other.csv")])
-    assert [(video.csv, video.path) for video in read_quarantine(file)] == [
+    assert [(video.csv, video.path) for video in read_bad_videos(file)] == [
         ("some.csv", "5.mp4"),
         ("other.csv", "0.mp4"),
     ]
@@ -90,22 +90,22 @@ def test_another_file_of_this_name_is_not_overwritten(tmp_path):
     file = tmp_path / "quarantine.csv"
     file.write_text("animal,days\ndog,9\n")
     with pytest.raises(UserError, match="no list of bad videos"):
-        quarantine(9, file=file)
+        bad_video_log(9, file=file)
 
 
 def meet_videos_on_two_ranks(arguments):
     file, max_bad = arguments
-    ours = quarantine(9, file=file, max_bad=max_bad)
-    ours.add([bad(0), bad(get_rank() + 4, kills=True)])
+    ours = bad_video_log(9, file=file, max_bad=max_bad)
+    ours.add([bad(0), bad(get_rank() + 4, crashes_worker=True)])
     ours.share()
     assert [video.index for video in ours.bad] == [0, 4, 5]
-    assert set(ours.killers) == {4, 5}
+    assert set(ours.crashing) == {4, 5}
 
 
 def test_ranks_tell_each_other(tmp_path):
     file = tmp_path / "quarantine.csv"
     run_ranks(meet_videos_on_two_ranks, (file, 3), num_local_ranks=2)
-    assert [video.path for video in read_quarantine(file)] == ["0.mp4", "4.mp4", "5.mp4"]
+    assert [video.path for video in read_bad_videos(file)] == ["0.mp4", "4.mp4", "5.mp4"]
 
 
 def test_the_budget_is_that_of_all_ranks_together(tmp_path):

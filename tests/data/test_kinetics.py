@@ -112,7 +112,7 @@ def test_what_decord_cannot_read_is_read_by_pyav(config, tmp_path):
         cfg = config(*where, "DATA.DECODING_BACKEND", backend)
         loader = build_loader(cfg, "test", rank=0, world_size=1)
         videos[backend] = [batch["video"] for batch in loader]
-        assert len(loader.quarantine.second_tries) == (backend == "decord")
+        assert len(loader.bad_video_log.second_tries) == (backend == "decord")
     assert torch.equal(videos["pyav"][0], videos["decord"][0])
     assert not (tmp_path / "run").exists()
 

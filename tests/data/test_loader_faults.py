@@ -23,7 +23,7 @@ def indices(batches):
 
 
 def errors(some_loader):
-    return {bad.index: bad.error for bad in some_loader.quarantine.bad}
+    return {bad.index: bad.error for bad in some_loader.bad_video_log.bad}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -67,7 +67,7 @@ def test_a_video_that_ends_its_worker_is_as_bad_as_any_other():
     assert time.perf_counter() - began < 4
     assert set(errors(training)) == {*faults, 2}
     assert all(FATAL[fault] in errors(training)[index] for index, fault in faults.items())
-    assert {bad.index for bad in training.quarantine.bad if bad.kills} == set(faults)
+    assert {bad.index for bad in training.bad_video_log.bad if bad.crashes_worker} == set(faults)
     assert signal.getsignal(signal.SIGCHLD) == before
 
 
@@ -94,7 +94,7 @@ def test_a_worker_that_is_killed_between_two_videos_is_replaced(caplog):
             kill_idle_worker(evaluation)
     assert found == list(range(48))
     assert "died between two videos" in caplog.text
-    assert evaluation.quarantine.bad == []
+    assert evaluation.bad_video_log.bad == []
 
 
 def test_workers_that_are_always_killed_end_the_run():
@@ -118,7 +118,9 @@ def test_workers_that_live_on_learn_what_other_ranks_have_met():
     training = loader({5: "crash later"})
     list(training)
     workers = {worker.pid for worker in training._workers}
-    training.quarantine.add([training.dataset.bad_video(5, "it crashed there", kills=True)])
+    training.bad_video_log.add(
+        [training.dataset.bad_video(5, "it crashed there", crashes_worker=True)]
+    )
     expected = loader({5: "broken"})
     for each in (training, expected):
         each.batch_sampler.set_epoch(1)
@@ -186,7 +188,7 @@ def test_the_second_decoder_reads_what_the_first_cannot(workers, caplog):
     evaluation = loader(faults, train=False, workers=workers, second_try={6: "broken"})
     assert indices(evaluation) == [i for i in range(24) if i != 6]
     assert set(errors(evaluation)) == {6}
-    assert len(evaluation.quarantine.second_tries) == 2
+    assert len(evaluation.bad_video_log.second_tries) == 2
     list(evaluation)
     assert sum("second decoder" in record.message for record in caplog.records) == 2
 

@@ -5,14 +5,14 @@ import subprocess
 import time
 from pathlib import Path
 
-from stvit_video.data.workers import leave_stopping_to_the_parent
+from stvit_video.data.workers import leave_stopping_to_parent
 
 FORK = multiprocessing.get_context("fork")
 NAMES = ("USR1", "USR2", "TERM")
 
 
 def answer(connection):
-    leave_stopping_to_the_parent()
+    leave_stopping_to_parent()
     while True:
         connection.send(connection.recv())
 

@@ -17,7 +17,7 @@ from fvcore.common.config import CfgNode
 from stvit_video.config import load_config
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
-from stvit_video.runtime.distributed import avoid_planned_attention, membership
+from stvit_video.runtime.distributed import avoid_planned_attention, join_ranks
 from stvit_video.runtime.launch import Launch, cpu_threads, resolve_backend, resolve_device
 from stvit_video.runtime.process import RankError, spawn_ranks
 from stvit_video.runtime.rendezvous import Rendezvous
@@ -158,7 +158,7 @@ def test_the_ranks_that_do_not_meet_say_so() -> None:
         launch = place(rank=1, init_method=where)
         with (
             pytest.raises(UserError, match=f"all 4 ranks must meet at {where}, but rank 1 could"),
-            membership(launch, timeout=timedelta(seconds=1)),
+            join_ranks(launch, timeout=timedelta(seconds=1)),
         ):
             pass
     assert (distributed.get_rank(), distributed.get_world_size()) == (0, 1)
@@ -288,7 +288,7 @@ def test_a_rank_takes_its_own_gpu(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     launch = place(local_rank=3, world_size=1, local_world_size=1, device_type="cuda")
-    with membership(launch, timeout=timedelta(seconds=1)):
+    with join_ranks(launch, timeout=timedelta(seconds=1)):
         assert distributed.device() == torch.device("cuda", gpu)
     assert taken == [gpu]
 
@@ -323,7 +323,7 @@ def test_a_rank_of_srun_uses_all_cores_of_its_task(monkeypatch: pytest.MonkeyPat
     before = torch.get_num_threads()
     rank = place(world_size=1, local_world_size=2, cpus=3)
     try:
-        with membership(rank, timeout=timedelta(seconds=1)):
+        with join_ranks(rank, timeout=timedelta(seconds=1)):
             assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

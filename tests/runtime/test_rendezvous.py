@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed, rendezvous
-from stvit_video.runtime.distributed import membership
+from stvit_video.runtime.distributed import join_ranks
 from stvit_video.runtime.launch import Launch
 from stvit_video.runtime.process import spawn_ranks
 from stvit_video.runtime.rendezvous import MeetingError, Rendezvous
@@ -124,7 +124,7 @@ def test_two_jobs_that_are_forced_onto_one_port_never_meet(owner):
 
 def join(rank, *, launch, same):
     mine = "config a" if same or rank == 0 else "config b"
-    with membership(launch.of_local_rank(rank), timeout=timedelta(seconds=60), identity=mine):
+    with join_ranks(launch.of_local_rank(rank), timeout=timedelta(seconds=60), identity=mine):
         assert distributed.all_reduce_sum([1.0]) == [2.0]
 
 
@@ -161,7 +161,7 @@ def meet_twice(rank, *, init_method, env):
         device_type="cpu",
     )
     for _ in range(2):
-        with membership(launch, timeout=timedelta(seconds=60)):
+        with join_ranks(launch, timeout=timedelta(seconds=60)):
             store = dist.distributed_c10d._get_default_store()
             assert distributed.gather_objects(store.check(["left behind"])) == [False, False]
             store.set("left behind", "1")

@@ -19,8 +19,8 @@ from stvit_video.slurm.task import (
     MISTAKE,
     STOPPED,
     RankRecord,
+    keep_record,
     read_records,
-    recorded,
 )
 
 JOB_ENV = {
@@ -78,15 +78,15 @@ LOST_TO_A_DEATH = "RuntimeError: Connection closed by peer"
 )
 def test_the_cause_is_told_from_its_consequences(records, sentence, may_help):
     ranks = max(record.rank for record in records) + 1
-    assert requeue.judge(records, status=1, num_ranks=ranks) == (sentence, may_help)
+    assert requeue.find_cause(records, status=1, num_ranks=ranks) == (sentence, may_help)
 
 
 def test_a_rank_that_never_began_is_named_by_its_number():
-    found = requeue.judge([rank(0)], status=137, num_ranks=3)
+    found = requeue.find_cause([rank(0)], status=137, num_ranks=3)
     assert found == ("Of 3 ranks some ended before they had begun: 1, 2.", True)
-    found = requeue.judge([rank(0, FAILED, "KeyError: 'a'")], status=1, num_ranks=2)
+    found = requeue.find_cause([rank(0, FAILED, "KeyError: 'a'")], status=1, num_ranks=2)
     assert found[0].startswith("Rank 0 on node n0 failed")
-    found = requeue.judge([rank(0, "finished")], status=139, num_ranks=1)
+    found = requeue.find_cause([rank(0, "finished")], status=139, num_ranks=1)
     assert found == ("All ranks came to their end, and then ended with status 139.", True)
 
 
@@ -186,7 +186,7 @@ def record_of(tmp_path, error=None, *, lost=False):
     record = rank(3)
     caught = None
     try:
-        with recorded(record, tmp_path, period_s=0.05, is_lost=lambda error: lost):
+        with keep_record(record, tmp_path, period_s=0.05, is_lost=lambda error: lost):
             assert read_records(tmp_path, restarts=1) == [record]
             if error:
                 raise error
@@ -218,7 +218,7 @@ def test_a_rank_that_was_asleep_is_the_one_that_hung(tmp_path, monkeypatch):
 
 def test_the_rank_that_gave_no_sign_of_life_comes_first(tmp_path):
     for index in (0, 1, 2):
-        with recorded(rank(index), tmp_path, period_s=9, is_lost=bool):
+        with keep_record(rank(index), tmp_path, period_s=9, is_lost=bool):
             pass
     os.utime(tmp_path / "ranks" / "rank_00001.json", (1, 1))
     assert [record.rank for record in read_records(tmp_path, restarts=1)] == [1, 0, 2]

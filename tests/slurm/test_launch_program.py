@@ -18,7 +18,7 @@ import torch
 from submitit.core.utils import JobPaths
 
 from stvit_video.config import load_config
-from stvit_video.engine.resume import run_to_resume
+from stvit_video.engine.resume import checkpoint_to_resume
 from stvit_video.engine.train import train
 from stvit_video.slurm import submit
 from stvit_video.slurm.build import LaunchOptions, build_plans
@@ -228,7 +228,7 @@ def test_a_new_run_goes_on_when_it_is_requeued(launch, fake_slurm, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth"
     checkpoint.parent.mkdir(parents=True)
     torch.save({}, checkpoint)
-    assert run_to_resume(load_config(folder / "config.yaml")) == checkpoint
+    assert checkpoint_to_resume(load_config(folder / "config.yaml")) == checkpoint
     fake_slurm.set_job("1", "COMPLETED", output=str(folder / "1_0_log.out"))
     assert refused(launch("TRAIN.AUTO_RESUME", "False"), "already holds checkpoints")
 

@@ -57,7 +57,7 @@ def test_a_node_without_its_gpus_is_no_mistake_of_the_users(run, tmp_path):
     assert record.reason.startswith(
         "node n7 shows 0 of 2 GPUs (NUM_GPUS; CUDA_VISIBLE_DEVICES is empty)"
     )
-    sentence, may_help = requeue.judge([record], status=1, num_ranks=1)
+    sentence, may_help = requeue.find_cause([record], status=1, num_ranks=1)
     assert "--exclude n7" in sentence
     assert may_help
     log = rank_log(tmp_path, 0).read_text()

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from stvit_video.slurm.task import ASKING, StopSignals
+from stvit_video.slurm.task import STOP_SIGNALS, StopSignals
 
 
 @pytest.fixture(autouse=True)
 def own_handlers():
-    before = {number: signal.getsignal(number) for number in (*ASKING, signal.SIGCONT)}
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGCONT)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

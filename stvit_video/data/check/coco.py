@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from stvit_video.data.bad_videos import BadVideo, write_quarantine
+from stvit_video.data.bad_videos import BadVideo, write_bad_videos
 from stvit_video.data.check.csv_files import Problem, write_problems
 from stvit_video.data.check.journal import Journal, VideoFacts
 from stvit_video.data.check.videos import check_videos
@@ -75,7 +75,7 @@ class CocoCheck:
         problems += [Problem("annotation", _describe(bad)) for bad in left_out]
         problems += [Problem("image", str(bad)) for bad in unreadable]
         write_left_out(self.output / "annotations_left_out.csv", left_out)
-        write_quarantine(self.output / "quarantine.csv", unreadable)
+        write_bad_videos(self.output / "quarantine.csv", unreadable)
         counts = pd.DataFrame(table)
         counts.to_csv(self.output / "statistics.csv")
         shown = f"{counts.to_string()}\n\n" if table else ""
@@ -99,7 +99,7 @@ def _unreadable(
     for index, (record, found) in enumerate(zip(annotations.images, facts, strict=True)):
         error = found.error or size_error(record, (found.height, found.width))
         if error:
-            bad.append(images.bad_video(index, error, kills=found.kills))
+            bad.append(images.bad_video(index, error, crashes_worker=found.crashes_worker))
     return bad
 
 

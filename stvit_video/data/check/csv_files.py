@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from stvit_video.data.bad_videos import BadVideo, write_quarantine
+from stvit_video.data.bad_videos import BadVideo, write_bad_videos
 from stvit_video.data.check.journal import Journal, VideoFacts
 from stvit_video.data.check.videos import check_videos, draw_statistics, summarize
 from stvit_video.data.labeled_paths import Entry, LabeledPaths, parse_lines
@@ -162,7 +162,7 @@ class DataCheck:
                 bad += bad_here
                 self._write_clean(name, split, bad_here)
         problems += [Problem("video", str(video)) for video in bad]
-        write_quarantine(self.output / "quarantine.csv", bad)
+        write_bad_videos(self.output / "quarantine.csv", bad)
         report = self._write_report(splits, facts, problems)
         return problems, report
 
@@ -192,7 +192,7 @@ class DataCheck:
             title=name,
         )
         bad = [
-            videos.bad_video(index, video.error, kills=video.kills)
+            videos.bad_video(index, video.error, crashes_worker=video.crashes_worker)
             for index, video in enumerate(facts)
             if video.error
         ]

@@ -8,7 +8,7 @@ from statistics import median
 
 import pandas as pd
 
-from stvit_video.data.bad_videos import BadVideo, write_quarantine
+from stvit_video.data.bad_videos import BadVideo, write_bad_videos
 from stvit_video.data.check.csv_files import Problem, write_problems
 from stvit_video.data.check.journal import Journal, VideoFacts
 from stvit_video.data.check.videos import check_videos
@@ -63,7 +63,7 @@ class ImageFolderCheck:
                     bad += bad_here
                 table[split] = _column(images, facts)
         problems += [Problem("image", str(image)) for image in bad]
-        write_quarantine(self.output / "quarantine.csv", bad)
+        write_bad_videos(self.output / "quarantine.csv", bad)
         statistics = pd.DataFrame(table)
         statistics.to_csv(self.output / "statistics.csv")
         return problems, f"{statistics.to_string()}\n\n{write_problems(self.output, problems)}"
@@ -122,7 +122,7 @@ class ImageFolderCheck:
             title=split,
         )
         bad = [
-            files.bad_video(index, fact.error, kills=fact.kills)
+            files.bad_video(index, fact.error, crashes_worker=fact.crashes_worker)
             for index, fact in enumerate(facts)
             if fact.error
         ]

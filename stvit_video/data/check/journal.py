@@ -18,7 +18,7 @@ class VideoFacts:
         height: of the upright frame, in pixels.
         width: the same.
         error: why it cannot be read; empty if it can.
-        kills: the process that read it died or had to be ended.
+        crashes_worker: the process that read it died or had to be ended.
     """
 
     frames: int = 0
@@ -26,7 +26,7 @@ class VideoFacts:
     height: int = 0
     width: int = 0
     error: str = ""
-    kills: bool = False
+    crashes_worker: bool = False
 
     @property
     def seconds(self) -> float:
@@ -65,6 +65,7 @@ class Journal:
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 row = json.loads(line)
+                row["crashes_worker"] = row["kills"]  # its name in the file
                 facts = VideoFacts(**{f.name: row[f.name] for f in fields(VideoFacts)})
                 self._known[_Key(*(row[name] for name in _Key._fields))] = facts
             except (ValueError, KeyError, TypeError) as error:
@@ -87,7 +88,9 @@ class Journal:
         if key is None:
             return
         self._known[key] = facts
-        self._file.write(json.dumps(key._asdict() | asdict(facts)) + "\n")
+        row = key._asdict() | asdict(facts)
+        row["kills"] = row.pop("crashes_worker")
+        self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
     def close(self) -> None:

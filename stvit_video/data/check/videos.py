@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.data import Dataset, Sampler
 
-from stvit_video.data.bad_videos import BadVideo, Quarantine
+from stvit_video.data.bad_videos import BadVideo, BadVideoLog
 from stvit_video.data.check.journal import Journal, VideoFacts
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.loader import VideoLoader
@@ -139,7 +139,7 @@ def check_videos(
         batch_sampler=_OneByOne(todo),
         num_workers=num_workers,
         pin_memory=False,
-        quarantine=_Findings(videos, note=note),
+        bad_video_log=_Findings(videos, note=note),
         second_try=second_try,
         seconds_per_video=seconds_per_video,
     )
@@ -174,11 +174,11 @@ class _DecodedVideos(Dataset[dict[str, Any]]):
                 "width": width,
             }
 
-    def bad_video(self, index: int, error: str, *, kills: bool = False) -> BadVideo:
-        return self._videos.bad_video(index, error, kills=kills)
+    def bad_video(self, index: int, error: str, *, crashes_worker: bool = False) -> BadVideo:
+        return self._videos.bad_video(index, error, crashes_worker=crashes_worker)
 
 
-class _Findings(Quarantine):
+class _Findings(BadVideoLog):
     """Notes every bad video, and puts up with all of them."""
 
     def __init__(self, videos: LabeledVideos, *, note: Any) -> None:
@@ -188,7 +188,9 @@ class _Findings(Quarantine):
     def add(self, reports: Iterable[BadVideo]) -> None:
         for bad in reports:
             if self._is_news(bad) and not bad.second_try:
-                self._note(bad.index, VideoFacts(error=bad.error, kills=bad.kills))
+                self._note(
+                    bad.index, VideoFacts(error=bad.error, crashes_worker=bad.crashes_worker)
+                )
 
 
 class _OneByOne(Sampler[list[int]]):

@@ -166,9 +166,9 @@ class CocoImages(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def bad_video(self, index: int, error: str, *, kills: bool = False) -> BadVideo:
+    def bad_video(self, index: int, error: str, *, crashes_worker: bool = False) -> BadVideo:
         """Describe an image that cannot be read."""
-        return self.videos.bad_video(index, error, kills=kills)
+        return self.videos.bad_video(index, error, crashes_worker=crashes_worker)
 
     def read(self, index: int) -> tv_tensors.Image:
         """Read an image, uint8 [3, H, W], as its pixels are stored.

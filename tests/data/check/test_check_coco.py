@@ -74,6 +74,6 @@ def test_every_problem_is_found_at_once(check, tmp_path):
         assert said in problems, said
     assert problems.count("\n") == 8
     assert "3 of kind annotation:" in report
-    quarantine = pd.read_csv(output / "quarantine.csv")
-    assert quarantine["path"].tolist() == ["10.png", "11.png", "12.png"]
+    bad_video_log = pd.read_csv(output / "quarantine.csv")
+    assert bad_video_log["path"].tolist() == ["10.png", "11.png", "12.png"]
     assert len(pd.read_csv(output / "annotations_left_out.csv")) == 3
