@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 # The frame of all programs: finding the package, and what becomes of a user's mistake.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-from _program import program
+from _program import is_yaml, program
 
 from stvit_video.errors import UserError
 
@@ -254,7 +254,7 @@ def _split(listed: Sequence[str]) -> tuple[list[str], list[list[str]], list[str]
     files: list[str] = []
     groups: list[list[str]] = [[]]
     for word in listed:
-        if _is_yaml(word):
+        if is_yaml(word):
             files.append(word)
             groups.append([])
         else:
@@ -263,10 +263,6 @@ def _split(listed: Sequence[str]) -> tuple[list[str], list[list[str]], list[str]
     if own and not any(own[:-1]):
         of_all, own[-1] = [*of_all, *own[-1]], []
     return files, own, of_all
-
-
-def _is_yaml(argument: str) -> bool:
-    return argument.endswith((".yaml", ".yml"))
 
 
 if __name__ == "__main__":

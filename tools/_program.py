@@ -1,10 +1,14 @@
-"""What every tool begins with: finding the package, and what becomes of a user's mistake."""
+"""The frame of every program: the package beside it, its exit status, and types of arguments."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
+
+if TYPE_CHECKING:
+    import torch
 
 Arguments = ParamSpec("Arguments")
 
@@ -35,3 +39,33 @@ def program(name: str) -> Callable[[Callable[Arguments, int | None]], Callable[A
         return run
 
     return decorate
+
+
+def is_yaml(argument: str) -> bool:
+    """Tell a config file from an override."""
+    return argument.endswith((".yaml", ".yml"))
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it must be a whole number of at least 1, not {text}")
+    return int(text)
+
+
+def device(text: str) -> "torch.device":
+    """Read the name of a device that this machine has, or "auto": a GPU, or else the CPU."""
+    import torch  # here, so that --help need not wait for it
+
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text} is no device: take cpu, cuda or cuda:N") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise argparse.ArgumentTypeError(f"{text} is not there: torch finds {count} GPUs here")
+    if found.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text} is no device: take cpu, cuda or cuda:N")
+    return found

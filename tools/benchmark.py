@@ -28,8 +28,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from _arguments import device, positive
-from _program import program
+from _program import device, positive, program
 
 from stvit_video.benchmarks.loader_report import loader_report
 from stvit_video.benchmarks.models import (

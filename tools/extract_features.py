@@ -18,8 +18,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from _arguments import device
-from _program import program
+from _program import device, program
 
 from stvit_video.config import load_config
 from stvit_video.inference.features import FEATURES, extract_features

@@ -12,8 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from _arguments import device, positive
-from _program import program
+from _program import device, positive, program
 
 from stvit_video.benchmarks.models import compare, pair_ratios
 from stvit_video.paper.rows import paper_rows

@@ -4,13 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from itertools import takewhile
-from pathlib import Path
 
-from _program import program
+from _program import is_yaml, program
 from fvcore.common.config import CfgNode
 
 from stvit_video.config import load_config
-from stvit_video.errors import UserError
+from stvit_video.config.load import check_output_dirs
 
 _EXAMPLES = """examples:
   python tools/run_net.py --cfg configs/demo/stvit_swin_motion.yaml
@@ -41,7 +40,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("bare", nargs="*", metavar="KEY VALUE", help="overrides, as after --opts")
     parsed = parser.parse_intermixed_args(arguments)
     # Bare overrides right behind the files look like more files to argparse.
-    more_files = list(takewhile(_is_yaml, parsed.cfg[1:]))
+    more_files = list(takewhile(is_yaml, parsed.cfg[1:]))
     parsed.cfg_files = [parsed.cfg[0], *more_files]
     parsed.overrides = [*parsed.cfg[len(parsed.cfg_files) :], *parsed.opts, *parsed.bare]
     for key, value in (("NUM_SHARDS", parsed.num_shards), ("SHARD_ID", parsed.shard_id)):
@@ -81,23 +80,9 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parse_arguments(arguments)
     # All are read before the first is run, so that a typing error in the last shows at once.
     configs = [load_config(path, parsed.overrides) for path in parsed.cfg_files]
-    _check_outputs(configs)
+    check_output_dirs(configs)
     for cfg in configs:
         run(cfg, init_method=parsed.init_method)
-
-
-def _is_yaml(argument: str) -> bool:
-    return argument.endswith((".yaml", ".yml"))
-
-
-def _check_outputs(configs: Sequence[CfgNode]) -> None:
-    folders = [Path(cfg.OUTPUT_DIR).resolve() for cfg in configs if cfg.TRAIN.ENABLE]
-    for folder in folders:
-        if folders.count(folder) > 1:
-            raise UserError(
-                f"Every config that is trained needs an OUTPUT_DIR of its own, but {folder} "
-                "belongs to several; set them in the files."
-            )
 
 
 if __name__ == "__main__":

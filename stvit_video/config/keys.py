@@ -1,9 +1,8 @@
 """Dotted names of config keys, and what to say to someone who wrote a wrong one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
-
-from fvcore.common.config import CfgNode
+from typing import Any
 
 # Below this likeness a suggestion would send the user to an unrelated key.
 _LIKE_ENOUGH = 0.65
@@ -12,11 +11,11 @@ _NEARLY_AS_LIKE = 0.05
 _MOST_SUGGESTIONS = 3
 
 
-def leaves(node: CfgNode, *, prefix: str = "") -> dict[str, object]:
-    """Flatten a config: {"TRAIN.BATCH_SIZE": 64, ...}, in the order of the config."""
-    flat: dict[str, object] = {}
+def leaves(node: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """Flatten a config or a dict of dicts: {"TRAIN.BATCH_SIZE": 64, ...}, in its order."""
+    flat: dict[str, Any] = {}
     for name, value in node.items():
-        if isinstance(value, CfgNode):
+        if isinstance(value, Mapping):
             flat.update(leaves(value, prefix=f"{prefix}{name}."))
         else:
             flat[prefix + name] = value

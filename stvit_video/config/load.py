@@ -129,6 +129,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
+def check_output_dirs(configs: Sequence[CfgNode]) -> None:
+    """Check that no two configs of one command train in the same folder.
+
+    Raises:
+        UserError: two do.
+    """
+    folders = [Path(cfg.OUTPUT_DIR).resolve() for cfg in configs if cfg.TRAIN.ENABLE]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UserError(
+                f"every config that is trained needs an OUTPUT_DIR of its own, but {folder} "
+                "belongs to several: set it in the files, or with --chain behind each file"
+            )
+
+
 def dump_config(cfg: CfgNode, path: str | Path) -> None:
     """Write every key as YAML; ``load_config`` reads the file back to an equal config."""
     text = cfg.dump(sort_keys=False, default_flow_style=None, allow_unicode=True)

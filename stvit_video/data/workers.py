@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 from stvit_video.data.bad_videos import BadVideo, BadVideoError
 from stvit_video.data.samplers import Draw
 from stvit_video.errors import UserError
+from stvit_video.runtime.process import describe_exit
 
 
 def leave_stopping_to_parent() -> None:
@@ -111,10 +112,7 @@ class WorkerMonitor:
     def _describe(self, status: int) -> str:
         if status == -signal.SIGALRM:
             return f"reading it took longer than {self._seconds:g} s (DATA.DECODE_TIMEOUT)"
-        if status >= 0:
-            return f"the worker that read it ended with exit status {status}"
-        hint = " (often a lack of memory)" if status == -signal.SIGKILL else ""
-        return f"the worker that read it was ended by {signal.Signals(-status).name}{hint}"
+        return f"the worker that read it {describe_exit(status)}"
 
 
 def exit_on_alarm() -> None:

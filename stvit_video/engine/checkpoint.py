@@ -9,6 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from stvit_video.config.keys import leaves
 from stvit_video.errors import TransientError, UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.atomic_files import hash_path, recorded_hash, sha256, write_atomically
@@ -259,23 +260,13 @@ def check_epoch_plan(own: Mapping[str, int], saved: Mapping[str, int], path: Pat
 
 def changed_keys(saved: str, current: str) -> list[str]:
     """Return "KEY: old -> new" for every key whose value differs between two YAML configs."""
-    old, new = _flatten(yaml.safe_load(saved)), _flatten(yaml.safe_load(current))
+    old, new = leaves(yaml.safe_load(saved)), leaves(yaml.safe_load(current))
     absent = "absent"
     return [
         f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key, absent) != new.get(key, absent)
     ]
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _layout(state: Mapping[str, Any]) -> list[tuple[str, int, bool]]:

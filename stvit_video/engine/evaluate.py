@@ -35,7 +35,7 @@ _WITHOUT_INFLUENCE = (
 _log = get_logger(__name__)
 
 
-def test(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
+def evaluate(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
     """Test the model of a config on all views of every video, or a detector on every image.
 
     Called inside ``run_ranks``.

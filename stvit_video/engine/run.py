@@ -5,7 +5,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from stvit_video.config import dump_config
-from stvit_video.engine.evaluate import test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.engine.train import train
 from stvit_video.errors import TransientError
 from stvit_video.runtime import distributed
@@ -39,4 +39,4 @@ def train_and_test(cfg: CfgNode) -> None:
         # Rank 0 writes what all of them test.
         distributed.barrier()
     if cfg.TEST.ENABLE:
-        test(cfg)
+        evaluate(cfg)

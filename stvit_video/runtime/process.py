@@ -156,7 +156,7 @@ def _cause(folder: Path, *, statuses: Mapping[int, int]) -> Exception:
         return UserError(reports[0].text)
     reported = {report.index for report in reports}
     silent = [
-        f"local rank {index} {_describe(status)}"
+        f"local rank {index} {describe_exit(status)}"
         for index, status in sorted(statuses.items())
         if status and index not in reported
     ]
@@ -164,7 +164,8 @@ def _cause(folder: Path, *, statuses: Mapping[int, int]) -> Exception:
     return RankError("; ".join([*silent, *told]))
 
 
-def _describe(status: int) -> str:
+def describe_exit(status: int) -> str:
+    """Say how a process ended, by its exit status as ``multiprocessing`` gives it."""
     if status >= 0:
         return f"ended with exit status {status}"
     name = signal.Signals(-status).name

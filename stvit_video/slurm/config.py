@@ -9,6 +9,7 @@ from fvcore.common.config import CfgNode
 
 from stvit_video.config import load_config
 from stvit_video.config.keys import leaves
+from stvit_video.config.load import check_output_dirs
 from stvit_video.config.sources import read_overrides
 from stvit_video.engine.checkpoint import checkpoint_path
 from stvit_video.errors import UserError
@@ -147,13 +148,7 @@ def chain_configs(configs: Sequence[CfgNode]) -> list[CfgNode]:
                 f"one starts from its checkpoint; that of {before.OUTPUT_DIR} does not"
             )
         chained.append(starting_from(cfg, last_checkpoint(before)))
-    folders = [cfg.OUTPUT_DIR for cfg in configs if cfg.TRAIN.ENABLE]
-    for folder in folders:
-        if folders.count(folder) > 1:
-            raise UserError(
-                f"every config of --chain needs an OUTPUT_DIR of its own, but {folder} belongs to "
-                "several; set them in the files, or with OUTPUT_DIR behind each file"
-            )
+    check_output_dirs(configs)
     return chained
 
 

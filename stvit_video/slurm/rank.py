@@ -16,7 +16,7 @@ import torch
 from submitit.core.job_environment import JobEnvironment
 
 from stvit_video.config import load_config
-from stvit_video.engine.evaluate import test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.engine.run import write_config
 from stvit_video.engine.train import train
 from stvit_video.errors import TransientError, UserError
@@ -151,7 +151,7 @@ def _train_and_test(job: RankJob, *, signals: StopSignals, task: SlurmTask | Non
         _sign_of_life(job, stacks)
         return signals.asked
 
-    for function, is_enabled in ((train, cfg.TRAIN.ENABLE), (test, cfg.TEST.ENABLE)):
+    for function, is_enabled in ((train, cfg.TRAIN.ENABLE), (evaluate, cfg.TEST.ENABLE)):
         if is_enabled:
             function(cfg, should_stop=should_stop)
             _sign_of_life(job, stacks)

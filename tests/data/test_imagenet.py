@@ -13,7 +13,7 @@ from stvit_video.config import load_config
 from stvit_video.data.build import build_dataset, build_loader
 from stvit_video.data.decode import VideoError, open_video
 from stvit_video.data.imagenet import IMAGE_SUFFIXES, class_files, read_image_folders
-from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
 
@@ -145,7 +145,7 @@ def test_a_model_is_trained_and_tested_and_a_broken_image_is_left_out(config, fo
     broken.write_bytes(broken.read_bytes()[:500])
     cfg = config()
     train(cfg)
-    run_test(cfg)
+    evaluate(cfg)
     results = folder.parent / "output" / "results"
     assert len(pd.read_csv(results / "predictions.csv")) == 3
     left_out = pd.read_csv(results / "left_out.csv")

@@ -6,7 +6,7 @@ from pathlib import Path
 from unittest import mock
 
 from stvit_video.engine import metrics
-from stvit_video.engine.evaluate import test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.engine.step import TrainingStep
 from stvit_video.engine.train import train
 from stvit_video.runtime import distributed
@@ -23,7 +23,7 @@ def train_recording(cfg):
 
 def train_recording_and_test(cfg):
     train_recording(cfg)
-    test(cfg)
+    evaluate(cfg)
 
 
 def lines_file(cfg):
@@ -70,7 +70,7 @@ def test_in_turn(runs):
         is_last = distributed.get_rank() == distributed.get_world_size() - 1
         # Asked before each batch, and then whether to go on.
         limit = (stop_after or inf) if is_last else inf
-        test(cfg, should_stop=lambda asked=asked, limit=limit: next(asked) > limit)
+        evaluate(cfg, should_stop=lambda asked=asked, limit=limit: next(asked) > limit)
 
 
 def train_with_a_bad_loss_on_the_last_rank(cfg):

@@ -14,7 +14,7 @@ from broken_videos import BROKEN, make_broken_videos
 
 from stvit_video.data import labeled_videos
 from stvit_video.engine.checkpoint import find_checkpoints
-from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
 from stvit_video.models import build_model, save_weights
@@ -110,7 +110,7 @@ def test_a_test_reports_what_it_read(config, tmp_path):
         "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "w.safetensors")
     )
     save_weights(build_model(cfg), tmp_path / "w.safetensors")
-    run_test(cfg)
+    evaluate(cfg)
     folder = Path(cfg.OUTPUT_DIR) / "results"
     assert_every_fault_is_listed(quarantined(cfg, "results/left_out.csv"))
     predictions = pd.read_csv(folder / "predictions.csv")
@@ -186,4 +186,4 @@ def test_nothing_to_measure_is_an_error(config, tmp_path):
     )
     save_weights(build_model(cfg), tmp_path / "w.safetensors")
     with pytest.raises(UserError, match="none of its 2 could be read"):
-        run_test(cfg)
+        evaluate(cfg)

@@ -15,7 +15,7 @@ from stvit_video.config import load_config
 from stvit_video.data.build import build_loader
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 from stvit_video.engine.detection import evaluate_detector
-from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.preflight import preflight, preflight_data
 from stvit_video.engine.train import train
@@ -114,7 +114,7 @@ def test_a_detector_is_trained_validated_and_tested(config):
     assert "1 images of" in log and "are left out, as they have no objects" in log
     assert "G FLOPs (multiply-adds) in its backbone for an image of 64 x 96" in log
 
-    run_test(cfg)
+    evaluate(cfg)
     results = Path(cfg.OUTPUT_DIR) / "results"
     summary = json.loads((results / "summary.json").read_text())
     assert summary["num_videos"] == summary["num_videos_expected"] == 7
@@ -155,7 +155,7 @@ class Guesser(nn.Module):
         return found
 
 
-def evaluate(cfg, model):
+def evaluate_on_rank(cfg, model):
     """Write what a rank gets of an evaluation, from rank 0 the predictions too."""
     cpu, rank = torch.device("cpu"), distributed.get_rank()
     evaluated = evaluate_detector(
@@ -171,9 +171,9 @@ def evaluate(cfg, model):
 
 def evaluate_guesser_and_cascade(configs):
     guesser, cascade = configs
-    evaluate(guesser, Guesser())
+    evaluate_on_rank(guesser, Guesser())
     torch.manual_seed(0)
-    evaluate(cascade, build_model(cascade))
+    evaluate_on_rank(cascade, build_model(cascade))
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_an_image_that_cannot_be_read_is_left_out_and_listed(config, tmp_path, f
     (data / "test" / "12.png").unlink()
     trained = config("run", "SOLVER.MAX_EPOCH", "1", "DATA.PATH_TO_DATA_DIR", str(data))
     train(trained)
-    run_test(trained)
+    evaluate(trained)
     results = Path(trained.OUTPUT_DIR) / "results"
     summary = json.loads((results / "summary.json").read_text())
     assert (summary["num_videos"], summary["num_left_out"]) == (6, 1)

@@ -12,7 +12,7 @@ from recording import test_in_turn as run_in_turn
 
 from stvit_video.config import dump_config, load_config
 from stvit_video.data.build import build_dataset
-from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.engine.precision import build_normalize
 from stvit_video.errors import UserError
 from stvit_video.models import build_model, save_weights
@@ -47,7 +47,7 @@ def expected_scores(cfg, model):
 
 def test_without_weights_a_test_does_not_start(video_config):
     with pytest.raises(UserError, match="no weights to test"):
-        run_test(video_config())
+        evaluate(video_config())
 
 
 def test_weights_of_another_model_are_refused(video_config, weights):
@@ -55,7 +55,7 @@ def test_weights_of_another_model_are_refused(video_config, weights):
     with pytest.raises(
         UserError, match=r"is of 3 classes, and the model of 4 \(MODEL\.NUM_CLASSES\): set 3"
     ):
-        run_test(video_config(*path, "MODEL.NUM_CLASSES", "4"))
+        evaluate(video_config(*path, "MODEL.NUM_CLASSES", "4"))
 
 
 def stopped_and_whole(video_config, weights, tmp_path, *overrides):
@@ -96,7 +96,7 @@ def test_a_test_that_was_stopped_goes_on_with_the_videos_left(video_config, weig
     log = (Path(stopped.OUTPUT_DIR) / "stdout.log").read_text()
     assert "Going on with a test that was stopped: 5 videos are done" in log
     # The next test is another one.
-    run_test(stopped)
+    evaluate(stopped)
     assert batches_of(stopped)[7:] == batches_of(whole)
 
 
@@ -157,7 +157,7 @@ def test_a_test_that_fails_keeps_what_it_has_finished(
     (folder / "3.mp4").write_bytes(b"no video")
     strict = with_overrides(stopped, tmp_path, "DATA.MAX_BAD_VIDEOS", "0")
     with pytest.raises(UserError, match=r"1 of the 7 videos .* cannot be read .*3\.mp4"):
-        run_test(strict)
+        evaluate(strict)
     assert batches_of(strict) == ["1/4"]
     run_in_turn([(stopped, 2)])
     (folder / "3.mp4").write_bytes(good)
@@ -210,7 +210,7 @@ def test_what_another_test_had_finished_is_not_taken_up(
         (folder / "test.csv").write_text("\n".join(reversed(lines)))
     else:
         file.write_bytes(file.read_bytes()[:-1])
-    run_test(cfg)
+    evaluate(cfg)
     assert batches_of(cfg)[2:] == [f"{batch}/7" for batch in range(1, 8)]
     assert len(results(cfg)[0]["labels"]) == 7
 
@@ -224,7 +224,7 @@ def with_overrides(cfg, tmp_path, *overrides):
 def test_scores_are_the_mean_over_the_views(video_config, weights, batch):
     model, path = weights
     cfg = video_config("TEST.CHECKPOINT_FILE_PATH", str(path), "TEST.BATCH_SIZE", batch)
-    run_test(cfg)
+    evaluate(cfg)
     scores, summary = results(cfg)
     expected = expected_scores(cfg, model)
     np.testing.assert_allclose(scores["scores"], expected.mean(axis=1), atol=1e-6)
@@ -241,7 +241,7 @@ def test_ensembles_and_activations(video_config, weights):
     model, path = weights
     head = ("MODEL.HEAD_ACT", "none", "DATA.ENSEMBLE_METHOD", "max")
     cfg = video_config("TEST.CHECKPOINT_FILE_PATH", str(path), *head)
-    run_test(cfg)
+    evaluate(cfg)
     normalize = build_normalize(cfg, torch.device("cpu"))
     item = build_dataset(cfg, "test")[2]
     with torch.no_grad():
@@ -253,7 +253,7 @@ def test_results_name_their_sources(video_config, weights):
     cfg = video_config(
         *("TEST.CHECKPOINT_FILE_PATH", str(weights[1]), "TEST.SAVE_RESULTS_PATH", "there/mine.csv")
     )
-    run_test(cfg)
+    evaluate(cfg)
     _, summary = results(cfg)
     assert summary["checkpoint_sha256"] == sha256(weights[1])
     assert summary["views"] == {"clips": 2, "crops": 3}
@@ -272,4 +272,4 @@ def test_scores_that_are_not_finite_are_an_error(video_config, weights, monkeypa
     model, path = weights
     monkeypatch.setattr(type(model), "forward", lambda self, x: x.new_full((len(x), 3), np.nan))
     with pytest.raises(UserError, match=r"0\.mp4 are not finite"):
-        run_test(video_config("TEST.CHECKPOINT_FILE_PATH", str(path)))
+        evaluate(video_config("TEST.CHECKPOINT_FILE_PATH", str(path)))

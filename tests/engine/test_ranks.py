@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from recording import train_recording_and_test
 
-from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.engine.train import train
 from stvit_video.runtime.distributed import run_ranks
 
@@ -50,7 +50,7 @@ def test_three_ranks_test_as_one_although_shares_are_uneven(video_config, tmp_pa
         # Six views a video and as many a rank: a video a batch, three, two and two batches.
         views = ("TEST.CHECKPOINT_FILE_PATH", str(weights), "TEST.BATCH_SIZE", str(6 * ranks))
         cfg = video_config(*where, *views, "TRAIN.ENABLE", "False")
-        run_ranks(run_test, cfg, num_local_ranks=ranks, device="cpu")
+        run_ranks(evaluate, cfg, num_local_ranks=ranks, device="cpu")
         found.append(predictions(cfg))
     one, three = found
     np.testing.assert_array_equal(three["video_index"], np.arange(7))

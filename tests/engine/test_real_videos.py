@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 from stvit_video.data.build import build_dataset
-from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.models import build_model, save_weights
 
 FRAMES = ("DATA.NUM_FRAMES", "32", "DATA.SAMPLING_RATE", "2")
@@ -27,7 +27,7 @@ def test_both_decoders_give_the_same_predictions(small_config, real_videos, tmp_
             *("TEST.CHECKPOINT_FILE_PATH", str(weights)),
             *("OUTPUT_DIR", str(tmp_path / backend)),
         )
-        run_test(cfg)
+        evaluate(cfg)
         tables[backend] = pd.read_csv(Path(cfg.OUTPUT_DIR) / "results" / "predictions.csv")
     assert list(tables["pyav"]["video_name"]) == [str(path) for path in real_videos]
     assert tables["pyav"]["score"].nunique() == len(real_videos)

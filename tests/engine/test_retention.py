@@ -11,7 +11,7 @@ from stvit_video.data.build import build_loader
 from stvit_video.engine import train as train_module
 from stvit_video.engine.build import build_loss, build_state
 from stvit_video.engine.checkpoint import Position, checkpoint_path, find_checkpoints, verify
-from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
 from stvit_video.engine.retention import CheckpointKeeper, best_epochs, obsolete
@@ -88,7 +88,7 @@ def test_the_best_stays_and_is_what_was_validated(video_config, monkeypatch):
     model = build_model(cfg)
     load_tested_weights(cfg, model, path)
     assert same(dict(model.state_dict()), weights[2])
-    run_test(cfg)
+    evaluate(cfg)
     summary = json.loads((Path(cfg.OUTPUT_DIR) / "results" / "summary.json").read_text())
     assert summary["checkpoint"] == str(path.resolve())
     # Nothing is left of the others but what was never theirs.

@@ -9,7 +9,7 @@ from comparing import same, without_times
 from recording import train_recording
 
 from stvit_video.engine.checkpoint import checkpoint_path, read_checkpoint
-from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.engine.step import TrainingStep
 from stvit_video.engine.train import train
 from stvit_video.errors import UserError
@@ -192,7 +192,7 @@ def test_bfloat16_parameters_are_trained_averaged_and_tested(video_config, tmp_p
     moments = contents["optimizer_state"]["state"].values()
     assert {moment["exp_avg"].dtype for moment in moments} == {torch.bfloat16}
     assert {value.dtype for value in contents["ema_state"].values()} == {torch.float32}
-    run_test(cfg)
+    evaluate(cfg)
     summary = json.loads((Path(cfg.OUTPUT_DIR) / "results" / "summary.json").read_text())
     assert summary["num_videos"] == 7
 

@@ -117,7 +117,7 @@ def trained(said):
 
 
 def test_runs_are_trained_once_and_the_command_goes_on(run, tmp_path, monkeypatch, capsys):
-    real, calls = evaluate.test, []
+    real, calls = evaluate.evaluate, []
 
     def stopped_in_the_second(cfg):
         calls.append(cfg.OUTPUT_DIR)
@@ -125,7 +125,7 @@ def test_runs_are_trained_once_and_the_command_goes_on(run, tmp_path, monkeypatc
             raise KeyboardInterrupt
         real(cfg)
 
-    monkeypatch.setattr("stvit_video.engine.run.test", stopped_in_the_second)
+    monkeypatch.setattr("stvit_video.engine.run.evaluate", stopped_in_the_second)
     with pytest.raises(KeyboardInterrupt):
         run()
     written = json.loads((tmp_path / "out" / "ablations.json").read_text())["rows"]
@@ -158,7 +158,7 @@ def untrained(monkeypatch):
         results.mkdir(exist_ok=True)
         (results / "summary.json").write_text('{"top1_acc": 50.0}')
 
-    for function in ("train", "test"):
+    for function in ("train", "evaluate"):
         monkeypatch.setattr(f"stvit_video.engine.run.{function}", pretend)
 
 

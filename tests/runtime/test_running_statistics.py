@@ -10,7 +10,7 @@ from recording import train_recording
 
 from stvit_video.data.build import build_loader
 from stvit_video.engine.build import build_loss
-from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.preflight import preflight
 from stvit_video.engine.validate import validate
@@ -49,7 +49,7 @@ def test_x3d_trains_on_two_ranks_and_is_tested(video_config):
     # Ranks have seen other clips, but all validate with the running statistics that are saved.
     assert lines[-1]["loss"] == pytest.approx(validation_of_one_process(cfg)["loss"], abs=1e-5)
 
-    run_test(cfg)
+    evaluate(cfg)
     scores = np.load(folder / "results" / "scores.npz")["scores"]
     assert scores.shape == (7, 3)
     np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-5)

@@ -16,7 +16,7 @@ import pytest
 
 from stvit_video.config import load_config
 from stvit_video.engine.checkpoint import find_checkpoints
-from stvit_video.engine.evaluate import test as run_test
+from stvit_video.engine.evaluate import evaluate
 from stvit_video.models import build_model, save_weights
 from stvit_video.runtime.distributed import run_ranks
 from stvit_video.slurm.status import JobRecord, job_facts, read_records
@@ -139,7 +139,7 @@ def test_a_test_goes_on_where_it_was_stopped(start, config_file, video_folder, t
         assert program.wait(180) == 0
     assert re.search(r"a test that was stopped: [1-9]\d* videos are done", log.read_text())
     whole = load_config(record.folder / "config.yaml", ["OUTPUT_DIR", str(tmp_path / "whole")])
-    run_ranks(run_test, whole, num_local_ranks=2, device="cpu")
+    run_ranks(evaluate, whole, num_local_ranks=2, device="cpu")
     for name in ("predictions.csv", "summary.json", "per_class.csv"):
         results = (tmp_path / folder / "results" / name for folder in ("run", "whole"))
         one, other = (path.read_bytes() for path in results)

@@ -6,7 +6,7 @@ import benchmark
 import paper_tables
 import pytest
 import torch
-from _arguments import device
+from _program import device
 
 GPUS = torch.cuda.device_count()
 

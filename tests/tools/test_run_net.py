@@ -100,7 +100,7 @@ def test_a_run_is_one_process_group(config_file, tmp_path, monkeypatch):
     monkeypatch.setattr("stvit_video.engine.preflight.preflight", lambda cfg: None)
     monkeypatch.setattr("stvit_video.runtime.distributed.run_ranks", run_ranks)
     monkeypatch.setattr("stvit_video.engine.run.train", lambda cfg: ran.append("train"))
-    monkeypatch.setattr("stvit_video.engine.run.test", lambda cfg: ran.append("test"))
+    monkeypatch.setattr("stvit_video.engine.run.evaluate", lambda cfg: ran.append("test"))
     arguments = ["--cfg", str(config_file), "OUTPUT_DIR", str(tmp_path / "run")]
     assert run_net.main(arguments) == 0
     assert (ran, len(groups)) == (["train", "test"], 1)
