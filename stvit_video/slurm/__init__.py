@@ -1,1 +1,1 @@
-"""Jobs on SLURM: their plan, submission, ranks, batch script, and what became of them."""
+"""Plan, check, submit, run, requeue and monitor jobs on a SLURM cluster."""

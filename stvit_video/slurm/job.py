@@ -1,22 +1,22 @@
-"""The function that submitit calls in every task of a job.
+"""Run a job's task: the function that submitit calls.
 
-submitit imports it before it handles signals, and one that came meanwhile would end the process:
-nothing imports PyTorch before the signals are taken over.
+submitit imports this module before it handles signals, and until then a signal ends the process.
+Therefore PyTorch, which takes seconds to import, is imported only after the handlers are installed.
 """
 
 from stvit_video.slurm.task import RankJob, StopSignals
 
 
 def run_job(job: RankJob) -> None:
-    """Train and test a config as one rank of a job, or here and now where there is no SLURM.
+    """Train and test a config as one rank of a SLURM job, or on this machine without SLURM.
 
-    On USR1, USR2 or TERM all ranks stop at the same step, write a checkpoint, and rank 0 requeues
-    the job, which goes on at that step.
+    On USR1, USR2 or TERM all ranks stop at the same step and write a checkpoint, and rank 0
+    requeues the job, which resumes at that step.
 
     Raises:
-        UserError: as training and testing raise it, or the ranks cannot meet.
-        SystemExit: the run was stopped, and goes on when the job is started again; so submitit
-            leaves no result behind.
+        UserError: training or testing raises it, or the ranks cannot meet.
+        SystemExit: the run was stopped and resumes when the job is started again. It keeps
+            submitit from leaving a result.
     """
     signals = StopSignals()
     signals.install()

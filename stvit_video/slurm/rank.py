@@ -1,4 +1,4 @@
-"""One rank of a job: from its place among the others to the end of the run, or to a stop."""
+"""Run one rank of a job: join the other ranks, train and test, and stop on a signal."""
 
 import faulthandler
 import logging
@@ -25,7 +25,7 @@ from stvit_video.runtime.distributed import is_lost_contact, run_ranks
 from stvit_video.runtime.launch import check_gpus, resolve_device
 from stvit_video.runtime.logging import get_logger
 from stvit_video.runtime.process import die_with_parent
-from stvit_video.slurm.requeue import requeue
+from stvit_video.slurm.requeue import describe_requeue_limit, requeue
 from stvit_video.slurm.task import (
     RankJob,
     RankRecord,
@@ -35,53 +35,26 @@ from stvit_video.slurm.task import (
     rank_log,
 )
 
-
-def node_name() -> str:
-    """Return SLURM's name of this machine, or its own."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-
-
-def device_of_task(device: str, num_gpus: int) -> str:
-    """Return "cuda" or "cpu" for the config's DEVICE, in a task on a node that SLURM has chosen.
-
-    Raises:
-        TransientError: the node lacks GPUs; SLURM counts them without trying them.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    try:
-        # A task may be given one GPU of its own; one that was given several must see them all.
-        if device == "cuda" and "," in (visible or ""):
-            check_gpus(num_gpus)
-        return resolve_device(device, num_gpus)
-    except UserError as error:
-        shown = "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible or 'empty'}"
-        raise TransientError(
-            f"node {node_name()} shows {torch.cuda.device_count()} of {num_gpus} GPUs (NUM_GPUS"
-            f"{shown}): look there with nvidia-smi, and keep the job away from it with --exclude "
-            f"{node_name()}"
-        ) from error
-
-
-# Exit status of a run that was stopped and does not go on by itself (sysexits: try again later).
-_STOPPED_FOR_GOOD = 75
-# Share of the time-out after which a rank that waits for something writes down where it is: so it
-# has, when the others give it up.
-_STUCK = 0.8
+# Exit status of a run that was stopped and is not requeued (EX_TEMPFAIL: try again later).
+_EXIT_STOPPED = 75
+# A rank that waits for this share of the timeout logs its stack traces, so they are written before
+# the other ranks give it up.
+_WATCHDOG_SHARE = 0.8
 _LOG_HANDLER = "stvit_video cluster log"
 
 _log = get_logger(__name__)
 
 
 def run_rank(job: RankJob, signals: StopSignals) -> None:
-    """Be the rank of this process' task; without SLURM, start the ranks of the config here.
+    """Run the rank of this SLURM task; without SLURM, start all ranks of the config here.
 
     Raises:
-        UserError: as training and testing raise it, or the ranks cannot meet.
+        UserError: training or testing raises it, or the ranks cannot meet.
         SystemExit: the run was stopped.
     """
-    task = SlurmTask.of(os.environ)
+    task = SlurmTask.from_env(os.environ)
     rank = task.rank if task else 0
-    stacks = _log_to(job.job_dir, rank)
+    log_file = _log_to_file(job.job_dir, rank)
     record = RankRecord(
         rank=rank,
         node=node_name(),
@@ -93,7 +66,7 @@ def run_rank(job: RankJob, signals: StopSignals) -> None:
         record, job.job_dir, period_s=max(1.0, job.timeout_s / 10), is_lost=is_lost_contact
     ):
         try:
-            _join_and_run(job, signals, task, stacks)
+            _join_and_run(job, signals, task, log_file)
         except UserError as error:
             _log.error("%s", error)
             raise
@@ -105,21 +78,21 @@ def run_rank(job: RankJob, signals: StopSignals) -> None:
 
 
 def _join_and_run(
-    job: RankJob, signals: StopSignals, task: SlurmTask | None, stacks: TextIO
+    job: RankJob, signals: StopSignals, task: SlurmTask | None, log_file: TextIO
 ) -> None:
-    _sign_of_life(job, stacks)
+    _restart_watchdog(job, log_file)
     if task:
         _log.info("Job %s, restart %d, process %d", task.job_id, task.restarts, os.getpid())
         _remove_old_result()
     else:
-        # submitit's controller, after which the job is called.
+        # The id of a local job is the process id of submitit's controller.
         die_with_parent(int(JobEnvironment().job_id))
     cfg = load_config(job.config)
-    starts_ranks = task is None and cfg.NUM_GPUS > 1
-    if starts_ranks:
-        # It waits for them until they end.
+    spawns_ranks = task is None and cfg.NUM_GPUS > 1
+    if spawns_ranks:
+        # This process waits for them until they end.
         faulthandler.cancel_dump_traceback_later()
-    resolve = device_of_task if task else resolve_device
+    resolve = task_device if task else resolve_device
     run_ranks(
         partial(_train_and_test, signals=signals, task=task),
         job,
@@ -130,66 +103,89 @@ def _join_and_run(
         timeout=timedelta(seconds=job.timeout_s),
         identity=f"config {sha256(job.config.read_bytes()).hexdigest()[:16]}",
     )
-    if starts_ranks and signals.asked:
-        sys.exit(_STOPPED_FOR_GOOD)
+    if spawns_ranks and signals.received:
+        sys.exit(_EXIT_STOPPED)
+
+
+def task_device(device: str, num_gpus: int) -> str:
+    """Return "cuda" or "cpu" for the config's DEVICE, in a task on a node that SLURM has chosen.
+
+    Raises:
+        TransientError: GPUs of the node are missing; SLURM counts them without testing them.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        # SLURM may bind a single GPU to each task; if a task got several, it must see all GPUs.
+        if device == "cuda" and "," in (visible or ""):
+            check_gpus(num_gpus)
+        return resolve_device(device, num_gpus)
+    except UserError as error:
+        shown = "" if visible is None else f"; CUDA_VISIBLE_DEVICES is {visible or 'empty'}"
+        raise TransientError(
+            f"node {node_name()} shows {torch.cuda.device_count()} of {num_gpus} GPUs (NUM_GPUS"
+            f"{shown}): check it with nvidia-smi, and exclude it from the job with --exclude "
+            f"{node_name()}"
+        ) from error
+
+
+def node_name() -> str:
+    """Return SLURM's name of this machine, or its host name without SLURM."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def _train_and_test(job: RankJob, *, signals: StopSignals, task: SlurmTask | None) -> None:
     if multiprocessing.parent_process():
         signals.install()
-    stacks = _log_to(job.job_dir, distributed.get_rank())
-    _sign_of_life(job, stacks)
-    if distributed.any_rank(signals.asked):
-        # What comes before the first step may take longer than the time that is left.
-        _log.info("Stopped before the start, as asked")
-        _leave(job, task)
+    log_file = _log_to_file(job.job_dir, distributed.get_rank())
+    _restart_watchdog(job, log_file)
+    if distributed.any_rank(signals.received):
+        # The work before the first step may take longer than the time that is left.
+        _log.info("Stopped by a signal before the start")
+        _stop(job, task)
     cfg = load_config(job.config)
     if distributed.is_main():
         write_config(cfg)
 
     def should_stop() -> bool:
-        _sign_of_life(job, stacks)
-        return signals.asked
+        _restart_watchdog(job, log_file)
+        return signals.received
 
     for function, is_enabled in ((train, cfg.TRAIN.ENABLE), (evaluate, cfg.TEST.ENABLE)):
         if is_enabled:
             function(cfg, should_stop=should_stop)
-            _sign_of_life(job, stacks)
-            if distributed.any_rank(signals.asked):
-                _leave(job, task)
+            _restart_watchdog(job, log_file)
+            if distributed.any_rank(signals.received):
+                _stop(job, task)
 
 
-def _sign_of_life(job: RankJob, stacks: TextIO) -> None:
-    """Let the stacks of all threads be written if this is not called again in time."""
-    faulthandler.dump_traceback_later(_STUCK * job.timeout_s, file=stacks)
-
-
-def _leave(job: RankJob, task: SlurmTask | None) -> NoReturn:
-    """End this rank; rank 0 requeues the job first, when all have come to their end."""
+def _stop(job: RankJob, task: SlurmTask | None) -> NoReturn:
+    """Exit this rank; once all ranks are here, rank 0 requeues the job."""
     distributed.barrier()
     if task is None:
-        # The process that has spawned ranks says itself how it ends.
-        sys.exit(0 if multiprocessing.parent_process() else _STOPPED_FOR_GOOD)
+        # The parent process of spawned ranks sets the exit status itself.
+        sys.exit(0 if multiprocessing.parent_process() else _EXIT_STOPPED)
     if task.restarts >= job.max_requeues:
         if distributed.is_main():
-            _log.warning(
-                "The job is not requeued, as it has been %d times already (--max-requeues); submit "
-                "it again to go on",
-                task.restarts,
-            )
-        sys.exit(_STOPPED_FOR_GOOD)
+            _log.warning("%s", describe_requeue_limit(task))
+        sys.exit(_EXIT_STOPPED)
     if distributed.is_main():
-        _log.warning(
-            "The job is requeued" if requeue(task) else "SLURM has requeued or cancelled the job"
-        )
+        if requeue(task):
+            _log.warning("The job is requeued")
+        else:
+            _log.warning("SLURM has already requeued or canceled the job")
     sys.exit(0)
 
 
-def _log_to(job_dir: Path, rank: int) -> TextIO:
-    """Send the log of this process to the log of ``rank``, too; returns that file."""
+def _restart_watchdog(job: RankJob, log_file: TextIO) -> None:
+    """Log the stack traces of all threads unless this is called again in time."""
+    faulthandler.dump_traceback_later(_WATCHDOG_SHARE * job.timeout_s, file=log_file)
+
+
+def _log_to_file(job_dir: Path, rank: int) -> TextIO:
+    """Also write the log of this process to the log file of ``rank``, and return that file."""
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if handler.name == _LOG_HANDLER]:
-        faulthandler.cancel_dump_traceback_later()  # as it would write to the file
+        faulthandler.cancel_dump_traceback_later()  # it would write to the closed file
         root.removeHandler(handler)
         handler.close()
     path = rank_log(job_dir, rank)
@@ -201,15 +197,15 @@ def _log_to(job_dir: Path, rank: int) -> TextIO:
     )
     root.addHandler(handler)
     logging.getLogger("stvit_video").setLevel(logging.INFO)
-    assert handler.stream is not None, "it is opened with the handler"
+    assert handler.stream is not None, "the handler opens its file at once"
     return handler.stream
 
 
 def _remove_old_result() -> None:
-    """Remove what this task left in submitit's folder before it was requeued.
+    """Remove the result that this task left in submitit's folder before it was requeued.
 
-    An old result tells that the job is over, and of one that was half written submitit makes an
-    error at the end of the job.
+    An old result marks the job as finished, and a partly written one makes submitit fail at the
+    end of the job.
     """
     result = JobEnvironment().paths.result_pickle
     for path in (result, result.with_suffix(result.suffix + ".save_tmp")):

@@ -1,4 +1,4 @@
-"""Ask SLURM about its partitions and jobs; ``scontrol`` answers without accounting."""
+"""Query and control SLURM through its command line tools; none of them needs accounting."""
 
 import math
 import os
@@ -12,72 +12,48 @@ from pathlib import Path
 
 from stvit_video.errors import UserError
 
-_UNLIMITED = ("UNLIMITED", "INFINITE")
-# [DAYS-]HOURS:MINUTES[:SECONDS] and DAYS-HOURS, or MINUTES[:SECONDS] and HOURS:MINUTES:SECONDS.
-_WITH_DAYS = re.compile(r"(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?")
-_WITHOUT_DAYS = re.compile(r"(?:(?:(\d+):)?(\d+):(\d+))|(\d+)")
-
-
-def parse_minutes(text: str) -> int | None:
-    """Return whole minutes, rounded up, of a SLURM time such as "90", "12:00:00" or "2-12".
-
-    Returns:
-        The minutes, or None where there is no limit ("UNLIMITED").
-
-    Raises:
-        UserError: ``text`` is none of SLURM's forms.
-    """
-    if text.upper() in _UNLIMITED:
-        return None
-    if match := _WITH_DAYS.fullmatch(text):
-        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    elif match := _WITHOUT_DAYS.fullmatch(text):
-        days = 0
-        hours, minutes, seconds = (int(part or 0) for part in match.groups()[:3])
-        minutes += int(match[4] or 0)
-    else:
-        raise UserError(
-            f'a time limit is written as SLURM does, but it is "{text}": write MINUTES, '
-            "HOURS:MINUTES:SECONDS or DAYS-HOURS:MINUTES:SECONDS"
-        )
-    return (days * 24 + hours) * 60 + minutes + math.ceil(seconds / 60)
-
-
-def format_minutes(minutes: int) -> str:
-    """Write minutes as D-HH:MM:00, without the days where there are none."""
-    days, rest = divmod(minutes, 24 * 60)
-    return f"{days}-" * (days > 0) + f"{rest // 60:02}:{rest % 60:02}:00"
-
-
-# A busy controller answers late; one that is down never does.
-_PATIENCE_SECONDS = 60
-# "Key=value" up to the next key: values may hold spaces.
-_FIELD = re.compile(r"(\S+?)=(.*?)(?=\s+[A-Z][\w:/]*=|\s*$)")
-
-# "gpu:8" or "gpu:TYPE:8" among a node's generic resources.
-_GPUS = re.compile(r"(?:^|,)gpu(?::[^:,()]*[^\d:,()][^:,()]*)?(?::(\d+))?")
-
-# States in which a job will do nothing more; all others lead on to another state. A job that is
-# requeued when it is preempted is PENDING, not PREEMPTED. ENDED is ours: SLURM has forgotten the
-# job, and it left no result behind.
-_ENDED = (
-    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
-    *("ENDED", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
+# A busy controller answers late, and one that is down never does.
+_TIMEOUT_SECONDS = 60
+# States that a job does not leave. A job that is requeued when it is preempted is PENDING, not
+# PREEMPTED. ENDED is not SLURM's: it has forgotten the job, and the job left no result.
+_FINAL_STATES = frozenset(
+    {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "ENDED",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    }
 )
+# "Key=value" up to the next key: values may contain spaces.
+_FIELD = re.compile(r"(\S+?)=(.*?)(?=\s+[A-Z][\w:/]*=|\s*$)")
+# "gpu:8" or "gpu:TYPE:8" in a list of generic resources (GRES).
+_GPUS = re.compile(r"(?:^|,)gpu(?::[^:,()]*[^\d:,()][^:,()]*)?(?::(\d+))?")
+_UNLIMITED = ("UNLIMITED", "INFINITE")
+# DAYS-HOURS[:MINUTES[:SECONDS]]
+_TIME_WITH_DAYS = re.compile(r"(\d+)-(\d+)(?::(\d+)(?::(\d+))?)?")
+# MINUTES[:SECONDS] or HOURS:MINUTES:SECONDS
+_TIME_WITHOUT_DAYS = re.compile(r"(?:(?:(\d+):)?(\d+):(\d+))|(\d+)")
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition: what a job in it may ask for.
+    """The limits of a partition.
 
     Attributes:
         name: its name.
         is_default: jobs that name no partition go there.
-        is_hidden: it is not shown to those who do not know it.
-        is_up: it takes and starts jobs.
+        is_hidden: it is not listed for users without access.
+        is_up: it accepts and starts jobs.
         max_minutes: longest time limit; None: no limit.
-        max_nodes: most nodes of a job.
-        node_cpus: cores of its largest node; None: unknown, as it has no nodes now.
+        max_nodes: largest number of nodes per job.
+        node_cpus: cores of its largest node; None: unknown, because it has no nodes now.
         node_gpus: GPUs of the node that has most.
     """
 
@@ -92,15 +68,15 @@ class Partition:
 
 
 @dataclass(frozen=True)
-class JobFacts:
-    """What SLURM knows of a job, which it forgets some minutes after its end.
+class JobInfo:
+    """The state of a job as SLURM reports it, until it forgets the job minutes after its end.
 
     Attributes:
         state: SLURM's word: "PENDING", "RUNNING", "COMPLETED", ...
-        reason: why it waits or failed; "None" where there is nothing to say.
-        restarts: how often it was requeued; None: nobody knows any more.
-        output: file of the batch script's output, which tells whose job it is: numbers are
-            given out again when a cluster is set up anew.
+        reason: why it waits or failed; "None" if there is no reason.
+        restarts: how often it was requeued; None: unknown.
+        output: output file of the batch script. It identifies the job, because job ids start
+            again when a cluster is set up anew.
     """
 
     state: str
@@ -110,141 +86,178 @@ class JobFacts:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen to it."""
-        return self.state in _ENDED
+        """Whether the job has reached its final state."""
+        return self.state in _FINAL_STATES
+
+    def describe(self) -> str:
+        """Return the state with its reason, such as "PENDING (Resources)"."""
+        return f"{self.state} ({self.reason})" if self.reason != "None" else self.state
 
 
-class NoAnswerError(UserError):
-    """SLURM does not answer; a controller that is busy or restarting does so after a while."""
-
-
-def check_slurm() -> None:
-    """Look for SLURM's programs.
-
-    Raises:
-        UserError: this machine has none.
-    """
-    missing = [
-        name for name in ("sbatch", "srun", "scontrol", "sinfo") if shutil.which(name) is None
-    ]
-    if missing:
-        raise UserError(
-            f"jobs are submitted where SLURM's programs are, but there is no {missing[0]} in PATH: "
-            "start this on the cluster's login node, or add --local to run on this machine"
-        )
-
-
-def read_partitions() -> list[Partition]:
-    """Ask for all partitions, hidden ones too, as sbatch takes jobs for them.
-
-    Raises:
-        UserError: SLURM does not answer.
-    """
-    nodes: dict[str, list[tuple[int, int]]] = {}
-    for line in _ask("sinfo", "--all", "--noheader", "--Node", "--format=%P|%c|%G").splitlines():
-        name, cpus, resources = line.split("|", maxsplit=2)
-        nodes.setdefault(name.rstrip("*"), []).append((int(cpus), count_gpus(resources)))
-    lines = _ask("scontrol", "--all", "show", "partition", "--oneliner").splitlines()
-    found = [fields(line) for line in lines if "PartitionName=" in line]
-    return [_partition(one, nodes.get(one["PartitionName"], [])) for one in found]
-
-
-def count_gpus(resources: str) -> int:
-    """Return the GPUs of a node of "gpu:a100:8(S:0-1),gpu:v100:2,mps:400"."""
-    return sum(int(number or 1) for number in _GPUS.findall(resources))
-
-
-def read_job(job_id: str) -> JobFacts | None:
-    """Ask for a job, or return None where SLURM does not know it (any more).
-
-    Raises:
-        UserError: SLURM does not answer.
-    """
-    try:
-        line = _ask("scontrol", "--all", "show", "job", job_id, "--oneliner")
-    except _UnknownJobError:
-        return None
-    found = fields(line)
-    if "JobState" not in found:
-        return None
-    return JobFacts(
-        state=found["JobState"],
-        reason=found.get("Reason", "None"),
-        restarts=int(found.get("Restarts", 0)),
-        output=found.get("StdOut", ""),
-    )
-
-
-def jobs_from(folder: Path) -> list[str]:
-    """Return the user's jobs that wait or run and whose batch script is in ``folder``.
-
-    Raises:
-        UserError: SLURM does not answer.
-    """
-    mine = ("--all", f"--user={os.getuid()}", "--noheader", "--format=%i %o")
-    jobs = [line.strip().partition(" ") for line in _ask("squeue", *mine).splitlines()]
-    return [job_id for job_id, _, script in jobs if Path(script).parent == folder]
-
-
-def cancel(job_id: str) -> None:
-    """Cancel a job; one that is over already is left alone.
-
-    Raises:
-        UserError: SLURM refuses, or does not answer.
-    """
-    with suppress(_UnknownJobError):
-        _ask("scancel", "--quiet", job_id)
-
-
-def requeue_job(job_id: str) -> None:
-    """Put a job back into the queue; SLURM ends its processes.
-
-    Raises:
-        UserError: SLURM refuses, or does not answer.
-    """
-    _ask("scontrol", "requeue", job_id)
-
-
-def fields(line: str) -> dict[str, str]:
-    """Read a line of ``scontrol --oneliner``."""
-    return dict(_FIELD.findall(line))
+class SlurmUnavailableError(UserError):
+    """SLURM does not respond; a controller that is busy or restarting does so after a while."""
 
 
 class _UnknownJobError(UserError):
     pass
 
 
-def _partition(found: Mapping[str, str], nodes: Sequence[tuple[int, int]]) -> Partition:
-    total = int(found["TotalNodes"])
-    max_nodes = found.get("MaxNodes", "UNLIMITED")
+def check_slurm() -> None:
+    """Check that SLURM's commands are installed.
+
+    Raises:
+        UserError: this machine lacks one.
+    """
+    for command in ("sbatch", "srun", "scontrol", "sinfo"):
+        if shutil.which(command) is None:
+            raise UserError(
+                f"SLURM's commands are needed to submit jobs, but there is no {command} in PATH: "
+                "run this on the cluster's login node, or add --local to run on this machine"
+            )
+
+
+def read_partitions() -> list[Partition]:
+    """Return all partitions, including hidden ones, because sbatch accepts jobs for them.
+
+    Raises:
+        UserError: SLURM does not respond.
+    """
+    nodes: dict[str, list[tuple[int, int]]] = {}
+    listed = _run("sinfo", "--all", "--noheader", "--Node", "--format=%P|%c|%G")
+    for line in listed.splitlines():
+        name, cpus, resources = line.split("|", maxsplit=2)
+        nodes.setdefault(name.rstrip("*"), []).append((int(cpus), count_gpus(resources)))
+    lines = _run("scontrol", "--all", "show", "partition", "--oneliner").splitlines()
+    partitions = [parse_fields(line) for line in lines if "PartitionName=" in line]
+    return [_build_partition(each, nodes.get(each["PartitionName"], [])) for each in partitions]
+
+
+def read_job(job_id: str) -> JobInfo | None:
+    """Return the state of a job, or None if SLURM does not know it (any more).
+
+    Raises:
+        UserError: SLURM does not respond.
+    """
+    try:
+        line = _run("scontrol", "--all", "show", "job", job_id, "--oneliner")
+    except _UnknownJobError:
+        return None
+    values = parse_fields(line)
+    if "JobState" not in values:
+        return None
+    return JobInfo(
+        state=values["JobState"],
+        reason=values.get("Reason", "None"),
+        restarts=int(values.get("Restarts", 0)),
+        output=values.get("StdOut", ""),
+    )
+
+
+def find_queued_jobs(folder: Path) -> list[str]:
+    """Return the ids of the user's pending and running jobs whose batch script is in ``folder``.
+
+    Raises:
+        UserError: SLURM does not respond.
+    """
+    options = ("--all", f"--user={os.getuid()}", "--noheader", "--format=%i %o")
+    jobs = [line.strip().partition(" ") for line in _run("squeue", *options).splitlines()]
+    return [job_id for job_id, _, script in jobs if Path(script).parent == folder]
+
+
+def cancel_job(job_id: str) -> None:
+    """Cancel a job; do nothing if it is over.
+
+    Raises:
+        UserError: SLURM refuses, or does not respond.
+    """
+    with suppress(_UnknownJobError):
+        _run("scancel", "--quiet", job_id)
+
+
+def requeue_job(job_id: str) -> None:
+    """Put a job back into the queue; SLURM ends its processes.
+
+    Raises:
+        UserError: SLURM refuses, or does not respond.
+    """
+    _run("scontrol", "requeue", job_id)
+
+
+def _run(*command: str) -> str:
+    """Run one of SLURM's commands and return its output."""
+    shown = " ".join(command)
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+        )
+    except FileNotFoundError:
+        raise UserError(
+            f"SLURM cannot be queried, because there is no {command[0]} in PATH"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SlurmUnavailableError(
+            f"SLURM did not respond within {_TIMEOUT_SECONDS} s ({shown}): try again"
+        ) from None
+    if result.returncode:
+        problem = result.stderr.strip().partition("\n")[0]
+        if "Invalid job id" in problem:
+            raise _UnknownJobError(problem)
+        raise SlurmUnavailableError(f"SLURM's command {shown} failed: {problem}")
+    return result.stdout
+
+
+def _build_partition(values: Mapping[str, str], nodes: Sequence[tuple[int, int]]) -> Partition:
+    """Build a partition from scontrol's fields and the cores and GPUs of each node."""
+    total = int(values["TotalNodes"])
+    max_nodes = values.get("MaxNodes", "UNLIMITED")
     return Partition(
-        name=found["PartitionName"],
-        is_default=found.get("Default") == "YES",
-        is_hidden=found.get("Hidden") == "YES",
-        is_up=found.get("State") == "UP",
-        max_minutes=parse_minutes(found["MaxTime"]),
+        name=values["PartitionName"],
+        is_default=values.get("Default") == "YES",
+        is_hidden=values.get("Hidden") == "YES",
+        is_up=values.get("State") == "UP",
+        max_minutes=parse_minutes(values["MaxTime"]),
         max_nodes=min(total, int(max_nodes)) if max_nodes.isdigit() else total,
         node_cpus=max((cpus for cpus, _ in nodes), default=None),
         node_gpus=max((gpus for _, gpus in nodes), default=0),
     )
 
 
-def _ask(*command: str) -> str:
-    """Run one of SLURM's programs and return what it prints."""
-    told = " ".join(command)
-    try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False
+def parse_fields(line: str) -> dict[str, str]:
+    """Parse a line of ``scontrol --oneliner``."""
+    return dict(_FIELD.findall(line))
+
+
+def count_gpus(resources: str) -> int:
+    """Return the number of GPUs in a GRES list, "gpu:a100:8(S:0-1),gpu:v100:2,mps:400"."""
+    return sum(int(number or 1) for number in _GPUS.findall(resources))
+
+
+def parse_minutes(text: str) -> int | None:
+    """Parse a SLURM time such as "90", "12:00:00" or "2-12".
+
+    Returns:
+        Whole minutes, rounded up, or None for "UNLIMITED".
+
+    Raises:
+        UserError: ``text`` has none of SLURM's formats.
+    """
+    if text.upper() in _UNLIMITED:
+        return None
+    if match := _TIME_WITH_DAYS.fullmatch(text):
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    elif match := _TIME_WITHOUT_DAYS.fullmatch(text):
+        days = 0
+        hours, minutes, seconds = (int(part or 0) for part in match.groups()[:3])
+        minutes += int(match[4] or 0)
+    else:
+        raise UserError(
+            f'a time limit must have one of SLURM\'s formats, but it is "{text}": write MINUTES, '
+            "HOURS:MINUTES:SECONDS or DAYS-HOURS:MINUTES:SECONDS"
         )
-    except FileNotFoundError:
-        raise UserError(f"SLURM cannot be asked, as there is no {command[0]} in PATH") from None
-    except subprocess.TimeoutExpired:
-        raise NoAnswerError(
-            f"SLURM did not answer in {_PATIENCE_SECONDS} s ({told}): try again"
-        ) from None
-    if answer.returncode:
-        problem = answer.stderr.strip().partition("\n")[0]
-        if "Invalid job id" in problem:
-            raise _UnknownJobError(problem)
-        raise NoAnswerError(f"SLURM does not answer ({told}): {problem}")
-    return answer.stdout
+    return (days * 24 + hours) * 60 + minutes + math.ceil(seconds / 60)
+
+
+def format_minutes(minutes: int) -> str:
+    """Format minutes as D-HH:MM:00, or HH:MM:00 below a day."""
+    days, rest = divmod(minutes, 24 * 60)
+    return f"{days}-" * (days > 0) + f"{rest // 60:02}:{rest % 60:02}:00"

@@ -1,4 +1,4 @@
-"""The jobs that were launched from here: what became of each, and how far it is."""
+"""Record submitted jobs, and report their state and progress."""
 
 import json
 import os
@@ -10,60 +10,15 @@ from typing import Any
 
 import psutil
 
-from stvit_video.slurm.scontrol import JobFacts, read_job
+from stvit_video.slurm.scontrol import JobInfo, read_job
 
-_MARK = "json_stats: "
-# Enough for the last lines, whatever the length of the log.
+_RECORD_FILE = "job.json"
+_COLUMNS = ("job", "name", "state", "epoch", "step", "loss", "requeues", "logs")
+_STATS_MARK = "json_stats: "
+# Enough for the last lines of a log of any length.
 _TAIL_BYTES = 1 << 16
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come.
-
-    Attributes:
-        epoch: "3/30", or "" before the first line.
-        iteration: "20/3750", or "" after an epoch's end.
-        loss: of the last training line; None before it.
-    """
-
-    epoch: str = ""
-    iteration: str = ""
-    loss: float | None = None
-
-
-def read_stats(line: str) -> dict[str, Any] | None:
-    """Return what a line of a log says in ``json_stats: {...}``, or None for other lines."""
-    _, mark, text = line.partition(_MARK)
-    if not mark:
-        return None
-    try:
-        return json.loads(text)
-    except ValueError:  # cut off in the middle
-        return None
-
-
-def read_progress(output_dir: Path, *, since: float) -> Progress:
-    """Return how far the run in ``output_dir`` is by the end of its json_stats.log.
-
-    Args:
-        output_dir: of the run.
-        since: a log that was last written before (seconds since 1970) is of an earlier run.
-    """
-    path = output_dir / "json_stats.log"
-    if not path.is_file() or path.stat().st_mtime < since:
-        return Progress()
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        lines = file.read().decode("utf-8", errors="replace").splitlines()
-    for line in reversed(lines):
-        stats = read_stats(line)
-        if stats and stats.get("_type") in ("train_iter", "train_epoch"):
-            return Progress(stats["epoch"], stats.get("iter", ""), stats["loss"])
-    return Progress()
-
-
-_FILE = "job.json"
+# A record is written after its process starts, and the two clocks differ a little.
+_CLOCK_TOLERANCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -71,14 +26,13 @@ class JobRecord:
     """A job that was submitted.
 
     Attributes:
-        job_id: SLURM's number, or with ``is_local`` the process that runs it.
-        name: of the job.
-        folder: of its code, config and logs, where it was found.
-        output_dir: of its run.
-        submitted: when, in seconds since 1970.
+        job_id: SLURM's id, or with ``is_local`` the id of the process that runs it.
+        name: name of the job.
+        folder: folder of its code, config and logs, where it is now.
+        output_dir: folder of its run.
+        submitted: time of submission, in seconds since 1970.
         is_local: it runs on the machine where it was started, without SLURM.
-        first_folder: the folder as it was called when the job was submitted, which is the name
-            that SLURM knows; empty: ``folder``.
+        first_folder: the folder when the job was submitted, as SLURM knows it; empty: ``folder``.
     """
 
     job_id: str
@@ -95,92 +49,103 @@ class JobRecord:
         return f"{'local job' if self.is_local else 'job'} {self.job_id} ({self.name})"
 
     @property
-    def how_to_stop(self) -> str:
-        """The command that ends the job."""
+    def stop_command(self) -> str:
+        """The command that stops the job."""
         return f"kill {self.job_id}" if self.is_local else f"scancel {self.job_id}"
 
     @property
-    def place_of_run(self) -> str:
-        """Its OUTPUT_DIR, under one name for all ways to write it."""
+    def real_output_dir(self) -> str:
+        """Its OUTPUT_DIR without symbolic links, the same however it was written."""
         return os.path.realpath(self.output_dir)
 
-    def has_output(self, file: str) -> bool:
-        """Whether a job whose output SLURM writes to ``file`` is this one.
+    @property
+    def result(self) -> str:
+        """The result that submitit left at the end: "success", "error", or "" if there is none."""
+        from submitit.core.utils import pickle_load
 
-        The folder may have been moved since, or be named by another way that leads there.
+        path = self.folder / f"{self.job_id}_0_result.pkl"
+        # Only the user can write to the folder, so the pickle is safe to load.
+        return pickle_load(path)[0] if path.is_file() else ""
+
+    def log(self, rank: int = 0) -> Path:
+        """Return the file of a rank's standard output and error."""
+        return self.folder / f"{self.job_id}_{rank}_log.out"
+
+    def has_output(self, file: str) -> bool:
+        """Whether ``file``, the output file of a job in SLURM, belongs to this job.
+
+        The folder may have been moved since submission, or be reached by another path.
         """
         folder = Path(file).parent
         return str(folder) == self.first_folder or folder.name == self.folder.name
 
-    def log(self, rank: int = 0) -> Path:
-        """Log of a rank: all that it prints, its errors too."""
-        return self.folder / f"{self.job_id}_{rank}_log.out"
-
     def write(self) -> None:
-        """Write it to the job's folder."""
-        plain = {**asdict(self), "folder": str(self.folder), "output_dir": str(self.output_dir)}
-        (self.folder / _FILE).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-
-    @property
-    def result(self) -> str:
-        """What submitit left at the end: "success", "error", or "" for nothing."""
-        from submitit.core.utils import pickle_load
-
-        path = self.folder / f"{self.job_id}_0_result.pkl"
-        # The folder is the user's alone, so nobody else can have written the pickle.
-        return pickle_load(path)[0] if path.is_file() else ""
+        """Write the record to the job's folder."""
+        values = {**asdict(self), "folder": str(self.folder), "output_dir": str(self.output_dir)}
+        text = json.dumps(values, indent=2) + "\n"
+        (self.folder / _RECORD_FILE).write_text(text, encoding="utf-8")
 
 
 def new_record(
     *, job_id: str, name: str, folder: Path, output_dir: str, is_local: bool
 ) -> JobRecord:
-    """Describe a job that was submitted just now."""
+    """Return the record of a job that was submitted just now."""
     return JobRecord(
         job_id, name, folder, Path(output_dir), time.time(), is_local, first_folder=str(folder)
     )
 
 
-def read_records(job_dir: Path) -> list[JobRecord]:
+def read_job_records(job_dir: Path) -> list[JobRecord]:
     """Return all jobs that were submitted with this --job-dir, the oldest first."""
     records = []
-    for path in job_dir.absolute().glob(f"*/{_FILE}"):
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        # The folder may have been moved since.
-        places = {"folder": path.parent, "output_dir": Path(plain["output_dir"])}
-        records.append(JobRecord(**{**plain, "first_folder": plain["folder"], **places}))
+    for path in job_dir.absolute().glob(f"*/{_RECORD_FILE}"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["first_folder"] = values["folder"]
+        # The folder may have been moved.
+        values["folder"] = path.parent
+        values["output_dir"] = Path(values["output_dir"])
+        records.append(JobRecord(**values))
     return sorted(records, key=lambda record: record.submitted)
 
 
-_COLUMNS = ("job", "name", "state", "epoch", "step", "loss", "requeues", "logs")
-# A record is written after its process was started, by clocks that differ a little.
-_START_SECONDS = 1.0
-
-
-def job_facts(record: JobRecord) -> JobFacts:
-    """Say what a job does, by SLURM or, once that has forgotten it, by what it left behind.
+def job_info(record: JobRecord) -> JobInfo:
+    """Return the state of a job from SLURM or, once SLURM has forgotten it, from its result.
 
     Raises:
-        UserError: SLURM does not answer.
+        UserError: SLURM does not respond.
     """
-    facts = _local_facts(record) if record.is_local else read_job(record.job_id)
-    if facts is not None and (record.is_local or record.has_output(facts.output)):
-        return facts
-    # Without accounting SLURM knows a job for some minutes (MinJobAge) after its end.
+    info = _local_job_info(record) if record.is_local else read_job(record.job_id)
+    if info is not None and (record.is_local or record.has_output(info.output)):
+        return info
+    # Without accounting SLURM remembers a job only for some minutes (MinJobAge) after its end.
     states = {"success": "COMPLETED", "error": "FAILED"}
-    return JobFacts(states.get(record.result, "ENDED"), "None", restarts=None, output="")
+    return JobInfo(states.get(record.result, "ENDED"), "None", restarts=None, output="")
+
+
+def _local_job_info(record: JobRecord) -> JobInfo | None:
+    try:
+        process = psutil.Process(int(record.job_id))
+        is_alive = process.status() != psutil.STATUS_ZOMBIE
+        # Process ids are reused.
+        is_same = process.create_time() < record.submitted + _CLOCK_TOLERANCE_SECONDS
+    except psutil.NoSuchProcess:
+        return None
+    if not (is_alive and is_same):
+        return None
+    return JobInfo("RUNNING", "None", restarts=0, output="")
 
 
 def status_table(records: Sequence[JobRecord]) -> str:
-    """Return a table of jobs: state, epoch, last loss, requeues, where the logs are.
+    """Return a table of jobs with their state, progress, requeues and logs.
 
     Raises:
-        UserError: SLURM does not answer.
+        UserError: SLURM does not respond.
     """
-    # Of several jobs that trained in one folder, what it says is of the last.
-    last = {record.place_of_run: record for record in records}
+    # If several jobs trained in one folder, its log shows the progress of the last one.
+    last = {record.real_output_dir: record for record in records}
     rows = [
         _COLUMNS,
-        *(_row(record, is_last=last[record.place_of_run] is record) for record in records),
+        *(_table_row(record, is_last=last[record.real_output_dir] is record) for record in records),
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -190,30 +155,64 @@ def status_table(records: Sequence[JobRecord]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(record: JobRecord, *, is_last: bool) -> tuple[str, ...]:
-    facts = job_facts(record)
+def _table_row(record: JobRecord, *, is_last: bool) -> tuple[str, ...]:
+    info = job_info(record)
     progress = Progress()
     if is_last:
         progress = read_progress(record.output_dir, since=record.submitted)
-    reason = f" ({facts.reason})" if facts.reason != "None" else ""
     return (
         f"local {record.job_id}" if record.is_local else record.job_id,
         record.name,
-        facts.state + reason,
+        info.describe(),
         progress.epoch or "-",
         progress.iteration or "-",
         "-" if progress.loss is None else f"{progress.loss:.4g}",
-        "-" if facts.restarts is None else str(facts.restarts),
+        "-" if info.restarts is None else str(info.restarts),
         str(record.folder),
     )
 
 
-def _local_facts(record: JobRecord) -> JobFacts | None:
-    try:
-        process = psutil.Process(int(record.job_id))
-        runs = process.status() != psutil.STATUS_ZOMBIE
-        # Numbers of processes are given out again.
-        is_it = process.create_time() < record.submitted + _START_SECONDS
-    except psutil.NoSuchProcess:
+@dataclass(frozen=True)
+class Progress:
+    """The progress of a training run.
+
+    Attributes:
+        epoch: "3/30", or "" before the first log line.
+        iteration: "20/3750", or "" at the end of an epoch.
+        loss: loss of the last training line; None before it.
+    """
+
+    epoch: str = ""
+    iteration: str = ""
+    loss: float | None = None
+
+
+def read_progress(output_dir: Path, *, since: float) -> Progress:
+    """Read the progress of the run in ``output_dir`` from the end of its json_stats.log.
+
+    Args:
+        output_dir: folder of the run.
+        since: ignore a log that was last written before (seconds since 1970), by an earlier run.
+    """
+    path = output_dir / "json_stats.log"
+    if not path.is_file() or path.stat().st_mtime < since:
+        return Progress()
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    for line in reversed(lines):
+        stats = parse_stats(line)
+        if stats and stats.get("_type") in ("train_iter", "train_epoch"):
+            return Progress(stats["epoch"], stats.get("iter", ""), stats["loss"])
+    return Progress()
+
+
+def parse_stats(line: str) -> dict[str, Any] | None:
+    """Return the statistics in a log line ``json_stats: {...}``, or None for other lines."""
+    _, mark, text = line.partition(_STATS_MARK)
+    if not mark:
         return None
-    return JobFacts("RUNNING", "None", restarts=0, output="") if runs and is_it else None
+    try:
+        return json.loads(text)
+    except ValueError:  # the line is truncated
+        return None

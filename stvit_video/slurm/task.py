@@ -1,4 +1,4 @@
-"""A process of a job: its place, its files, its record, and the signals that ask it to stop.
+"""Describe a job's task: its place in the job, its files, its stop signals and its record.
 
 Nothing here imports PyTorch.
 """
@@ -19,18 +19,37 @@ from types import FrameType
 from stvit_video.errors import TransientError, UserError
 from stvit_video.runtime.atomic_files import replace_content
 
+# The time limit (submitit sets its signal to USR2), scancel --signal, preemption, and the end of a
+# job step send these.
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+
+# How a rank ended, in its record.
+FINISHED = "finished"
+STOPPED = "stopped"
+# A user error, which would occur again after a requeue.
+MISTAKE = "mistake"
+FAILED = "failed"
+# Other ranks did not respond, so this rank is not the cause.
+LOST = "lost"
+# The rank was suspended: SLURM resumes a suspended process to end it.
+HUNG = "hung"
+
+# A longer gap between two heartbeats means that the rank was suspended.
+_MAX_HEARTBEAT_GAP = 3  # periods
+
 
 @dataclass(frozen=True)
 class RankJob:
-    """What every rank of a job runs: a config, and how long and how often.
+    """The arguments of every rank of a job.
 
     Attributes:
-        job_dir: the job's folder, where all nodes see it; logs and records of the ranks go there.
+        job_dir: the job's folder, on a disk that all nodes share; ranks write logs and records
+            there.
         config: the merged config, a YAML file.
-        max_requeues: restarts of the job, by whatever cause, after which it requeues itself no
-            more.
-        requeue_on_failure: requeue from the last checkpoint after a rank died or hung too; what
-            does it is the end of the batch script, see :mod:`stvit_video.slurm.sbatch`.
+        max_requeues: the job does not requeue itself after this many restarts, whatever caused
+            them.
+        requeue_on_failure: also requeue from the last checkpoint after a rank died or hung. The
+            end of the batch script does it, see :mod:`stvit_video.slurm.requeue`.
         timeout_s: how long a rank waits for the others, at the start and in each collective; a
             rank that hangs ends the job within this time.
     """
@@ -44,26 +63,23 @@ class RankJob:
 
 @dataclass(frozen=True)
 class SlurmTask:
-    """A task of a job, or its batch script, which stands at the place of task 0.
+    """A task of a job, or its batch script, which counts as task 0.
 
     Attributes:
-        job_id: SLURM's number of the job; in an array, of this one of its jobs.
+        job_id: SLURM's id of the job; in an array, of this element.
         restarts: how often the job was requeued before.
         rank: index among all tasks.
-        node: SLURM's name of the machine.
     """
 
     job_id: str
     restarts: int
     rank: int
-    node: str
 
     @classmethod
-    def of(cls, env: Mapping[str, str]) -> "SlurmTask | None":
-        """Return the task that ``env`` belongs to, or None outside the jobs of submitit.
+    def from_env(cls, env: Mapping[str, str]) -> "SlurmTask | None":
+        """Return the task that ``env`` belongs to, or None outside of submitit's jobs.
 
-        A shell that was opened inside somebody's job has SLURM's variables too, and that job is
-        not ours to requeue.
+        A shell inside another job has SLURM's variables too, and that job must not be requeued.
         """
         if env.get("SUBMITIT_EXECUTOR") != "slurm" or "SLURM_JOB_ID" not in env:
             return None
@@ -71,92 +87,73 @@ class SlurmTask:
             job_id=env["SLURM_JOB_ID"],
             restarts=int(env.get("SLURM_RESTART_COUNT") or 0),
             rank=int(env.get("SLURM_PROCID", "0")),
-            node=env.get("SLURMD_NODENAME", ""),
         )
 
 
-# SLURM's warning before the time limit (submitit asks for USR2), scancel --signal, preemption, and
-# the end of a step.
-STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+def rank_log(job_dir: Path, rank: int) -> Path:
+    """Return the log file of a rank; a requeued job appends to it."""
+    return job_dir / "logs" / f"rank_{rank:05d}.log"
+
+
+def rank_record(job_dir: Path, rank: int) -> Path:
+    """Return the file of a rank's `RankRecord`."""
+    return job_dir / "ranks" / f"rank_{rank:05d}.json"
+
+
+def endings_log(job_dir: Path) -> Path:
+    """Return the file that lists each failure of the job: a line with the time and a sentence."""
+    return job_dir / "endings.log"
 
 
 class StopSignals:
-    """Note whether this process was asked to stop.
+    """Record whether this process was signaled to stop.
 
-    A handler runs wherever the main thread is, be it within a library: all that it does here is to
-    set a flag. The processes that this one starts share the flag. So ranks among them know that
-    they are to stop without a signal of their own, which would end those that have only begun.
+    A signal handler may run anywhere in the main thread, even inside a library, so it only sets a
+    flag. Child processes share the flag: ranks among them learn of the stop without a signal of
+    their own, which would end those that are still starting.
     """
 
     def __init__(self) -> None:
         self._flag = RawValue(c_bool, False)
 
     @property
-    def asked(self) -> bool:
-        """Whether this process, or one that shares its flag, was asked."""
+    def received(self) -> bool:
+        """Whether this process, or one that shares its flag, has received a stop signal."""
         return self._flag.value
 
     def install(self) -> None:
-        """Take the signals over from whoever has them, submitit among them."""
+        """Install the handlers in place of existing ones, including submitit's."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._note)
-        # It comes before TERM. submitit's handler would log it, which must not happen in the midst
-        # of another line of the log.
+            signal.signal(number, self._set_flag)
+        # SLURM sends CONT before TERM. submitit's handler would log it, possibly in the middle of
+        # another log line.
         signal.signal(signal.SIGCONT, signal.SIG_DFL)
 
     def ignore(self) -> None:
-        """Be deaf to the signals from now on: this process is ending, and must come to its end.
+        """Ignore the signals from now on, so that this process can finish its shutdown.
 
-        Python takes its handlers back while it still has much to tidy up.
+        Python restores the default handlers long before it has finished.
         """
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _set_flag(self, number: int, frame: FrameType | None) -> None:
         self._flag.value = True
-
-
-def rank_log(job_dir: Path, rank: int) -> Path:
-    """Return the log of one rank; a job that is requeued appends to it."""
-    return job_dir / "logs" / f"rank_{rank:05d}.log"
-
-
-def rank_record(job_dir: Path, rank: int) -> Path:
-    """Return the file of what is known about one rank: see :mod:`stvit_video.slurm.task`."""
-    return job_dir / "ranks" / f"rank_{rank:05d}.json"
-
-
-def endings_log(job_dir: Path) -> Path:
-    """Return the list of how the job ended each time, a line with the time and a sentence each."""
-    return job_dir / "endings.log"
-
-
-FINISHED = "finished"
-STOPPED = "stopped"
-# A mistake of the user's, which would be made again after a requeue.
-MISTAKE = "mistake"
-FAILED = "failed"
-# The others did not answer: the rank itself is not to blame.
-LOST = "lost"
-# The rank was asleep, as SLURM wakes up a stopped process to end it.
-HUNG = "hung"
-
-# Signs of life that a rank must have left out to be called asleep.
-_ASLEEP_PERIODS = 3
 
 
 @dataclass(frozen=True)
 class RankRecord:
-    """One rank since the last start of its job.
+    """The state of a rank since the last start of its job.
 
     Attributes:
         rank: index among all ranks.
         node: name of its machine.
         process: its process id there.
         restarts: how often the job was requeued before this start.
-        log: its log.
-        ending: one of the words above; empty while it runs, and for ever if it was killed.
-        reason: a sentence about a bad ending.
+        log: its log file.
+        ending: FINISHED, STOPPED, MISTAKE, FAILED, LOST or HUNG; empty while it runs, and for good
+            if it was killed.
+        reason: a sentence about a failure.
     """
 
     rank: int
@@ -176,19 +173,19 @@ def keep_record(
     period_s: float,
     is_lost: Callable[[Exception], bool],
 ) -> Iterator[None]:
-    """Keep the record of this rank while the block runs, and at last how it ended.
+    """Keep a rank's record up to date while the block runs, and write how it ended.
 
     Args:
-        record: as it begins.
+        record: the initial record.
         job_dir: the job's folder.
-        period_s: time between two signs of life, which the file's time of change is: so all
-            are told by one clock, that of the file server.
-        is_lost: whether an error says that other ranks did not answer.
+        period_s: time between two heartbeats. A heartbeat updates the modification time of the
+            record's file, so all ranks use the clock of the file server.
+        is_lost: whether an error means that other ranks did not respond.
     """
     path = rank_record(job_dir, record.rank)
-    _write(path, record)
-    signs = _SignsOfLife(path, record, period_s=period_s)
-    signs.start()
+    _write_record(path, record)
+    heartbeat = _Heartbeat(path, record, period_s=period_s)
+    heartbeat.start()
     ending, reason = FINISHED, ""
     try:
         yield
@@ -207,15 +204,15 @@ def keep_record(
         reason = f"{type(error).__name__}: {first_line}"
         raise
     finally:
-        signs.end()
-        if ending == LOST and signs.was_asleep:
-            _write(path, signs.record)
+        heartbeat.stop()
+        if ending == LOST and heartbeat.was_suspended:
+            _write_record(path, heartbeat.record)
         else:
-            _write(path, replace(record, ending=ending, reason=reason))
+            _write_record(path, replace(record, ending=ending, reason=reason))
 
 
-def read_records(job_dir: Path, *, restarts: int) -> list[RankRecord]:
-    """Return the records of a start of the job, those with the oldest sign of life first."""
+def read_rank_records(job_dir: Path, *, restarts: int) -> list[RankRecord]:
+    """Return the rank records of one start of a job, the oldest heartbeat first."""
     found = []
     for path in rank_record(job_dir, 0).parent.glob("rank_*.json"):
         record = RankRecord(**json.loads(path.read_text(encoding="utf-8")))
@@ -224,42 +221,42 @@ def read_records(job_dir: Path, *, restarts: int) -> list[RankRecord]:
     return [record for *_, record in sorted(found)]
 
 
-def _write(path: Path, record: RankRecord) -> None:
+def _write_record(path: Path, record: RankRecord) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_content(path, json.dumps(asdict(record)).encode())
 
 
-class _SignsOfLife(threading.Thread):
-    """Touches the file of a record from time to time, and notes in it if it could not."""
+class _Heartbeat(threading.Thread):
+    """Touch the file of a record periodically, and record when this was not possible."""
 
     def __init__(self, path: Path, record: RankRecord, *, period_s: float) -> None:
         super().__init__(daemon=True)
         self.record = record
         self._path = path
         self._period_s = period_s
-        self._ended = threading.Event()
+        self._stopped = threading.Event()
 
     @property
-    def was_asleep(self) -> bool:
-        """Whether there was a long time without a sign."""
+    def was_suspended(self) -> bool:
+        """Whether there was a long time without a heartbeat."""
         return self.record.ending == HUNG
 
     def run(self) -> None:
-        """Sign until the end."""
-        signed = time.monotonic()
-        is_over = False
-        while not is_over:
-            is_over = self._ended.wait(self._period_s)
-            silence = time.monotonic() - signed
-            if silence > _ASLEEP_PERIODS * self._period_s:
-                # At once, as the process may have few moments left.
-                reason = f"it gave no sign of life for {silence:.0f} s"
+        """Touch the file until `stop` is called."""
+        last_beat = time.monotonic()
+        is_stopped = False
+        while not is_stopped:
+            is_stopped = self._stopped.wait(self._period_s)
+            gap = time.monotonic() - last_beat
+            if gap > _MAX_HEARTBEAT_GAP * self._period_s:
+                # Written immediately, because the process may be about to end.
+                reason = f"no heartbeat for {gap:.0f} s"
                 self.record = replace(self.record, ending=HUNG, reason=reason)
-                _write(self._path, self.record)
+                _write_record(self._path, self.record)
             os.utime(self._path)
-            signed += silence
+            last_beat += gap
 
-    def end(self) -> None:
-        """Stop signing."""
-        self._ended.set()
+    def stop(self) -> None:
+        """Stop the thread, and wait for its end."""
+        self._stopped.set()
         self.join()

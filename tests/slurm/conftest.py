@@ -1,4 +1,4 @@
-"""A small run to launch, and programs that stand in for SLURM's."""
+"""A small run to launch, and fake SLURM commands."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ from small_run import SMALL_CONFIG, write_data_set
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What scontrol of SLURM 22.05 prints, shortened.
+# Output of scontrol of SLURM 22.05, shortened.
 PARTITIONS = """\
 PartitionName=debug AllowGroups=ALL AllowAccounts=ALL Default=YES QoS=N/A DefaultTime=NONE \
 MaxNodes=UNLIMITED MaxTime=2-00:00:00 MinNodes=0 Nodes=n[1-4] State=UP TotalCPUs=8 TotalNodes=4 \
@@ -21,7 +21,7 @@ PartitionName=secret Default=NO Hidden=YES MaxNodes=UNLIMITED MaxTime=1-00:00:00
 TotalNodes=8
 """
 
-# What sinfo -ahN -o "%P|%c|%G" prints.
+# Output of sinfo -ahN -o "%P|%c|%G".
 NODES = """\
 debug*|8|gpu:2(S:0)
 long|4|(null)
@@ -35,7 +35,7 @@ case "$*" in
 esac
 """
 
-# Jobs lie in files jobs/ID; sbatch keeps each script as scripts/ID.
+# The jobs are in files jobs/ID, and the scripts given to sbatch in scripts/ID.
 SCONTROL = """\
 here=$(dirname "$0")
 case "$*" in
@@ -74,7 +74,7 @@ echo "$2" >> "$here/cancelled"
 
 
 class FakeSlurm:
-    """Programs in a folder of PATH that answer as SLURM's do; nothing ever runs."""
+    """Commands in a folder of PATH that respond as SLURM's do, but run no jobs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ class FakeSlurm:
 
     @property
     def scripts(self) -> list[str]:
-        """Texts of the scripts that were submitted, the first first."""
+        """The submitted batch scripts, in order."""
         files = sorted((self.folder / "scripts").iterdir(), key=lambda file: int(file.name))
         return [file.read_text() for file in files]
 
@@ -102,16 +102,16 @@ class FakeSlurm:
         return file.read_text().splitlines() if file.exists() else []
 
     def refuse(self, pattern: str) -> None:
-        """Refuse scripts in which a line matches ``pattern``."""
+        """Reject scripts in which a line matches ``pattern``."""
         (self.folder / "refusal").write_text(pattern)
 
     def refuse_to_cancel(self) -> None:
         (self.folder / "refuses_scancel").touch()
 
     def fall_silent(self, when: str) -> None:
-        """Let sbatch get no answer "before" or "after" the job is queued, or be "interrupted".
+        """Make sbatch lose the connection "before" or "after" it has queued the job.
 
-        As Ctrl-C does it, the program is interrupted too.
+        If "interrupted", sbatch and the program receive SIGINT after that, as on Ctrl-C.
         """
         (self.folder / "silence").write_text(when)
 
@@ -141,7 +141,7 @@ def video_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config_file(tmp_path, video_folder) -> Path:
-    """The config of ``small_run`` over its data set, with folders from where the user stands."""
+    """The config of ``small_run`` with its data set, and OUTPUT_DIR in the working directory."""
     path = tmp_path / "small.yaml"
     path.write_text(
         SMALL_CONFIG.replace("DATA:", f"DATA:\n  PATH_TO_DATA_DIR: {video_folder}")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A small checkout with a commit, a change since and a new file, that stands for this one."""
+    """A small checkout in place of this one, with a commit, a changed file and a new file."""
     root = tmp_path / "checkout"
     (root / "stvit_video" / "__pycache__").mkdir(parents=True)
     (root / "configs").mkdir()
@@ -29,7 +29,7 @@ def checkout(tmp_path, monkeypatch):
         subprocess.run(["git", "-C", str(root), *command], check=True)
     (root / "stvit_video" / "a.py").write_text("A = 2\n")
     (root / "stvit_video" / "new.py").write_text("B = 1\n")
-    monkeypatch.setattr(submit, "_root", lambda: root)
+    monkeypatch.setattr(submit, "_code_root", lambda: root)
     return root
 
 
@@ -66,7 +66,7 @@ def test_changes_in_another_encoding_are_recorded(checkout, tmp_path):
     assert b"+# caf\xe9\n" in (tmp_path / "code.diff").read_bytes()
 
 
-def test_without_git_that_is_said(checkout, tmp_path):
+def test_the_version_says_that_there_is_no_git(checkout, tmp_path):
     shutil.rmtree(checkout / ".git")
     submit.write_versions(tmp_path)
     assert (tmp_path / "code_version.txt").read_text().startswith("no git")
@@ -88,6 +88,6 @@ def test_the_packages_are_listed(checkout, tmp_path):
 
 def test_this_checkout_is_found(tmp_path):
     submit.copy_code(tmp_path / "code")
-    copy = tmp_path / "code" / "stvit_video" / "cluster" / "snapshot.py"
+    copy = tmp_path / "code" / "stvit_video" / "slurm" / "submit.py"
     assert copy.read_bytes() == Path(submit.__file__).read_bytes()
     assert (tmp_path / "code" / "configs" / "k400" / "swin_t.yaml").is_file()

@@ -8,15 +8,15 @@ from stvit_video.config import dump_config, load_config
 from stvit_video.config.defaults import default_config
 from stvit_video.config.keys import leaves
 from stvit_video.errors import UserError
-from stvit_video.slurm.config import (
+from stvit_video.slurm.build import (
     PATH_KEYS,
     array_overrides,
     chain_configs,
     load_job_config,
-    split_array,
+    parse_array,
 )
 
-# Keys with such a name that hold paths from OUTPUT_DIR, or none.
+# Keys with similar names that hold paths relative to OUTPUT_DIR, or no paths.
 OTHER_KEYS = {"TENSORBOARD.LOG_DIR", "TEST.SAVE_RESULTS_PATH"}
 
 
@@ -26,7 +26,7 @@ def test_every_key_that_holds_a_path_is_made_absolute():
     assert paths == set(PATH_KEYS) | OTHER_KEYS
 
 
-def test_paths_are_from_where_the_user_stands(config_file, tmp_path, monkeypatch):
+def test_paths_are_relative_to_the_working_directory(config_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     overrides = ["DATA.PATH_TO_DATA_DIR", "a b/=c", "TRAIN.CHECKPOINT_FILE_PATH", "/w.pth"]
     cfg = load_job_config(config_file, [*overrides, "TEST.CHECKPOINT_FILE_PATH", "best"])
@@ -49,12 +49,12 @@ def test_nodes_and_gpus_become_shards_and_ranks(config_file):
     assert (cfg.NUM_SHARDS, cfg.NUM_GPUS, cfg.DEVICE) == (3, 1, "cpu")
 
 
-def test_gpus_that_were_asked_for_are_used(config_file):
-    """With DEVICE auto a node without a working GPU would train on its CPU, in silence."""
+def test_requested_gpus_are_used(config_file):
+    """With DEVICE auto, a node without a working GPU would train on its CPU unnoticed."""
     assert load_job_config(config_file, ["DEVICE", "auto"]).DEVICE == "cuda"
 
 
-def test_on_this_machine_auto_is_what_it_has(config_file):
+def test_device_auto_is_resolved_on_this_machine(config_file):
     here = "cuda" if torch.cuda.is_available() else "cpu"
     assert here == load_job_config(config_file, ["DEVICE", "auto"], is_local=True).DEVICE
 
@@ -62,25 +62,25 @@ def test_on_this_machine_auto_is_what_it_has(config_file):
 @pytest.mark.parametrize(
     ("overrides", "flags", "sentence"),
     [
-        (["NUM_SHARDS", "2"], {"nodes": 4}, "NUM_SHARDS is what --nodes says"),
-        (["NUM_GPUS=2"], {"gpus_per_node": 4}, "NUM_GPUS is what --gpus-per-node says"),
+        (["NUM_SHARDS", "2"], {"nodes": 4}, "NUM_SHARDS and --nodes set the same number"),
+        (["NUM_GPUS=2"], {"gpus_per_node": 4}, "NUM_GPUS and --gpus-per-node set the same number"),
         ([], {"gpus_per_node": 4}, "DEVICE is cpu"),
         (["DEVICE", "cuda"], {"gpus_per_node": 3}, "TRAIN.BATCH_SIZE must be a multiple of NUM_G"),
         ([], {"nodes": 0}, "NUM_SHARDS must be at least 1"),
         (["TRAIN.BATCHSIZE", "2"], {}, "did you mean TRAIN.BATCH_SIZE"),
     ],
 )
-def test_what_does_not_go_together(config_file, overrides, flags, sentence):
+def test_flags_and_overrides_that_conflict(config_file, overrides, flags, sentence):
     with pytest.raises(UserError, match=sentence):
         load_job_config(config_file, overrides, **flags)
 
 
 def test_an_array_is_split_at_commas_outside_of_brackets():
-    assert split_array("SOLVER.BASE_LR=1e-3,5e-4, 2e-4") == (
+    assert parse_array("SOLVER.BASE_LR=1e-3,5e-4, 2e-4") == (
         "SOLVER.BASE_LR",
         ["1e-3", "5e-4", "2e-4"],
     )
-    assert split_array("STVIT.KEY_WINDOWS=(10,14),[7,7]") == (
+    assert parse_array("STVIT.KEY_WINDOWS=(10,14),[7,7]") == (
         "STVIT.KEY_WINDOWS",
         ["(10,14)", "[7,7]"],
     )
@@ -89,7 +89,7 @@ def test_an_array_is_split_at_commas_outside_of_brackets():
 @pytest.mark.parametrize("text", ["SOLVER.BASE_LR", "A=", "A=1", "A=1,", "A=1,1", "=1,2"])
 def test_an_array_needs_a_key_and_different_values(text):
     with pytest.raises(UserError, match="KEY=VALUE,VALUE"):
-        split_array(text)
+        parse_array(text)
 
 
 def test_the_jobs_of_an_array_have_folders_of_their_own():
@@ -102,7 +102,7 @@ def test_the_jobs_of_an_array_have_folders_of_their_own():
 
 @pytest.fixture
 def configs(config_file):
-    """A config of 2 epochs in /a, and one in /b."""
+    """Two configs of 2 epochs, with OUTPUT_DIR /a and /b."""
     return [load_job_config(config_file, ["OUTPUT_DIR", folder]) for folder in ("/a", "/b")]
 
 
@@ -121,7 +121,7 @@ def test_a_chain_may_end_with_a_test(config_file, configs):
     assert second.TRAIN.CHECKPOINT_FILE_PATH == ""
 
 
-def test_chains_that_cannot_be(config_file, configs):
+def test_invalid_chains(config_file, configs):
     tested = load_job_config(config_file, ["TRAIN.ENABLE", "False"])
     with pytest.raises(UserError, match="must train"):
         chain_configs([tested, configs[0]])

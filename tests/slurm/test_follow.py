@@ -6,7 +6,7 @@ import pytest
 
 from stvit_video.errors import UserError
 from stvit_video.slurm.follow import follow
-from stvit_video.slurm.scontrol import JobFacts, NoAnswerError
+from stvit_video.slurm.scontrol import JobInfo, SlurmUnavailableError
 from stvit_video.slurm.status import new_record
 
 
@@ -22,22 +22,22 @@ def record(tmp_path):
     )
 
 
-def script(record, *moments):
-    """An ``ask`` at whose calls, one after the other, the log grows and the state changes."""
+def scripted(record, *moments):
+    """Return a ``get_info`` that appends to the log and changes the state at each call."""
     remaining = iter(moments)
 
-    def ask(_):
+    def get_info(_):
         text, state, reason = next(remaining)
         if text:
             with record.log().open("a") as log:
                 log.write(text)
-        return JobFacts(state, reason, restarts=0, output="")
+        return JobInfo(state, reason, restarts=0, output="")
 
-    return ask
+    return get_info
 
 
 def test_the_log_is_shown_as_it_grows_until_the_job_ends(record, capsys):
-    ask = script(
+    get_info = scripted(
         record,
         ("", "PENDING", "Resources"),
         ("first line\nsecond", "RUNNING", "None"),
@@ -46,7 +46,7 @@ def test_the_log_is_shown_as_it_grows_until_the_job_ends(record, capsys):
         ("after the requeue\n", "RUNNING", "None"),
         ("last line\n", "COMPLETED", "None"),
     )
-    assert follow(record, ask=ask, ask_seconds=0.01)
+    assert follow(record, get_info=get_info, poll_seconds=0.01)
     assert capsys.readouterr().out.splitlines() == [
         "job 7: PENDING (Resources)",
         "job 7: RUNNING",
@@ -60,41 +60,41 @@ def test_the_log_is_shown_as_it_grows_until_the_job_ends(record, capsys):
     ]
 
 
-def test_a_controller_that_is_away_is_asked_again(record, capsys):
-    """The log is shown meanwhile."""
-    answers = script(record, ("", "RUNNING", "None"), ("last\n", "COMPLETED", "None"))
+def test_an_unavailable_controller_is_polled_again(record, capsys):
+    """Meanwhile, the log is still shown."""
+    answers = scripted(record, ("", "RUNNING", "None"), ("last\n", "COMPLETED", "None"))
     silences = iter(["", "SLURM does not answer (1)", "SLURM does not answer (2)", ""])
 
-    def ask(of):
+    def get_info(record):
         silence = next(silences)
         if silence:
             with record.log().open("a") as log:
                 log.write(f"at {silence[-2]}\n")
-            raise NoAnswerError(silence)
-        return answers(of)
+            raise SlurmUnavailableError(silence)
+        return answers(record)
 
-    assert follow(record, ask=ask, ask_seconds=0.01)
+    assert follow(record, get_info=get_info, poll_seconds=0.01)
     assert capsys.readouterr().out.splitlines() == [
         "job 7: RUNNING",
-        "SLURM does not answer (1); it is asked again until it does",
-        *("at 1", "at 2", "SLURM answers again", "last", "job 7: COMPLETED"),
+        "SLURM does not answer (1); retrying",
+        *("at 1", "at 2", "SLURM responds again", "last", "job 7: COMPLETED"),
     ]
 
 
-def test_where_there_is_no_slurm_nobody_is_asked_again(record, monkeypatch, tmp_path):
+def test_missing_slurm_commands_end_following(record, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="no scontrol in PATH"):
         follow(record)
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELLED", "TIMEOUT", "ENDED"])
-def test_another_end_than_completion_is_no_success(record, state):
-    assert not follow(record, ask=script(record, ("", state, "None")), ask_seconds=0.01)
+def test_only_completion_is_success(record, state):
+    assert not follow(record, get_info=scripted(record, ("", state, "None")), poll_seconds=0.01)
 
 
-def test_statistics_are_lines_where_there_is_no_terminal(record, capsys):
+def test_statistics_are_printed_without_a_terminal(record, capsys):
     line = stats(iter="3/10")
-    assert follow(record, ask=script(record, (line, "COMPLETED", "None")))
+    assert follow(record, get_info=scripted(record, (line, "COMPLETED", "None")))
     assert line.strip() in capsys.readouterr().out
 
 
@@ -106,7 +106,7 @@ def test_a_terminal_shows_a_bar_instead_of_statistics(record, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     log = stats(iter="3/10") + "a line\n" + stats(iter="6/10") + stats(epoch="2/2", iter="1/10")
-    assert follow(record, ask=script(record, (log, "COMPLETED", "None")))
+    assert follow(record, get_info=scripted(record, (log, "COMPLETED", "None")))
     shown = terminal.getvalue()
     assert "json_stats" not in shown
     assert "a line\n" in shown

@@ -1,4 +1,4 @@
-"""The command line, over programs that answer as SLURM's do but run nothing."""
+"""The command line of slurm/launch.py, with fake SLURM commands that run nothing."""
 
 import errno
 import json
@@ -29,7 +29,7 @@ PROGRAM = ROOT / "slurm" / "launch.py"
 
 @pytest.fixture
 def launch(config_file, fake_slurm, tmp_path, monkeypatch, capsys):
-    """Return a function from arguments, behind --cfg, to the exit status, stdout and stderr."""
+    """Return a function that launches, and returns the exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def start(*arguments, cfg=("--cfg", str(config_file))):
@@ -44,7 +44,7 @@ def folders(tmp_path):
 
 
 def refused(result, sentence):
-    """Whether a launch ended with one line that says ``sentence``, and status 2."""
+    """Whether a launch printed one line that matches ``sentence``, and exited with status 2."""
     status, _, errors = result
     assert status == 2
     assert errors.count("\n") == 1, errors
@@ -52,7 +52,7 @@ def refused(result, sentence):
     return True
 
 
-def test_help_shows_examples_and_needs_no_torch():
+def test_help_shows_examples_and_does_not_import_torch():
     watched = f"""
 import runpy, sys
 sys.argv = ["launch.py", "--help"]
@@ -114,7 +114,7 @@ def test_a_dry_run_shows_everything_and_leaves_nothing(launch, fake_slurm, tmp_p
     fake_slurm.set_job("3", "RUNNING")
     status, shown, _ = launch("--dry-run", *flags.split(), *more.split(), "TRAIN.BATCH_SIZE", "2")
     assert status == 0
-    assert "4 (nodes) x 1 (ranks on the CPU of each) = 4" in shown
+    assert "4 (nodes) x 1 (CPU ranks per node) = 4" in shown
     for line in (
         *("nodes=4", "ntasks-per-node=1", "cpus-per-task=2", "partition=debug", "time=60"),
         *("mem=4G", "account=a", "qos=q", "constraint=c", "exclude=n2", "mail-user=me@x"),
@@ -129,19 +129,19 @@ def test_a_dry_run_shows_everything_and_leaves_nothing(launch, fake_slurm, tmp_p
     ]
 
 
-def test_a_short_job_is_warned_later(launch):
-    """A warning of three minutes would come at once to a job of one, which would train nothing."""
+def test_a_short_job_is_signaled_later(launch):
+    """With a limit of one minute, a signal three minutes earlier would come at the start."""
     _, shown, _ = launch("--dry-run", "--time", "1")
     assert "#SBATCH --signal=USR2@15\n" in shown
 
 
-def test_gpus_are_asked_for_with_a_task_each(launch):
+def test_gpus_are_requested_with_one_task_each(launch):
     _, shown, _ = launch("--dry-run", "--gpus-per-node", "2", "DEVICE", "cuda")
     assert "#SBATCH --gpus-per-node=2\n" in shown
     assert "#SBATCH --ntasks-per-node=2\n" in shown
 
 
-def test_gpus_of_a_type_are_asked_for_once(launch):
+def test_typed_gpus_are_requested_once(launch):
     typed = ("--gpus-per-node", "2", "--sbatch", "gres=gpu:a100:2")
     _, shown, _ = launch("--dry-run", *typed, "DEVICE", "cuda")
     assert "#SBATCH --gres=gpu:a100:2\n" in shown
@@ -158,13 +158,13 @@ def test_more_options_of_sbatch_and_srun(launch, fake_slurm):
     assert " --mpi=x " in srun.partition(" -m submitit")[0]
 
 
-def test_nobody_is_charged_unless_it_is_asked_for(launch):
-    """Clusters that check wckeys refuse those that they do not know, submitit's among them."""
+def test_no_wckey_is_sent_by_default(launch):
+    """Clusters that check wckeys reject unknown ones, including submitit's default."""
     assert "#SBATCH --wckey" not in launch("--dry-run")[1]
     assert "#SBATCH --wckey=mine\n" in launch("--dry-run", "--sbatch", "wckey=mine")[1]
 
 
-def test_a_job_has_all_that_it_needs_in_its_folder(launch, fake_slurm, tmp_path):
+def test_the_contents_of_a_job_folder(launch, fake_slurm, tmp_path):
     status, shown, _ = launch("--nodes", "2", "RNG_SEED", "7")
     assert status == 0
     (folder,) = folders(tmp_path)
@@ -175,14 +175,14 @@ def test_a_job_has_all_that_it_needs_in_its_folder(launch, fake_slurm, tmp_path)
     assert str(tmp_path / "run") == cfg.OUTPUT_DIR
     for name in ("code_version.txt", "environment.txt", "command.txt", "1_submitted.pkl"):
         assert (folder / name).stat().st_size, name
-    assert (folder / "code" / "stvit_video" / "cluster" / "rank.py").is_file()
+    assert (folder / "code" / "stvit_video" / "slurm" / "rank.py").is_file()
     assert (folder / "1_submission.sh").read_text() == fake_slurm.scripts[0]
     record = json.loads((folder / "job.json").read_text())
     assert (record["job_id"], record["output_dir"]) == ("1", str(tmp_path / "run"))
 
 
-def test_a_job_imports_its_copy_wherever_it_was_submitted(launch, fake_slurm, tmp_path):
-    """Of the lines before srun: with them Python finds the copy, from the checkout's folder too."""
+def test_the_batch_script_imports_the_copy_of_the_code(launch, fake_slurm, tmp_path):
+    """The lines before srun make Python import the copy, even from the checkout's folder."""
     launch()
     (folder,) = folders(tmp_path)
     script = fake_slurm.scripts[0]
@@ -198,8 +198,8 @@ def test_a_job_imports_its_copy_wherever_it_was_submitted(launch, fake_slurm, tm
     assert found[0] == str(folder / "code" / "stvit_video" / "__init__.py")
 
 
-def test_surroundings_do_not_change_the_job(launch, fake_slurm, monkeypatch):
-    """Inside another job, and with sbatch's own variables, which would beat the script's lines."""
+def test_environment_variables_do_not_change_the_job(launch, fake_slurm, monkeypatch):
+    """Launch inside another job, and with sbatch's variables, which would override the script."""
     monkeypatch.setenv("SLURM_NTASKS", "9")
     monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
     monkeypatch.setenv("SBATCH_PARTITION", "debug")
@@ -219,12 +219,12 @@ def test_surroundings_do_not_change_the_job(launch, fake_slurm, monkeypatch):
     assert "#SBATCH --partition=debug\n" in fake_slurm.scripts[0]
 
 
-def test_a_new_run_goes_on_when_it_is_requeued(launch, fake_slurm, tmp_path):
+def test_a_new_run_resumes_when_it_is_requeued(launch, fake_slurm, tmp_path):
     status, shown, _ = launch("TRAIN.AUTO_RESUME", "False")
     assert status == 0
     assert "TRAIN.AUTO_RESUME is True in the job" in shown
     (folder,) = folders(tmp_path)
-    # Checkpoints that appear from now on are the job's own; at a second launch they are not.
+    # Checkpoints that appear from now on are the job's own, but not those of a second launch.
     checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00001.pyth"
     checkpoint.parent.mkdir(parents=True)
     torch.save({}, checkpoint)
@@ -245,13 +245,13 @@ def test_an_array_is_a_job_for_each_value(launch, fake_slurm, tmp_path):
 
 @pytest.fixture
 def second_config(config_file):
-    """The small config with a head of another size, in another folder."""
+    """The small config with another number of classes and another OUTPUT_DIR."""
     path = config_file.with_name("second.yaml")
     path.write_text(f"_BASE_: {config_file.name}\nOUTPUT_DIR: second\nMODEL: {{NUM_CLASSES: 4}}\n")
     return path
 
 
-def test_a_chain_waits_and_starts_from_what_is_not_there_yet(
+def test_a_chain_starts_from_a_checkpoint_that_does_not_exist_yet(
     launch, fake_slurm, config_file, second_config, tmp_path
 ):
     status, shown, _ = launch(cfg=("--chain", str(config_file), str(second_config)))
@@ -261,7 +261,7 @@ def test_a_chain_waits_and_starts_from_what_is_not_there_yet(
     assert "#SBATCH --dependency=afterok:1\n" in second
     assert "has videos of 3 of the 4 classes" in shown
     checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint_epoch_00002.pyth"
-    assert f"{checkpoint}, weights alone" in shown
+    assert f"{checkpoint}, weights only" in shown
     configs = {
         folder.name[16:]: load_config(folder / "config.yaml") for folder in folders(tmp_path)
     }
@@ -286,10 +286,10 @@ def test_the_runs_of_a_chain_differ_by_their_own_overrides(launch, config_file, 
         ("{} {} OUTPUT_DIR x", "needs an OUTPUT_DIR of its own.* behind each file"),
         ("{} OUTPUT_DIR x {} SOLVER.LR 1", "SOLVER.LR is no config key"),
         ("a.txt", "--chain takes YAML files, but it has none"),
-        ("{} NUM_SHARDS 2 {} --nodes 2", "NUM_SHARDS is what --nodes says"),
+        ("{} NUM_SHARDS 2 {} --nodes 2", "NUM_SHARDS and --nodes set the same number"),
     ],
 )
-def test_mistakes_in_a_chain_are_sentences(launch, fake_slurm, config_file, words, sentence):
+def test_user_errors_in_a_chain(launch, fake_slurm, config_file, words, sentence):
     assert refused(
         launch(cfg=("--chain", *words.format(config_file, config_file).split())), sentence
     )
@@ -297,7 +297,7 @@ def test_mistakes_in_a_chain_are_sentences(launch, fake_slurm, config_file, word
 
 
 def test_the_chain_of_the_examples_differs_in_its_data(monkeypatch):
-    """That of the documentation, too; only the data are not here."""
+    """The example in the documentation is the same; its data sets are not available here."""
     (example,) = re.findall(r"launch\.py (.*--chain (?:.*\\\n)+.*)", launch_program._EXAMPLES)
     words = example.replace("\\", " ").split()
     assert " ".join(words[2:]) in " ".join(
@@ -319,21 +319,23 @@ def test_a_dry_run_of_a_chain_shows_which_job_waits(launch, config_file, second_
     assert shown.count("--dependency='afterok:<small>'\n") == 1
 
 
-def test_whether_the_weights_of_a_chain_will_fit_is_known_at_once(
+def test_weights_of_a_chain_that_will_not_fit_are_rejected(
     launch, fake_slurm, config_file, second_config
 ):
     second_config.write_text(second_config.read_text() + "SWIN: {EMBED_DIM: 24}\n")
     result = launch(cfg=("--chain", str(config_file), str(second_config)))
-    assert refused(result, "last checkpoint of the job before.*TRAIN.CHECKPOINT_MIN_SHARE|fills")
+    assert refused(
+        result, "last checkpoint of the previous job.*(TRAIN.CHECKPOINT_MIN_SHARE|fills)"
+    )
     assert fake_slurm.scripts == []
 
 
-def test_a_chain_is_queued_whole_or_not_at_all(
+def test_a_chain_is_queued_completely_or_not_at_all(
     launch, fake_slurm, config_file, second_config, tmp_path
 ):
     fake_slurm.refuse("job-name=second")
     result = launch(cfg=("--chain", str(config_file), str(second_config)))
-    assert refused(result, "SLURM refuses the job second: .*Invalid qos specification")
+    assert refused(result, "SLURM rejected the job second: .*Invalid qos specification")
     assert fake_slurm.cancelled == ["1"]
     assert [folder.name[16:] for folder in folders(tmp_path)] == ["small"]
 
@@ -342,11 +344,11 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("error", [FULL, shutil.Error([("a", "b", str(FULL))]), KeyboardInterrupt])
-@pytest.mark.parametrize("place", ["submit.copy_code", "job_record.JobRecord.write"])
-def test_whatever_ends_a_launch_leaves_no_job_behind(
+@pytest.mark.parametrize("place", ["submit.copy_code", "status.JobRecord.write"])
+def test_an_error_during_a_launch_leaves_no_job_behind(
     launch, fake_slurm, config_file, second_config, tmp_path, monkeypatch, place, error
 ):
-    module, _, name = f"stvit_video.cluster.{place}".rpartition(".")
+    module, _, name = f"stvit_video.slurm.{place}".rpartition(".")
     real, calls = pkgutil.resolve_name(f"{module}.{name}"), []
 
     def fail_at_the_second_job(*arguments):
@@ -368,28 +370,31 @@ def test_whatever_ends_a_launch_leaves_no_job_behind(
     assert [folder.name[16:] for folder in folders(tmp_path)] == ["small"]
 
 
-def test_a_job_that_sbatch_got_no_answer_for_does_not_stay_queued(launch, fake_slurm, tmp_path):
+def test_a_job_is_canceled_if_sbatch_got_no_response(launch, fake_slurm, tmp_path):
     fake_slurm.fall_silent("after")
-    assert refused(launch(), "Socket timed out.* had queued the job small as 1: it is cancelled")
+    assert refused(
+        launch(),
+        "Socket timed out.* had queued the job small as 1: it is canceled, so launch it again",
+    )
     assert fake_slurm.cancelled == ["1"]
     assert folders(tmp_path) == []
 
 
-def test_a_job_that_cannot_be_cancelled_is_told_of(launch, fake_slurm, tmp_path):
+def test_a_job_that_cannot_be_canceled_is_reported(launch, fake_slurm, tmp_path):
     fake_slurm.fall_silent("after")
     fake_slurm.refuse_to_cancel()
-    sentence = "had queued the job small as 1: end it with `scancel 1` and launch it again"
+    sentence = "had queued the job small as 1: stop it with `scancel 1` and launch it again"
     assert refused(launch(), sentence)
 
 
-def test_a_job_of_a_chain_that_cannot_be_cancelled_is_told_of(
+def test_a_job_of_a_chain_that_cannot_be_canceled_is_reported(
     launch, fake_slurm, config_file, second_config, caplog
 ):
     fake_slurm.refuse("job-name=second")
     fake_slurm.refuse_to_cancel()
     result = launch(cfg=("--chain", str(config_file), str(second_config)))
-    assert refused(result, "SLURM refuses the job second: .*Invalid qos specification")
-    assert "end it with `scancel 1`" in caplog.text
+    assert refused(result, "SLURM rejected the job second: .*Invalid qos specification")
+    assert "stop it with `scancel 1`" in caplog.text
 
 
 def test_ctrl_c_while_sbatch_runs_leaves_no_job_behind(launch, fake_slurm, tmp_path):
@@ -400,18 +405,16 @@ def test_ctrl_c_while_sbatch_runs_leaves_no_job_behind(launch, fake_slurm, tmp_p
     assert folders(tmp_path) == []
 
 
-def test_a_job_that_may_be_queued_later_is_told_of(launch, fake_slurm, tmp_path, monkeypatch):
-    monkeypatch.setattr(submit, "_PAUSES", (0.0, 0.0))
+def test_a_job_that_may_be_queued_later_is_reported(launch, fake_slurm, tmp_path, monkeypatch):
+    monkeypatch.setattr(submit, "_QUEUE_CHECK_DELAYS", (0.0, 0.0))
     fake_slurm.fall_silent("before")
-    sentence = "does not know whether .* small .*Socket timed out.*`squeue --me --name small`"
+    sentence = "cannot tell whether .* small .*Socket timed out.*`squeue --me --name small`"
     assert refused(launch(), sentence)
     assert fake_slurm.cancelled == []
     assert folders(tmp_path) == []
 
 
-def test_a_disk_that_is_full_when_sbatch_is_done_leaves_no_job_behind(
-    launch, fake_slurm, tmp_path, monkeypatch
-):
+def test_a_full_disk_after_sbatch_leaves_no_job_behind(launch, fake_slurm, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise FULL
 
@@ -428,8 +431,8 @@ def test_a_disk_that_is_full_when_sbatch_is_done_leaves_no_job_behind(
         (["--time", "3-0"], "--time must be at most 2-00:00:00, the limit of partition debug"),
         (["--nodes", "9"], "--nodes must be at most 4"),
         (["--nodes", "4", "TRAIN.BATCH_SIZE", "8"], "lists 8 videos, fewer than the 32"),
-        (["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR must be a folder that can be written"),
-        (["--job-dir", "small.yaml/jobs"], "--job-dir must be a folder that can be written"),
+        (["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR must be a writable folder"),
+        (["--job-dir", "small.yaml/jobs"], "--job-dir must be a writable folder"),
         (["--after", "99"], "--after must name a job that SLURM knows"),
         (["TRAIN.CHECKPOINT_FILE_PATH", "none.pth"], "no checkpoint .*none.pth"),
         (["DATA.PATH_TO_DATA_DIR", "none"], "there is no .*none/train.csv"),
@@ -440,12 +443,12 @@ def test_a_disk_that_is_full_when_sbatch_is_done_leaves_no_job_behind(
         (["--timeout-s", "0"], "--timeout-s must be from 20 to 604800, but it is 0"),
         (["--timeout-s", "nan"], "--timeout-s must be from 20"),
         (["--local", "--sbatch", "exclusive"], "--local runs without SLURM"),
-        (["--sbatch", "nodes=2"], "--sbatch cannot say nodes, .*: use --nodes"),
-        (["--local", "--nodes", "2"], "--local is this machine alone"),
+        (["--sbatch", "nodes=2"], "--sbatch cannot set nodes, .*: use --nodes"),
+        (["--local", "--nodes", "2"], "--local runs on this machine only"),
         (["--cfg", "small.txt"], "there is no config small.txt"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_queued(
+def test_user_errors_are_reported_before_a_job_is_queued(
     launch, fake_slurm, tmp_path, arguments, sentence
 ):
     assert refused(launch(*arguments), sentence)
@@ -455,7 +458,10 @@ def test_what_is_wrong_is_said_before_anything_is_queued(
 
 def test_a_job_cannot_wait_for_one_that_failed(launch, fake_slurm):
     fake_slurm.set_job("3", "FAILED")
-    assert refused(launch("--after", "3"), "that one is FAILED")
+    assert refused(
+        launch("--after", "3"),
+        "--after must name a job that can still complete, but job 3 is FAILED",
+    )
 
 
 def test_two_jobs_do_not_train_in_one_folder(launch, fake_slurm, tmp_path):
@@ -483,7 +489,7 @@ def test_two_jobs_do_not_train_in_one_folder_under_two_names(launch, fake_slurm,
 
 @pytest.fixture
 def interrupted(config_file, tmp_path):
-    """Train the small config in its folder, stopped after a number of its steps, 4 an epoch."""
+    """Return a function that trains the small config, and stops after some of its 4 steps/epoch."""
 
     def run(steps, *overrides):
         small = ("OUTPUT_DIR", str(tmp_path / "run"), "TRAIN.BATCH_SIZE", "2", *overrides)
@@ -497,7 +503,7 @@ def interrupted(config_file, tmp_path):
     ("timeout_s", "decoding_s", "word"),
     [("241", "120", ""), ("240", "120", "120"), ("60", "0", "never")],
 )
-def test_a_hanging_video_must_be_given_up_before_the_ranks_are(launch, timeout_s, decoding_s, word):
+def test_a_decode_timeout_longer_than_the_ranks_is_noted(launch, timeout_s, decoding_s, word):
     options = ("--dry-run", "--nodes", "2", "--timeout-s", timeout_s)
     keys = ("DATA_LOADER.NUM_WORKERS", "1", "DATA.DECODE_TIMEOUT", decoding_s)
     status, shown, _ = launch(*options, *keys, "NUM_GPUS", "2", "TRAIN.BATCH_SIZE", "2")
@@ -507,13 +513,13 @@ def test_a_hanging_video_must_be_given_up_before_the_ranks_are(launch, timeout_s
     )
 
 
-def test_a_pytorch_without_gpus_is_none_for_a_job_with_gpus(launch, fake_slurm, monkeypatch):
+def test_a_cpu_only_pytorch_is_rejected_for_a_job_with_gpus(launch, fake_slurm, monkeypatch):
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
-    assert refused(launch("DEVICE", "cuda"), "DEVICE cuda needs a PyTorch that is built for GPUs")
+    assert refused(launch("DEVICE", "cuda"), "DEVICE cuda needs a PyTorch that is built with CUDA")
     assert fake_slurm.scripts == []
 
 
-def test_a_plan_says_where_the_job_goes_on(launch, interrupted, tmp_path):
+def test_a_plan_shows_where_the_job_resumes(launch, interrupted, tmp_path):
     weights = ("TRAIN.CHECKPOINT_FILE_PATH", "never_read.pth")
     assert "resumes" not in launch("--dry-run", "TRAIN.BATCH_SIZE", "2")[1]
     interrupted(3)
@@ -521,7 +527,7 @@ def test_a_plan_says_where_the_job_goes_on(launch, interrupted, tmp_path):
         *("--dry-run", "TRAIN.BATCH_SIZE", "2", "SOLVER.BASE_LR", "0.5", *weights)
     )
     assert status == 0
-    left = r"2 of 2 epochs left, less the 3 steps of epoch 1 that are done"
+    left = r"2 of 2 epochs left, minus 3 finished steps of epoch 1"
     name = "checkpoint_epoch_00000_step_000003.pyth"
     assert re.search(rf"^resumes +{name} \({left}\)$", shown, re.MULTILINE)
     assert not re.search("^weights", shown, re.MULTILINE)
@@ -536,14 +542,14 @@ def test_a_plan_says_where_the_job_goes_on(launch, interrupted, tmp_path):
     assert "is not read" not in shown
 
 
-def test_a_plan_says_that_nothing_is_left(launch, interrupted):
+def test_a_plan_shows_that_nothing_is_left(launch, interrupted):
     interrupted(99, "SOLVER.MAX_EPOCH", "1")
     shown = launch("--dry-run", "SOLVER.MAX_EPOCH", "1")[1]
-    assert "checkpoint_epoch_00001.pyth (nothing left to train: 1 epochs are done)" in shown
+    assert "checkpoint_epoch_00001.pyth (nothing left to train: 1 epochs are finished)" in shown
     assert "checkpoint_epoch_00001.pyth (1 of 2 epochs left)" in launch("--dry-run")[1]
 
 
-def test_inside_an_epoch_other_nodes_are_refused_before_anything_is_queued(
+def test_another_number_of_nodes_inside_an_epoch_is_rejected(
     launch, interrupted, fake_slurm, tmp_path
 ):
     interrupted(3)
@@ -551,7 +557,7 @@ def test_inside_an_epoch_other_nodes_are_refused_before_anything_is_queued(
     assert refused(launch("--nodes", "2", "TRAIN.BATCH_SIZE", "2"), sentence)
     assert fake_slurm.scripts == []
     assert launch("TRAIN.BATCH_SIZE", "2")[0] == 0
-    # Behind a job that will have left the epoch, they are right.
+    # After a job that will finish the epoch, another number of nodes is fine.
     (folder,) = folders(tmp_path)
     fake_slurm.set_job("1", "RUNNING", output=str(folder / "1_0_log.out"))
     status, shown, _ = launch("--nodes", "2", "TRAIN.BATCH_SIZE", "2", "--after", "1")
@@ -559,22 +565,18 @@ def test_inside_an_epoch_other_nodes_are_refused_before_anything_is_queued(
     assert "a job of --after trains in this OUTPUT_DIR" in shown
 
 
-def test_a_chain_whose_second_run_has_begun_goes_on_with_it(
-    launch, interrupted, config_file, second_config, tmp_path
-):
+def test_a_chain_resumes_its_second_run(launch, interrupted, config_file, second_config, tmp_path):
     begun = ("OUTPUT_DIR", str(tmp_path / "second"), "MODEL.NUM_CLASSES", "4")
     interrupted(1, *begun)
     chain = ("--chain", str(config_file), str(second_config))
     shown = launch("--dry-run", "TRAIN.BATCH_SIZE", "2", cfg=chain)[1]
     assert shown.count("resumes") == 1
     assert "stand-in" not in shown
-    assert "job before" not in shown
+    assert "previous job" not in shown
     assert "is not read, as the run goes on from its own checkpoint" in shown
 
 
-def test_broken_videos_are_found_before_anything_is_queued(
-    launch, fake_slurm, video_folder, tmp_path
-):
+def test_broken_videos_are_found_before_a_job_is_queued(launch, fake_slurm, video_folder, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in video_folder.iterdir():
@@ -593,11 +595,11 @@ def test_broken_videos_are_found_before_anything_is_queued(
     assert re.search(r"note +1 of 4 videos tried .* cannot be read: .*line 1", shown)
 
 
-def test_status_of_nothing_is_a_sentence(launch):
+def test_status_without_jobs(launch):
     assert refused(launch("--status"), "no job was launched with --job-dir output/jobs")
 
 
-def test_status_of_what_was_launched(launch, fake_slurm, tmp_path):
+def test_status_of_a_launched_job(launch, fake_slurm, tmp_path):
     launch()
     (folder,) = folders(tmp_path)
     fake_slurm.set_job("1", "RUNNING", output=str(folder / "1_0_log.out"))
@@ -606,6 +608,6 @@ def test_status_of_what_was_launched(launch, fake_slurm, tmp_path):
     assert re.search(r"^1 +small +RUNNING", shown, re.MULTILINE)
 
 
-def test_without_slurm_it_says_so(launch, monkeypatch, tmp_path):
+def test_launching_without_slurm(launch, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert refused(launch(), "there is no sbatch in PATH")

@@ -1,4 +1,4 @@
-"""A job on this machine, without SLURM: the same folder, and the same code in the ranks."""
+"""Jobs on this machine without SLURM (--local)."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from stvit_video.engine.checkpoint import find_checkpoints
 from stvit_video.engine.evaluate import evaluate
 from stvit_video.models import build_model, save_weights
 from stvit_video.runtime.distributed import run_ranks
-from stvit_video.slurm.status import JobRecord, job_facts, read_records
+from stvit_video.slurm.status import JobRecord, job_info, read_job_records
 from stvit_video.slurm.task import rank_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def start(config_file, tmp_path):
-    """Return a function that starts the program in a process of its own.
+    """Return a function that starts the program in its own process.
 
-    A job that outlives the program does not outlive the test, whatever became of that.
+    Jobs that are still running at the end of the test are killed.
     """
 
     def run(*arguments):
@@ -41,13 +41,13 @@ def start(config_file, tmp_path):
             env={**os.environ, **env},
             stdout=subprocess.PIPE,
             text=True,
-            # What a shell starts in the background ignores Ctrl-C, and so do its children.
+            # A shell makes background processes ignore SIGINT, and children inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     yield run
-    for record in read_records(tmp_path / "output" / "jobs"):
-        if not job_facts(record).is_over:
+    for record in read_job_records(tmp_path / "output" / "jobs"):
+        if not job_info(record).is_over:
             job = psutil.Process(int(record.job_id))
             for process in (job, *job.children(recursive=True)):
                 process.kill()
@@ -61,13 +61,13 @@ def wait_until(condition, *, seconds=180):
 
 
 def ranks_of(record: JobRecord) -> list[psutil.Process]:
-    """The ranks that a job has started so far, whether they have begun or not."""
+    """Return the rank processes that a job has spawned so far."""
     children = psutil.Process(int(record.job_id)).children(recursive=True)
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 def is_gone(process: psutil.Process) -> bool:
-    # Nobody need wait for an orphan.
+    # An orphan may remain a zombie if its new parent does not reap it.
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
@@ -77,49 +77,49 @@ def test_two_ranks_run_the_copy_and_are_followed(start, tmp_path):
     assert program.returncode == 0
     assert "Training for 1 epochs of 2 steps; clips a step: 4; ranks: 2" in shown
     assert shown.splitlines()[-1].endswith(": COMPLETED")
-    (record,) = read_records(tmp_path / "output" / "jobs")
+    (record,) = read_job_records(tmp_path / "output" / "jobs")
     assert stat.S_IMODE(record.folder.stat().st_mode) == 0o700
-    # Python leaves compiled files beside what it imports.
+    # Python writes compiled files next to the modules that it imports.
     assert list((record.folder / "code" / "stvit_video" / "engine").glob("__pycache__/train.*"))
     assert list(find_checkpoints(tmp_path / "run")) == [(1, 0)]
-    # Beside the results, where those of tools/run_net.py have theirs.
+    # The config is also next to the results, as with tools/run_net.py.
     assert load_config(tmp_path / "run" / "config.yaml") == load_config(
         record.folder / "config.yaml"
     )
 
 
 @pytest.mark.parametrize("ranks", ["1", "2"])
-def test_it_outlives_the_program_and_ends_at_a_step_when_asked(start, tmp_path, ranks):
-    """Ctrl-C at --follow reaches the job too, which goes on; SIGTERM makes it stop."""
+def test_it_outlives_the_program_and_stops_at_a_step_on_a_signal(start, tmp_path, ranks):
+    """Ctrl-C during --follow also reaches the job, which ignores it; SIGTERM stops it."""
     with start("--follow", "NUM_GPUS", ranks, "SOLVER.MAX_EPOCH", "1000") as program:
         wait_until(lambda: (tmp_path / "run" / "json_stats.log").exists())
-        (record,) = read_records(tmp_path / "output" / "jobs")
+        (record,) = read_job_records(tmp_path / "output" / "jobs")
         for process in (program.pid, int(record.job_id)):
             os.kill(process, signal.SIGINT)
         shown, _ = program.communicate(timeout=120)
     assert program.returncode == 0
-    assert f"The job goes on: --status shows it, and `kill {record.job_id}` ends it" in shown
-    assert job_facts(record).state == "RUNNING"
+    assert f"The job keeps running: --status shows it, and `kill {record.job_id}` stops it" in shown
+    assert job_info(record).state == "RUNNING"
     os.kill(int(record.job_id), signal.SIGTERM)
-    wait_until(lambda: job_facts(record).is_over)
+    wait_until(lambda: job_info(record).is_over)
     assert "Stopped as asked" in record.log().read_text()
     newest = list(find_checkpoints(tmp_path / "run"))[-1]
     assert newest.epochs + newest.steps > 0
 
 
-def test_it_stops_when_asked_while_its_ranks_start(start, tmp_path):
+def test_it_stops_on_a_signal_while_its_ranks_start(start, tmp_path):
     with start("NUM_GPUS", "2") as program:
         assert program.wait(120) == 0
-    (record,) = read_records(tmp_path / "output" / "jobs")
+    (record,) = read_job_records(tmp_path / "output" / "jobs")
     wait_until(lambda: len(ranks_of(record)) == 2)
     os.kill(int(record.job_id), signal.SIGTERM)
-    wait_until(lambda: job_facts(record).is_over)
+    wait_until(lambda: job_info(record).is_over)
     log = (record.folder / "logs" / "rank_00000.log").read_text()
-    assert "Stopped before the start, as asked" in log
+    assert "Stopped by a signal before the start" in log
     assert json.loads(rank_record(record.folder, 0).read_text())["ending"] == "stopped"
 
 
-def test_a_test_goes_on_where_it_was_stopped(start, config_file, video_folder, tmp_path):
+def test_a_test_resumes_where_it_was_stopped(start, config_file, video_folder, tmp_path):
     data = tmp_path / "videos"
     shutil.copytree(video_folder, data)
     (data / "test.csv").write_text("".join(f"{line % 8}.mp4 {line % 3}\n" for line in range(160)))
@@ -130,9 +130,9 @@ def test_a_test_goes_on_where_it_was_stopped(start, config_file, video_folder, t
     with start(*options, *files) as program:
         assert program.wait(120) == 0
     wait_until(lambda: stats.exists() and stats.read_text().count("test_iter") >= 5)
-    (record,) = read_records(tmp_path / "output" / "jobs")
+    (record,) = read_job_records(tmp_path / "output" / "jobs")
     os.kill(int(record.job_id), signal.SIGTERM)
-    wait_until(lambda: job_facts(record).is_over)
+    wait_until(lambda: job_info(record).is_over)
     assert "start again to go on with the videos left" in log.read_text()
     assert len(list((tmp_path / "run" / "stopped_test").glob("*.npz"))) == 2
     with start("--follow", *options, *files) as program:
@@ -151,7 +151,7 @@ def test_a_job_that_is_killed_leaves_no_process_behind(start, tmp_path):
     options = ("NUM_GPUS", "2", "DATA_LOADER.NUM_WORKERS", "1", "SOLVER.MAX_EPOCH", "1000")
     with start(*options) as program:
         assert program.wait(120) == 0
-    (record,) = read_records(tmp_path / "output" / "jobs")
+    (record,) = read_job_records(tmp_path / "output" / "jobs")
     wait_until(lambda: (tmp_path / "run" / "json_stats.log").exists())
     controller = psutil.Process(int(record.job_id))
     processes = controller.children(recursive=True)

@@ -33,47 +33,45 @@ def test_four_nodes_of_eight_gpus(plans):
     gpus = ("DEVICE", "cuda", "TRAIN.BATCH_SIZE", "64", "SOLVER.BASE_LR_SCALE_NUM_SHARDS", "True")
     (plan,) = plans(*gpus, "TEST.BATCH_SIZE", "96", nodes=4, gpus_per_node=8, cpus_per_task=9)
     text = plan.describe()
-    assert "4 (nodes) x 8 (GPUs of each) = 32" in text
-    assert re.search(r"batch a rank +8 clips", text)
-    assert "64 a node (TRAIN.BATCH_SIZE) x 4 nodes = 256 clips a step" in text
+    assert "4 (nodes) x 8 (GPUs per node) = 32" in text
+    assert re.search(r"batch per rank +8 clips", text)
+    assert "64 per node (TRAIN.BATCH_SIZE) x 4 nodes = 256 clips per step" in text
     assert "0.001 (SOLVER.BASE_LR) x 4 nodes = 0.004" in text
-    assert "12 at once on a rank" in text
-    assert "01:30:00 a start, at most 3 requeues" in text
+    assert "12 at a time per rank" in text
+    assert "01:30:00 per start, at most 3 requeues" in text
     request = plan.request
     assert (request.nodes, request.gpus_per_node, request.tasks_per_node) == (4, 8, 8)
     assert (request.cpus_per_task, request.minutes) == (9, 90)
 
 
-def test_all_that_makes_a_batch_larger_is_counted(plans):
+def test_every_factor_of_the_batch_size_is_counted(plans):
     (plan,) = plans("TRAIN.ACCUMULATE_STEPS", "2", "AUG.NUM_SAMPLE", "3", "AUG.ENABLE", "True")
-    product = (
-        "2 passes (TRAIN.ACCUMULATE_STEPS) x 3 samples of each clip (AUG.NUM_SAMPLE) = 24 clips"
-    )
+    product = "2 passes (TRAIN.ACCUMULATE_STEPS) x 3 samples per clip (AUG.NUM_SAMPLE) = 24 clips"
     assert product in plan.describe()
 
 
-def test_a_test_of_videos_says_its_views(plans):
+def test_the_views_of_a_test(plans):
     (plan,) = plans("TEST.BATCH_SIZE", "6")
-    assert "2 clips x 3 crops, 6 at once on a rank, of the last checkpoint" in plan.describe()
+    assert "2 clips x 3 crops, 6 at a time per rank, with the last checkpoint" in plan.describe()
     (plan,) = plans("TEST.CHECKPOINT_FILE_PATH", "best")
-    assert ", of the best checkpoint" in plan.describe()
+    assert ", with the best checkpoint" in plan.describe()
     (plan,) = plans("TEST.CHECKPOINT_FILE_PATH", "/a/w.pth")
-    assert ", of /a/w.pth" in plan.describe()
+    assert ", with /a/w.pth" in plan.describe()
 
 
 @pytest.mark.parametrize(
     ("name", "test", "sample"),
     [
-        ("imagenet/deit_s.yaml", "1 view of each image, 128 at once on a rank", " of each image "),
-        ("coco/cascade_mask_rcnn_swin_s.yaml", "whole images, one at a time on a rank", ""),
+        ("imagenet/deit_s.yaml", "1 view of each image, 128 at a time per rank", " per image "),
+        ("coco/cascade_mask_rcnn_swin_s.yaml", "whole images, one at a time per rank", ""),
     ],
 )
-def test_images_are_no_clips(plans, name, test, sample):
+def test_images_are_not_called_clips(plans, name, test, sample):
     (plan,) = plans(cfg_files=[ROOT / "configs" / name])
     text = plan.describe()
     assert re.search(rf"^test +{test}", text, re.MULTILINE)
-    assert re.search(r"^batch a rank +\d+ images a pass$", text, re.MULTILINE)
-    assert re.search(r"^total batch .* images a step$", text, re.MULTILINE)
+    assert re.search(r"^batch per rank +\d+ images per pass$", text, re.MULTILINE)
+    assert re.search(r"^total batch .* images per step$", text, re.MULTILINE)
     assert not re.search(r"\bclips?\b", text)
     assert sample in text
 
@@ -116,11 +114,11 @@ def test_jobs_of_one_name_have_folders_of_their_own(plans, tmp_path):
     [
         ({"time": "UNLIMITED"}, "--time must be above 0 and limited"),
         ({"time": "0"}, "--time must be above 0"),
-        ({"time": "soon"}, "a time limit is written"),
-        ({"sbatch": ["time=5"]}, "--sbatch cannot say time, as .*: use --time"),
-        ({"job_dir": Path("jobs%j")}, "--job-dir must hold no %"),
+        ({"time": "soon"}, "a time limit must have one of SLURM's formats"),
+        ({"sbatch": ["time=5"]}, "--sbatch cannot set time, as .*: use --time"),
+        ({"job_dir": Path("jobs%j")}, "--job-dir must not contain %"),
     ],
 )
-def test_options_that_cannot_be(plans, changes, sentence):
+def test_invalid_options(plans, changes, sentence):
     with pytest.raises(UserError, match=sentence):
         plans(**changes)

@@ -1,4 +1,4 @@
-"""One rank in a process of its own, which finds what SLURM and submitit would tell it."""
+"""One rank in its own process, with the environment variables of SLURM and submitit."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from stvit_video.config import dump_config, load_config
 from stvit_video.slurm import requeue
-from stvit_video.slurm.task import FAILED, rank_log, read_records
+from stvit_video.slurm.task import FAILED, rank_log, read_rank_records
 
 RUN = """
 import sys
@@ -40,7 +40,7 @@ def start(config_file, tmp_path):
 
 @pytest.fixture
 def run(start):
-    """Return a function that runs that rank up to its end, and returns its exit status."""
+    """Return a function that runs the rank to its end, and returns its exit status."""
 
     def to_the_end(*overrides, **options):
         with start(*overrides, **options) as rank:
@@ -49,10 +49,10 @@ def run(start):
     return to_the_end
 
 
-def test_a_node_without_its_gpus_is_no_mistake_of_the_users(run, tmp_path):
+def test_missing_gpus_are_not_a_user_error(run, tmp_path):
     gpus = ("DEVICE", "cuda", "NUM_GPUS", "2")
     assert run(*gpus, CUDA_VISIBLE_DEVICES="") != 0
-    (record,) = read_records(tmp_path, restarts=0)
+    (record,) = read_rank_records(tmp_path, restarts=0)
     assert record.ending == FAILED
     assert record.reason.startswith(
         "node n7 shows 0 of 2 GPUs (NUM_GPUS; CUDA_VISIBLE_DEVICES is empty)"
@@ -65,16 +65,16 @@ def test_a_node_without_its_gpus_is_no_mistake_of_the_users(run, tmp_path):
     assert "Traceback" not in log
 
 
-def test_a_checkpoint_that_cannot_be_written_is_no_mistake_of_the_users(run, tmp_path):
-    """As of a full disk: a file stands where the folder would be made."""
+def test_a_failed_checkpoint_write_is_not_a_user_error(run, tmp_path):
+    """As on a full disk; here a file takes the place of the checkpoint folder."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("")
     assert run("SOLVER.MAX_EPOCH", "1") != 0
-    (record,) = read_records(tmp_path, restarts=0)
+    (record,) = read_rank_records(tmp_path, restarts=0)
     assert (record.ending, "could not be written" in record.reason) == (FAILED, True)
 
 
-def test_a_rank_that_waits_for_the_others_in_vain_says_where(run, tmp_path):
+def test_a_rank_that_waits_for_others_logs_its_stack(run, tmp_path):
     alone = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "2"}
     alone |= {"SLURM_NTASKS": "2", "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
     assert run("NUM_GPUS", "2", timeout_s=10.0, **alone) != 0
@@ -84,14 +84,14 @@ def test_a_rank_that_waits_for_the_others_in_vain_says_where(run, tmp_path):
     assert "rank 1 has not met the others" in log
 
 
-def test_a_rank_that_does_not_come_to_its_first_step_says_where(start, tmp_path):
-    """Nobody writes to the list of bad videos that it begins to read."""
+def test_a_rank_that_hangs_before_its_first_step_logs_its_stack(start, tmp_path):
+    """The rank blocks on the list of bad videos, a pipe that nobody writes to."""
     (tmp_path / "run").mkdir()
     os.mkfifo(tmp_path / "run" / "quarantine.csv")
     log, deadline = rank_log(tmp_path, 0), time.monotonic() + 120
     with start(timeout_s=1.0) as rank:
         try:
-            while not (log.exists() and "in read_quarantine" in log.read_text()):
+            while not (log.exists() and "in read_bad_videos" in log.read_text()):
                 assert rank.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
@@ -100,8 +100,8 @@ def test_a_rank_that_does_not_come_to_its_first_step_says_where(start, tmp_path)
     assert "Timeout (0:00:00.800000)!" in log.read_text()
 
 
-def test_a_config_that_does_not_fit_the_data_is_one(run, tmp_path):
+def test_a_config_that_does_not_fit_the_data_is_a_user_error(run, tmp_path):
     assert run("TRAIN.ACCUMULATE_STEPS", "9") != 0
-    (record,) = read_records(tmp_path, restarts=0)
+    (record,) = read_rank_records(tmp_path, restarts=0)
     assert record.ending == "mistake"
     assert "TRAIN.ACCUMULATE_STEPS is 9" in record.reason

@@ -6,12 +6,12 @@ from stvit_video.slurm import requeue
 from stvit_video.slurm.requeue import RequeueError
 from stvit_video.slurm.task import SlurmTask
 
-TASK = SlurmTask(job_id="5", restarts=1, rank=0, node="n1")
+TASK = SlurmTask(job_id="5", restarts=1, rank=0)
 
 
 @pytest.fixture
 def scontrol(monkeypatch):
-    """Return a function that sets what scontrol answers, and gives the list of what is asked."""
+    """Return a function that sets scontrol's responses, and returns the list of its calls."""
     asked = []
 
     def answer_with(state, restarts, *, failures=0):
@@ -23,7 +23,7 @@ def scontrol(monkeypatch):
             return subprocess.CompletedProcess(command, 0, stdout=line)
 
         monkeypatch.setattr(subprocess, "run", answer)
-        monkeypatch.setattr(requeue, "_PAUSES", (0.0,))
+        monkeypatch.setattr(requeue, "_RETRY_DELAYS", (0.0,))
         return asked
 
     return answer_with
@@ -47,13 +47,13 @@ def test_a_job_that_slurm_has_requeued_or_ended_is_left_alone(scontrol, state, r
     assert asked == [SHOW]
 
 
-def test_a_controller_that_is_away_for_a_moment_is_asked_again(scontrol):
+def test_an_unavailable_controller_is_retried(scontrol):
     asked = scontrol("RUNNING", 1, failures=1)
     assert requeue.requeue(TASK)
     assert asked == [SHOW, SHOW, REQUEUE]
 
 
-def test_a_controller_that_stays_away_is_an_error(scontrol):
+def test_a_controller_that_stays_unavailable_is_an_error(scontrol):
     scontrol("RUNNING", 1, failures=9)
     with pytest.raises(RequeueError, match="no contact"):
         requeue.is_running(TASK)

@@ -1,7 +1,7 @@
 import pytest
 
 from stvit_video.errors import UserError
-from stvit_video.slurm.sbatch import check_typed_gpus, read_sbatch_options, read_srun_options
+from stvit_video.slurm.sbatch import check_gres_gpus, read_sbatch_options, read_srun_options
 
 
 def test_options_with_and_without_a_value():
@@ -20,37 +20,37 @@ def test_options_with_and_without_a_value():
             (text, "takes NAME=VALUE")
             for text in ("", "=x", "N4", "-N4", "comment=", "a b", "a\nb")
         ),
-        ("nodes=2", "cannot say nodes, .*: use --nodes"),
-        ("--time=5", "cannot say time, .*: use --time"),
+        ("nodes=2", "cannot set nodes, .*: use --nodes"),
+        ("--time=5", "cannot set time, .*: use --time"),
         ("signal=USR1@60", "follows from --time"),
         ("no-requeue", "use --max-requeues 0"),
         ("requeue", "--max-requeues"),
         ("output=/dev/null", "--job-dir"),
-        # SLURM would take it for --exclude.
-        ("exclud=n2", "cannot say exclud, as the program says exclude itself: use --exclude"),
+        # SLURM would read it as --exclude.
+        ("exclud=n2", "cannot set exclud, because launch.py sets exclude itself: use --exclude"),
         ("gpus-per-node=a100:8", "--gpus-per-node, with --sbatch gres=gpu:TYPE:N"),
         ("export=NONE", "export your variables before you launch"),
     ],
 )
-def test_options_that_are_not_taken(text, sentence):
+def test_rejected_options(text, sentence):
     with pytest.raises(UserError, match=f"^--sbatch .*{sentence}") as refused:
         read_sbatch_options([text])
     assert "\n" not in str(refused.value)
 
 
-def test_srun_has_options_of_its_own_that_are_not_taken():
+def test_rejected_srun_options():
     for text in ("kill-on-bad-exit=0", "ntasks=4", "cpus-per-task=1"):
-        with pytest.raises(UserError, match=r"^--srun-arg cannot say"):
+        with pytest.raises(UserError, match=r"^--srun-arg cannot set"):
             read_srun_options([text])
 
 
 def test_an_option_is_given_once():
-    with pytest.raises(UserError, match="--sbatch says comment twice"):
+    with pytest.raises(UserError, match="--sbatch sets comment twice"):
         read_sbatch_options(["comment=a", "comment=b"])
 
 
-def test_gpus_of_a_type_are_one_for_each_rank():
-    check_typed_gpus({"gres": "gpu:a100:8,nvme:1"}, 8)
-    check_typed_gpus({"gres": "nvme:1"}, 8)
+def test_typed_gpus_must_match_the_ranks():
+    check_gres_gpus({"gres": "gpu:a100:8,nvme:1"}, 8)
+    check_gres_gpus({"gres": "nvme:1"}, 8)
     with pytest.raises(UserError, match=r"--sbatch gres=gpu:a100:4 must .* are 4 and 8"):
-        check_typed_gpus({"gres": "gpu:a100:4"}, 8)
+        check_gres_gpus({"gres": "gpu:a100:4"}, 8)

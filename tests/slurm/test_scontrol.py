@@ -1,16 +1,17 @@
-"""What SLURM's programs print, and what is refused by it."""
+"""Parsing the output of SLURM's commands, and checking requests against partitions."""
 
 import dataclasses
 
 import pytest
 
 from stvit_video.errors import UserError
-from stvit_video.slurm.plan import Request, check_request
+from stvit_video.slurm.plan import Request
+from stvit_video.slurm.preflight import check_request
 from stvit_video.slurm.scontrol import (
-    NoAnswerError,
+    SlurmUnavailableError,
     check_slurm,
     count_gpus,
-    fields,
+    parse_fields,
     read_job,
     read_partitions,
 )
@@ -18,8 +19,8 @@ from stvit_video.slurm.scontrol import (
 REQUEST = Request(nodes=4, gpus_per_node=0, tasks_per_node=1, cpus_per_task=1, minutes=720)
 
 
-def test_values_may_hold_spaces():
-    assert fields("JobName=a b MinMemory=0 Nodes=n[1-4] Licenses=(null) Power=") == {
+def test_values_may_contain_spaces():
+    assert parse_fields("JobName=a b MinMemory=0 Nodes=n[1-4] Licenses=(null) Power=") == {
         "JobName": "a b",
         "MinMemory": "0",
         "Nodes": "n[1-4]",
@@ -78,13 +79,13 @@ def test_a_job_that_slurm_does_not_know(fake_slurm):
     assert read_job("8") is None
 
 
-def test_no_answer_is_a_sentence(fake_slurm):
+def test_an_unavailable_controller_is_reported(fake_slurm):
     (fake_slurm.folder / "scontrol").write_text(
         "#!/bin/sh\necho 'slurm_load_partitions: Unable to contact slurm controller' >&2\nexit 1\n"
     )
-    with pytest.raises(NoAnswerError, match="Unable to contact"):
+    with pytest.raises(SlurmUnavailableError, match="Unable to contact"):
         read_partitions()
-    with pytest.raises(NoAnswerError, match="Unable to contact"):
+    with pytest.raises(SlurmUnavailableError, match="Unable to contact"):
         read_job("7")
 
 
@@ -99,19 +100,19 @@ def test_a_request_that_fits(fake_slurm):
     check_request(dataclasses.replace(REQUEST, partition="debug"), read_partitions())
 
 
-def test_a_limit_that_nobody_asked_for_gives_way(fake_slurm):
+def test_a_default_time_limit_is_lowered_to_the_partitions(fake_slurm):
     request = dataclasses.replace(REQUEST, minutes=9999, is_time_given=False)
     assert check_request(request, read_partitions()).minutes == 2880
     request = dataclasses.replace(request, nodes=2, partition="long")
     assert check_request(request, read_partitions()).minutes == 9999
 
 
-def test_a_partition_that_is_hidden(fake_slurm):
+def test_a_hidden_partition(fake_slurm):
     request = dataclasses.replace(REQUEST, nodes=8, gpus_per_node=8, partition="secret")
     assert check_request(request, read_partitions()) == request
 
 
-def test_of_several_partitions_one_that_fits_is_enough(fake_slurm):
+def test_one_fitting_partition_is_enough(fake_slurm):
     request = dataclasses.replace(REQUEST, partition="old,long,debug")
     assert check_request(request, read_partitions()) == request
 
@@ -120,7 +121,7 @@ def test_of_several_partitions_one_that_fits_is_enough(fake_slurm):
     ("partition", "nodes", "minutes"),
     [("debug,secret", 4, 1440), ("long,debug", 2, 2880), ("long,debug", 4, 2880)],
 )
-def test_of_several_partitions_the_lowest_limit_counts(fake_slurm, partition, nodes, minutes):
+def test_the_lowest_limit_of_several_partitions_applies(fake_slurm, partition, nodes, minutes):
     request = dataclasses.replace(
         REQUEST, nodes=nodes, minutes=9999, is_time_given=False, partition=partition
     )
@@ -142,11 +143,11 @@ def test_of_several_partitions_the_lowest_limit_counts(fake_slurm, partition, no
         ({"partition": "old"}, "partition old is not up"),
     ],
 )
-def test_a_request_that_cannot_be_met(fake_slurm, change, sentence):
+def test_requests_that_do_not_fit(fake_slurm, change, sentence):
     with pytest.raises(UserError, match=sentence):
         check_request(dataclasses.replace(REQUEST, **change), read_partitions())
 
 
-def test_a_cluster_without_a_default_partition_wants_one_named(fake_slurm):
+def test_a_cluster_without_a_default_partition(fake_slurm):
     with pytest.raises(UserError, match="name one of long, old with --partition"):
         check_request(REQUEST, read_partitions()[1:])

@@ -10,17 +10,17 @@ import pytest
 from stvit_video.slurm.status import (
     JobRecord,
     Progress,
-    job_facts,
+    job_info,
     new_record,
+    read_job_records,
     read_progress,
-    read_records,
     status_table,
 )
 
 
 @pytest.fixture
 def launched(tmp_path):
-    """Return a function that makes the folder and the record of a job."""
+    """Return a function that creates the folder and the record of a job."""
 
     def launch(job_id, *, name="small", is_local=False) -> JobRecord:
         folder = tmp_path / "jobs" / f"{name} {job_id}"
@@ -51,10 +51,10 @@ EPOCH = {"_type": "train_epoch", "epoch": "3/30", "loss": 1.5, "lr": 0.1}
 VALIDATION = {"_type": "val_epoch", "epoch": "3/30", "loss": 9.0}
 
 
-def test_records_are_found_again_the_oldest_first(launched, tmp_path):
+def test_records_are_read_in_order_of_submission(launched, tmp_path):
     records = [launched("7"), launched("5", name="b")]
-    assert read_records(tmp_path / "jobs") == records
-    assert read_records(tmp_path / "nothing") == []
+    assert read_job_records(tmp_path / "jobs") == records
+    assert read_job_records(tmp_path / "nothing") == []
 
 
 def test_the_table(launched, fake_slurm):
@@ -87,30 +87,30 @@ def test_a_job_that_slurm_has_forgotten(launched, fake_slurm, left, state):
     record = launched("9")
     if left:
         leave_result(record, left)
-    facts = job_facts(record)
+    facts = job_info(record)
     assert (facts.state, facts.restarts, facts.is_over) == (state, None, True)
 
 
-def test_a_number_that_was_given_out_again_is_another_job(launched, fake_slurm):
+def test_a_reused_job_id_is_another_job(launched, fake_slurm):
     record = launched("7")
     fake_slurm.set_job("7", "RUNNING", output="/elsewhere/7_0_log.out")
     leave_result(record, "success")
-    assert job_facts(record).state == "COMPLETED"
+    assert job_info(record).state == "COMPLETED"
 
 
-def test_a_job_is_known_by_whatever_way_its_folder_is_named(launched, fake_slurm, tmp_path):
+def test_a_job_is_found_through_any_path_to_its_folder(launched, fake_slurm, tmp_path):
     record = launched("7")
     fake_slurm.set_job("7", "RUNNING", output=str(record.log()))
     (tmp_path / "link").symlink_to(tmp_path / "jobs")
     for way in ("link", "jobs/../jobs", "moved"):
         if way == "moved":
             (tmp_path / "jobs").rename(tmp_path / "moved")
-        (found,) = read_records(tmp_path / way)
-        assert job_facts(found).state == "RUNNING", way
+        (found,) = read_job_records(tmp_path / way)
+        assert job_info(found).state == "RUNNING", way
     record_folder = tmp_path / "moved" / record.folder.name
     record_folder.rename(record_folder.with_name("renamed"))
-    (found,) = read_records(tmp_path / "moved")
-    assert job_facts(found).state == "RUNNING"
+    (found,) = read_job_records(tmp_path / "moved")
+    assert job_info(found).state == "RUNNING"
 
 
 def test_progress_of_one_folder_under_two_names_is_of_the_last_job(launched, fake_slurm, tmp_path):
@@ -126,19 +126,19 @@ def test_progress_of_one_folder_under_two_names_is_of_the_last_job(launched, fak
 def test_a_local_job_runs_while_its_process_does(launched):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         record = launched(str(process.pid), is_local=True)
-        assert job_facts(record).state == "RUNNING"
+        assert job_info(record).state == "RUNNING"
         process.stdin.close()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        # It is still a zombie, as its parent has not asked for it.
-        assert job_facts(record).state == "ENDED"
+        # It is a zombie until its parent waits for it.
+        assert job_info(record).state == "ENDED"
     leave_result(record, "success")
-    assert job_facts(record).state == "COMPLETED"
+    assert job_info(record).state == "COMPLETED"
 
 
-def test_a_process_that_is_younger_than_its_record_is_another_one(launched):
+def test_a_reused_process_id_is_another_process(launched):
     record = launched(str(os.getpid()), is_local=True)
     long_ago = JobRecord(**{**record.__dict__, "submitted": record.submitted - 1e6})
-    assert job_facts(long_ago).state == "ENDED"
+    assert job_info(long_ago).state == "ENDED"
 
 
 def test_progress_is_the_last_training_line(launched):
@@ -153,7 +153,7 @@ def test_a_long_log_is_read_from_its_end(launched):
     assert read_progress(record.output_dir, since=0.0).iteration == "20/75"
 
 
-def test_a_log_of_an_earlier_run_tells_nothing(launched):
+def test_the_log_of_an_earlier_run_is_ignored(launched):
     record = launched("7")
     write_stats(record, ITERATION)
     assert read_progress(record.output_dir, since=time.time() + 60) == Progress()

@@ -17,19 +17,19 @@ def own_handlers():
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM])
-def test_a_signal_is_noted_whoever_had_it_before(number):
+def test_handlers_replace_existing_ones(number):
     signal.signal(number, lambda *_: pytest.fail("the old handler was called"))
     signals = StopSignals()
     signals.install()
-    assert not signals.asked
+    assert not signals.received
     for _ in range(2):
         os.kill(os.getpid(), number)
-    assert signals.asked
+    assert signals.received
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGTERM"])
-def test_a_process_that_is_ending_comes_to_its_end(name):
-    """Also when Python has taken its handlers back, and still has to tidy up."""
+def test_a_process_ignores_signals_during_shutdown(name):
+    """Even if a signal arrives after Python has restored the default handlers."""
     code = f"""
 import os, signal, sys
 from stvit_video.slurm.task import StopSignals
@@ -46,9 +46,9 @@ sys.late = Late()
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_going_on_after_a_pause_asks_for_nothing():
+def test_sigcont_does_not_request_a_stop():
     signal.signal(signal.SIGCONT, lambda *_: pytest.fail("submitit would log it"))
     signals = StopSignals()
     signals.install()
     os.kill(os.getpid(), signal.SIGCONT)
-    assert not signals.asked
+    assert not signals.received

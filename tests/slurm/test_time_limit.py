@@ -19,16 +19,16 @@ from stvit_video.slurm.scontrol import format_minutes, parse_minutes
         ("infinite", None),
     ],
 )
-def test_the_forms_of_slurm(text, minutes):
+def test_slurms_formats(text, minutes):
     assert parse_minutes(text) == minutes
 
 
 @pytest.mark.parametrize("text", ["", "1h", "1:2:3:4", "1-", "-5", "1.5"])
-def test_other_forms_are_refused(text):
+def test_other_formats_are_rejected(text):
     with pytest.raises(UserError, match="DAYS-HOURS:MINUTES:SECONDS"):
         parse_minutes(text)
 
 
 @pytest.mark.parametrize("minutes", [5, 90, 1440, 10085])
-def test_written_and_read_again(minutes):
+def test_format_and_parse_round_trip(minutes):
     assert parse_minutes(format_minutes(minutes)) == minutes

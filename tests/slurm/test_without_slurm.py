@@ -1,4 +1,4 @@
-"""Where there is no SLURM its tests are skipped, and say why."""
+"""Without SLURM, the tests that need it are skipped with a reason."""
 
 import os
 import re
@@ -9,11 +9,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_tests_that_need_slurm_are_skipped_with_the_reason(tmp_path):
+def test_tests_that_need_slurm_are_skipped_with_a_reason(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "tests/slurm"],
         cwd=ROOT,
-        # Some of the programs are looked for beside it, too, but not all of them.
+        # Daemons are also searched for in other folders, but the user commands are not.
         env={**os.environ, "PATH": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -1,6 +1,6 @@
 """A SLURM of four nodes on this machine: its own daemons, in a folder, on loopback.
 
-Nothing is installed, and no process is touched that was not started here.
+It installs nothing, and only touches processes that it has started.
 """
 
 import getpass
@@ -19,7 +19,7 @@ from stvit_video.runtime.process import die_with_parent
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 NODES = ("n1", "n2", "n3", "n4")
-# Where Debian keeps daemons, which are not in every user's PATH.
+# Debian's folders of daemons are not in every user's PATH.
 DAEMON_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 
 CONFIG = """
@@ -57,17 +57,17 @@ PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60
 
 
 class Cluster:
-    """The daemons, and what tests ask them.
+    """The daemons of a SLURM, and the commands that tests run on it.
 
     Args:
-        folder: for all that they write.
+        folder: where the daemons write.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ports = _free_ports(1 + len(NODES))
-        # Clusters of several sessions are on this machine, which jobs tell each other apart on by
-        # their numbers.
+        # Jobs identify each other by their ids, which must differ between the clusters of several
+        # test processes on this machine.
         self.first_job = 100 * self.ports[0]
         self.env = {
             **os.environ,
@@ -77,7 +77,7 @@ class Cluster:
         self.daemons: dict[str, subprocess.Popen] = {}
 
     def start(self) -> None:
-        self.folder.chmod(0o711)  # so munge wants it, where its socket is
+        self.folder.chmod(0o711)  # munge requires it of the folder of its socket
         (self.folder / "state").mkdir()
         self.configure()
         key = self.folder / "munge.key"
@@ -91,14 +91,14 @@ class Cluster:
         self._run_daemon("slurmctld", "-D")
         for node in NODES:
             self.start_node(node)
-        wait_for(self.is_idle, "four idle nodes", told=(self.folder / "slurmctld.log").read_text)
+        wait_for(self.is_idle, "four idle nodes", details=(self.folder / "slurmctld.log").read_text)
 
     def start_node(self, node: str) -> None:
         (self.folder / f"spool.{node}").mkdir(exist_ok=True)
         self._run_daemon("slurmd", "-D", "-N", node, name=node)
 
     def kill_node(self, node: str) -> None:
-        """Kill a node's slurmd, as a crash of it does: the tasks that it started live on."""
+        """Kill a node's slurmd, like a crash; the tasks that it started keep running."""
         self.daemons[node].kill()
         self.daemons.pop(node).wait()
 
@@ -114,7 +114,7 @@ class Cluster:
                 daemon.wait()
 
     def _cancel_all(self) -> None:
-        """End all jobs: their tasks are children of daemons' children, not of ours."""
+        """Cancel all jobs, whose tasks are not children of this process."""
         user = f"--user={getpass.getuser()}"
         self.run("scancel", "--signal=KILL", "--full", user, check=False)
         self.run("scancel", user, check=False)
@@ -126,7 +126,7 @@ class Cluster:
     def configure(
         self, *, controller: str = "enable_configless", first_job: int | None = None
     ) -> None:
-        """Write slurm.conf: other parameters of slurmctld, and a higher number of the next job."""
+        """Write slurm.conf, with the parameters of slurmctld and the id of the next job."""
         text = CONFIG.format(
             user=getpass.getuser(),
             folder=self.folder,
@@ -139,7 +139,7 @@ class Cluster:
             self.run("scontrol", "reconfigure")
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run one of SLURM's programs; returns what it prints."""
+        """Run one of SLURM's commands and return its output."""
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60)
         assert not check or done.returncode == 0, f"{command}: {done.stderr}{done.stdout}"
         return done.stdout.strip()
@@ -149,7 +149,7 @@ class Cluster:
         return states == ["idle"] * len(NODES)
 
     def job(self, job_id: str) -> dict[str, str]:
-        """What scontrol says of a job."""
+        """Return scontrol's fields of a job."""
         line = self.run("scontrol", "show", "job", job_id, "--oneliner")
         return dict(re.findall(r"(\S+?)=(\S*)", line))
 
@@ -163,7 +163,7 @@ class Cluster:
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
-            # However the tests end.
+            # Also when pytest is killed.
             preexec_fn=partial(die_with_parent, os.getpid()),
         )
         log.close()
@@ -174,7 +174,7 @@ def missing_programs() -> list[str]:
 
 
 def _free_ports(number: int) -> list[int]:
-    """Ports in a row, which slurm.conf can write as a range."""
+    """Return consecutive ports, because slurm.conf needs a range."""
     for first in range(35000 + os.getpid() * number % 10000, 60000, number):
         ports = list(range(first, first + number))
         if all(map(_is_free, ports)):
@@ -192,10 +192,14 @@ def _is_free(port: int) -> bool:
 
 
 def wait_for(
-    condition: Callable[[], bool], what: str, *, seconds: float = 60, told: Callable[[], str] = str
+    condition: Callable[[], bool],
+    what: str,
+    *,
+    seconds: float = 60,
+    details: Callable[[], str] = str,
 ) -> None:
-    """Wait until ``condition`` holds; fails with what was waited for, and what is ``told``."""
+    """Wait until ``condition`` holds; after a timeout, fail with the output of ``details``."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}\n{told()}"
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}\n{details()}"
         time.sleep(0.2)

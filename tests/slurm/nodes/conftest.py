@@ -1,4 +1,4 @@
-"""One SLURM for all tests of a process, and the uninterrupted runs that others must equal."""
+"""A SLURM for all tests of a process, and an uninterrupted run to compare others with."""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from cluster import Cluster, missing_programs
 from jobs import Job, Launcher
 from small_run import SMALL_CONFIG, write_data_set
 
-# What takes part in a step is all that a run carries along: random numbers, the average, the
-# loader's workers. 30 steps on two ranks.
+# A run whose steps depend on all of its state: random numbers, moving average and loader workers.
+# 30 steps on two ranks.
 CONFIG = (
     SMALL_CONFIG.replace("NUM_WORKERS: 0", "NUM_WORKERS: 2")
     .replace("DROPOUT_RATE: 0.0", "DROPOUT_RATE: 0.5")
@@ -23,13 +23,13 @@ CONFIG = (
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The running SLURM; its programs are in PATH, and SLURM_CONF is set."""
+    """Start SLURM, with its commands in PATH and SLURM_CONF set."""
     missing = missing_programs()
     if missing:
         pytest.skip(
             f"no SLURM here ({missing[0]} is missing): make test-slurm installs it where it may"
         )
-    # Not in pytest's folder, whose path is too long for a socket and closed to munge.
+    # The path of pytest's folder is too long for a socket, and munge cannot access it.
     with (
         tempfile.TemporaryDirectory(prefix="slurm-") as folder,
         pytest.MonkeyPatch.context() as patch,
@@ -38,7 +38,7 @@ def cluster() -> Iterator[Cluster]:
         for name in ("PATH", "SLURM_CONF"):
             patch.setenv(name, cluster.env[name])
         patch.setenv("OMP_NUM_THREADS", "1")
-        # A job that starts again finds its copy of the code compiled.
+        # A job that is requeued can reuse the compiled files of its copy of the code.
         patch.setenv("PYTHONDONTWRITEBYTECODE", "")
         try:
             cluster.start()
@@ -62,7 +62,7 @@ def launch(cluster, tmp_path_factory) -> Launcher:
 
 @pytest.fixture(scope="session")
 def whole(launch) -> Job:
-    """A run of two nodes that nothing interrupts."""
+    """An uninterrupted run on two nodes."""
     job = launch("whole")
     job.wait()
     return job

@@ -1,4 +1,4 @@
-"""Jobs on the four-node SLURM, submitted by slurm/launch.py as a user does it."""
+"""Submit jobs to the four-node SLURM with slurm/launch.py, and inspect them."""
 
 import importlib.util
 import json
@@ -13,17 +13,17 @@ from cluster import Cluster, wait_for
 from comparing import same, without_times
 
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
-from stvit_video.slurm.scontrol import JobFacts, read_job
-from stvit_video.slurm.status import read_records
+from stvit_video.slurm.scontrol import JobInfo, read_job
+from stvit_video.slurm.status import read_job_records
 from stvit_video.slurm.task import endings_log, rank_log, rank_record
 
-# The ranks' --timeout-s.
+# --timeout-s of all jobs.
 TIMEOUT_SECONDS = 60
 ROOT = Path(__file__).resolve().parents[3]
 
 
 class Job:
-    """A job that was submitted, and its run."""
+    """A submitted job and its run."""
 
     def __init__(self, cluster: Cluster, folder: Path, output_dir: Path, job_id: str) -> None:
         self.cluster = cluster
@@ -32,14 +32,14 @@ class Job:
         self.id = job_id
 
     @property
-    def facts(self) -> JobFacts:
+    def info(self) -> JobInfo:
         facts = read_job(self.id)
         assert facts is not None, f"SLURM has forgotten job {self.id}"
         return facts
 
     @property
     def steps(self) -> int:
-        """Lines of steps in the log so far, those that were made again included."""
+        """Number of steps in the log so far, including steps that were repeated after a requeue."""
         return sum(line["_type"] == "train_iter" for line in self.lines())
 
     def lines(self) -> list[dict]:
@@ -49,49 +49,51 @@ class Job:
         return [without_times(line) for line in lines]
 
     def wait_for_step(self, steps: int) -> None:
-        """Wait until so many more steps than now are logged, by a run that goes on."""
+        """Wait until this many more steps are logged; the job must not end before."""
         until = self.steps + steps
 
         def has_come() -> bool:
-            assert not self.facts.is_over, self.told()
-            self._hurry()
+            assert not self.info.is_over, self.describe()
+            self._skip_hold()
             return self.steps >= until
 
-        wait_for(has_come, f"step {until} of job {self.id}", seconds=180, told=self.told)
+        wait_for(has_come, f"step {until} of job {self.id}", seconds=180, details=self.describe)
 
     def wait_for_requeue(self, restarts: int) -> None:
-        wait_for(lambda: self.facts.restarts == restarts, f"requeue {restarts}", told=self.told)
+        wait_for(
+            lambda: self.info.restarts == restarts, f"requeue {restarts}", details=self.describe
+        )
 
     def wait(self, state: str = "COMPLETED") -> None:
-        """Wait for the end, which must be of this kind."""
+        """Wait until the job is over, and check its final state."""
 
         def is_over() -> bool:
-            self._hurry()
-            return self.facts.is_over
+            self._skip_hold()
+            return self.info.is_over
 
-        wait_for(is_over, f"the end of job {self.id}", seconds=240, told=self.told)
-        assert self.facts.state == state, self.told()
+        wait_for(is_over, f"the end of job {self.id}", seconds=240, details=self.describe)
+        assert self.info.state == state, self.describe()
 
     def record(self, rank: int) -> dict:
-        """What is known about a rank."""
+        """Return the record of a rank."""
         return json.loads(rank_record(self.folder, rank).read_text())
 
     def process(self, rank: int) -> int:
-        """Process id of a rank."""
+        """Return the process id of a rank."""
         return self.record(rank)["process"]
 
     def wait_for_rank(self, rank: int) -> None:
-        """Wait until a rank notes signals."""
-        wait_for(rank_record(self.folder, rank).exists, f"rank {rank}", told=self.told)
+        """Wait until a rank has installed its signal handlers."""
+        wait_for(rank_record(self.folder, rank).exists, f"rank {rank}", details=self.describe)
 
     @property
     def output(self) -> str:
-        """What the batch script and rank 0 print."""
+        """Output of the batch script and rank 0."""
         return (self.folder / f"{self.id}_0_log.out").read_text()
 
     @property
     def endings(self) -> str:
-        """The sentences about bad endings."""
+        """Reports of failures."""
         file = endings_log(self.folder)
         return file.read_text() if file.exists() else ""
 
@@ -99,36 +101,36 @@ class Job:
         return rank_log(self.folder, rank).read_text()
 
     def result(self) -> dict:
-        """The last checkpoint, which holds the last 20 losses with all their digits."""
+        """Return the last checkpoint, which contains the last 20 losses with all their digits."""
         contents = read_checkpoint(list(find_checkpoints(self.output_dir).values())[-1])
-        del contents["cfg"]  # which names the folder
+        del contents["cfg"]  # it contains OUTPUT_DIR
         return contents
 
-    def told(self) -> str:
-        """What the job left, for a failing test."""
+    def describe(self) -> str:
+        """Return the job's state and logs, for the message of a failing test."""
         files = [*self.folder.glob("*_log.out"), *self.folder.glob("logs/*.log")]
         texts = [f"== {file}\n{file.read_text()[-3000:]}" for file in sorted(files)]
-        return "\n".join([str(self.facts), self.endings, *texts])
+        return "\n".join([str(self.info), self.endings, *texts])
 
-    def _hurry(self) -> None:
-        """After a requeue SLURM holds a job for two minutes.
+    def _skip_hold(self) -> None:
+        """Skip the two minutes that SLURM holds a job after a requeue.
 
-        It has its reason: when srun has ended a step by force, SLURM sends it TERM again a minute
-        later, by its number, which the job's next start has too. A start that is hurried must be
-        over by then, or is stopped and requeued once more.
+        SLURM has a reason to wait: a minute after srun has killed a job step, SLURM sends TERM to
+        the step id again, which the next start of the job shares. A start that does not wait must
+        be over by then, or it is stopped and requeued once more.
         """
-        facts = self.facts
+        facts = self.info
         if facts.state == "PENDING" and facts.reason == "BeginTime":
             self.cluster.run("scontrol", "update", f"jobid={self.id}", "StartTime=now", check=False)
 
 
 class Launcher:
-    """slurm/launch.py in this process, whose imports take seconds.
+    """Run slurm/launch.py in this process, to import PyTorch only once.
 
     Args:
-        cluster: that runs.
-        folder: for jobs and runs.
-        config: the YAML file of all of them.
+        cluster: the running SLURM.
+        folder: where job folders and outputs go.
+        config: the default config file.
     """
 
     def __init__(self, cluster: Cluster, folder: Path, config: Path) -> None:
@@ -148,7 +150,7 @@ class Launcher:
         nodes: int = 2,
         config: Path | None = None,
     ) -> Job:
-        """Submit a job; what is not said here is the same for all."""
+        """Submit a job, with flags that are the same for all jobs."""
         output_dir = self.folder / "runs" / name
         job_dir = self.folder / "jobs" / name
         arguments = [
@@ -160,11 +162,11 @@ class Launcher:
         with redirect_stdout(StringIO()):
             status = self.program.main(arguments)
         assert status == 0
-        record = read_records(job_dir)[-1]
+        record = read_job_records(job_dir)[-1]
         return Job(self.cluster, record.folder, output_dir, record.job_id)
 
 
-# Python imports it before all else.
+# A sitecustomize.py, which Python imports first.
 LATE = """
 import os, time
 from pathlib import Path
@@ -178,14 +180,14 @@ if os.environ.get("SLURM_PROCID") == "1" and os.environ.get("SLURM_RESTART_COUNT
 
 
 class LateRank:
-    """A rank 1 that does not begin yet, though its interpreter has started."""
+    """A rank 1 whose interpreter waits before it runs the program."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @property
     def process(self) -> int:
-        """Its process id."""
+        """Process id of the rank."""
         file = self.folder / "process"
         wait_for(file.exists, "the interpreter of rank 1")
         return int(file.read_text())
@@ -196,7 +198,7 @@ class LateRank:
 
 @contextmanager
 def late_rank(folder: Path) -> Iterator[LateRank]:
-    """Make rank 1 late in the job that is submitted in the block; after a requeue it is not."""
+    """Make rank 1 late in the job that is submitted in the block, until its first requeue."""
     (folder / "sitecustomize.py").write_text(LATE.format(folder=str(folder)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
@@ -208,7 +210,7 @@ def place(line: dict) -> tuple:
 
 
 def assert_same_run(job: Job, whole: Job) -> None:
-    """Compare two finished runs to the last bit; a step that was made twice counts twice."""
+    """Check that two finished runs are equal to the last bit, including repeated steps."""
     expected = {place(line): line for line in whole.lines()}
     lines = job.lines()
     assert [line for line in lines if line != expected[place(line)]] == []

@@ -1,4 +1,4 @@
-"""Four nodes train as one process does, and other jobs have nothing to do with it."""
+"""Training on four nodes equals training in one process, and jobs do not affect each other."""
 
 import socket
 
@@ -9,7 +9,7 @@ from stvit_video.runtime.rendezvous import Rendezvous
 from stvit_video.synthetic.motion import MotionRecipe, make_motion_dataset
 
 CLIPS, EPOCHS, STEPS = 16, 4, 5
-# Jobs whose numbers differ by it take the same ports.
+# Jobs whose ids differ by this number use the same ports.
 NUM_PORTS = 12000
 
 
@@ -39,7 +39,7 @@ def test_four_nodes_train_as_one_process(launch, tmp_path):
 
 
 def test_two_jobs_on_one_port_never_exchange_a_number(launch, whole, cluster, tmp_path):
-    """One holds the port, as its rank 1 is late, while the other one meets and trains."""
+    """One job, whose rank 1 is late, listens on the port while the other one meets and trains."""
     overrides = ("RNG_SEED", "7", "SOLVER.MAX_EPOCH", "1")
     alone = launch("alone", *overrides)
     alone.wait()
@@ -49,12 +49,12 @@ def test_two_jobs_on_one_port_never_exchange_a_number(launch, whole, cluster, tm
     holding.wait_for_rank(0)
     cluster.configure(first_job=int(holding.id) + NUM_PORTS)
     ports = ports_of(holding)
-    # Another program is at the port that comes next.
+    # The next port is taken by another program.
     with socket.create_server(("", ports[1])):
         passing = launch("passing", *overrides)
         assert ports_of(passing) == ports
         passing.wait_for_step(1)
-        assert told_at(ports[0]) == f"job {holding.id}, step 0, restart 0"
+        assert read_owner(ports[0]) == f"job {holding.id}, step 0, restart 0"
         late.let_go()
         for job in (holding, passing):
             job.wait()
@@ -67,7 +67,7 @@ def ports_of(job):
     return Rendezvous.of_slurm(env).ports
 
 
-def told_at(port):
-    """The first line that is told to whoever comes to a port."""
+def read_owner(port):
+    """Return the first line that a server sends to its clients."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         return connection.makefile().readline().strip()

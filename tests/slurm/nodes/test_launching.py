@@ -1,4 +1,4 @@
-"""What slurm/launch.py promises, on a real SLURM."""
+"""slurm/launch.py on a real SLURM."""
 
 import os
 import re
@@ -14,17 +14,17 @@ from cluster import wait_for
 from PIL import Image
 
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
-from stvit_video.slurm.scontrol import jobs_from, read_job
-from stvit_video.slurm.status import JobRecord, read_records
+from stvit_video.slurm.scontrol import find_queued_jobs, read_job
+from stvit_video.slurm.status import JobRecord, read_job_records
 
 ROOT = Path(__file__).resolve().parents[3]
-# Short runs: 20 steps of one rank.
+# Short runs of 20 steps on one rank.
 SHORT = ("SOLVER.MAX_EPOCH", "1", "TRAIN.CHECKPOINT_STEPS", "0", "DATA_LOADER.NUM_WORKERS", "0")
 
 
 @pytest.fixture
 def start(launch, tmp_path, monkeypatch, capsys):
-    """Return a function from arguments to the exit status, stdout and stderr of the program."""
+    """Return a function that launches, and returns the exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, cfg=("--cfg", str(launch.config)), overrides=SHORT):
@@ -37,16 +37,16 @@ def start(launch, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def held(cluster):
-    """A job that does not start, for others to wait for; ``release`` lets it."""
+    """The id of a job that others wait for; it starts after ``scontrol release``."""
     return cluster.run("sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true")
 
 
 def records() -> list[JobRecord]:
-    return read_records(Path("output/jobs"))
+    return read_job_records(Path("output/jobs"))
 
 
 def queue(cluster) -> str:
-    """The jobs that wait or run; what SLURM has refused it remembers, as FAILED."""
+    """Return the pending and running jobs; SLURM also remembers rejected jobs, as FAILED."""
     return cluster.run("squeue", "--noheader", "--format=%i")
 
 
@@ -57,16 +57,16 @@ def state(record: JobRecord) -> str:
 
 
 def wait_for_end(record: JobRecord) -> str:
-    """Wait until a job is over; returns its state."""
+    """Wait until a job is over, and return its state."""
 
     def is_over() -> bool:
         facts = read_job(record.job_id)
         return facts is not None and facts.is_over
 
-    def told() -> str:
+    def log_tail() -> str:
         return record.log().read_text()[-3000:] if record.log().exists() else "no log"
 
-    wait_for(is_over, f"the end of {record.title}", seconds=180, told=told)
+    wait_for(is_over, f"the end of {record.title}", seconds=180, details=log_tail)
     return state(record)
 
 
@@ -84,7 +84,7 @@ def test_an_array_of_three_learning_rates_is_three_jobs(start):
     assert not any(torch.equal(weights[i], weights[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
 
 
-def test_a_chain_goes_on_with_the_weights_of_the_job_before(start, launch, tmp_path):
+def test_a_chain_starts_from_the_weights_of_the_previous_job(start, launch, tmp_path):
     for name in ("first", "second"):
         folder = f"_BASE_: {launch.config}\nOUTPUT_DIR: {tmp_path / name}\n"
         # With next to no learning rate the second keeps what it starts from.
@@ -146,7 +146,7 @@ def test_a_video_model_starts_from_the_image_model_that_its_config_names(start, 
     assert "stays as it was" not in log
 
 
-def test_a_chain_ends_with_the_job_that_others_wait_for(start, launch, held, cluster, tmp_path):
+def test_a_chain_is_canceled_with_its_first_job(start, launch, held, cluster, tmp_path):
     for name in ("first", "second"):
         folder = f"_BASE_: {launch.config}\nOUTPUT_DIR: {tmp_path / name}\n"
         (tmp_path / f"{name}.yaml").write_text(folder)
@@ -196,13 +196,13 @@ def test_a_dry_run_submits_nothing(start, cluster, tmp_path):
         (["--time", "2:00:00"], "--time must be at most 01:00:00, the limit of partition low"),
         (["--nodes", "5"], "--nodes must be at most 4"),
         (["--cpus-per-task", "5"], "has 4 cores, but 1 ranks of 5 need 5"),
-        (["--job-dir", "/proc/jobs"], "--job-dir must be a folder that can be written"),
-        # These are SLURM's own words.
-        (["--constraint", "gold"], "SLURM refuses the job small: .*Invalid feature"),
-        (["--mem", "900G"], "SLURM refuses the job small: .*configuration is not available"),
+        (["--job-dir", "/proc/jobs"], "--job-dir must be a writable folder"),
+        # The reasons in these messages are SLURM's.
+        (["--constraint", "gold"], "SLURM rejected the job small: .*Invalid feature"),
+        (["--mem", "900G"], "SLURM rejected the job small: .*configuration is not available"),
     ],
 )
-def test_what_cannot_run_is_not_queued(start, cluster, arguments, sentence):
+def test_invalid_jobs_are_not_queued(start, cluster, arguments, sentence):
     before = queue(cluster)
     status, _, errors = start(*arguments)
     assert status == 2
@@ -230,8 +230,8 @@ def test_a_job_is_followed_to_its_end_and_listed(start):
 def test_a_job_is_found_in_the_queue_by_its_folder(start, held, cluster):
     assert start("--after", held)[0] == 0
     (job,) = records()
-    assert jobs_from(job.folder) == [job.job_id]
-    assert jobs_from(job.folder.parent) == []
+    assert find_queued_jobs(job.folder) == [job.job_id]
+    assert find_queued_jobs(job.folder.parent) == []
     for job_id in (job.job_id, held):
         cluster.run("scancel", job_id)
 
@@ -244,12 +244,12 @@ def test_more_options_reach_slurm(start, cluster):
     line = cluster.run("scontrol", "show", "job", job.job_id, "--oneliner") + " "
     assert " NodeList=n2 " in line
     assert " Comment=first try " in line
-    # Each line of a rank has its number.
+    # srun --label prefixes each line with its rank.
     assert "\n0: " in job.log().read_text()
 
 
-def test_following_a_job_that_ends_badly_is_no_success(start, launch, cluster, held):
-    """The program is stopped from outside, so it runs in a process of its own."""
+def test_following_a_canceled_job_fails(start, launch, cluster, held):
+    """The program is followed in its own process, while this one cancels the job."""
     command = [sys.executable, str(ROOT / "slurm" / "launch.py"), "--cfg", str(launch.config)]
     flags = ["--cpus-per-task", "1", "--after", held, "--follow", *SHORT]
     with subprocess.Popen([*command, *flags], env={**os.environ, "PYTHONPATH": str(ROOT)}) as shown:

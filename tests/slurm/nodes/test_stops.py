@@ -1,4 +1,4 @@
-"""A job that is stopped in any of SLURM's ways goes on as if nothing had been."""
+"""A job that SLURM stops, in any way, resumes and gives the results of an uninterrupted run."""
 
 import math
 import os
@@ -15,37 +15,37 @@ from stvit_video.config import load_config
 from stvit_video.engine.checkpoint import find_checkpoints, read_checkpoint
 from stvit_video.models import build_model, save_weights
 
-# 10 steps, for jobs that are stopped before the first one.
+# Short runs of 10 steps, for jobs that are stopped before the first step.
 STEPS = 10
 SHORT = ("SOLVER.MAX_EPOCH", "1", "DATA_LOADER.NUM_WORKERS", "0")
 
 
-def test_a_signal_requeues_once_however_many_arrive(cluster, launch, whole):
+def test_several_signals_requeue_once(cluster, launch, whole):
     job = launch("usr2")
     job.wait_for_step(4)
-    # To the ranks, to the shell that waits for them, and to both.
+    # To the ranks, to the shell that runs srun, and to both.
     for whom in ([], ["--batch"], ["--full"], []):
         cluster.run("scancel", "--signal=USR2", *whom, job.id)
     job.wait()
-    assert job.facts.restarts == 1
+    assert job.info.restarts == 1
     assert job.endings == ""
     assert_same_run(job, whole)
 
 
 @pytest.mark.parametrize("signal_name", ["USR2", "TERM"])
-def test_a_signal_that_comes_before_all_ranks_have_begun(launch, tmp_path, signal_name):
+def test_a_signal_before_all_ranks_have_started(launch, tmp_path, signal_name):
     with late_rank(tmp_path) as late:
         job = launch(f"early {signal_name}", *SHORT)
     job.wait_for_rank(0)
     for process in (late.process, job.process(0)):
         os.kill(process, signal.Signals[f"SIG{signal_name}"])
     job.wait()
-    assert job.facts.restarts == 1
-    assert "Of 2 ranks some ended before they had begun: 1. The job is requeued" in job.endings
+    assert job.info.restarts == 1
+    assert "Of 2 ranks, some ended before they had started: 1. The job is requeued" in job.endings
     assert job.steps == STEPS
 
 
-def test_a_test_that_is_stopped_goes_on_with_the_videos_left(cluster, launch, tmp_path):
+def test_a_stopped_test_resumes_with_the_remaining_videos(cluster, launch, tmp_path):
     videos = (f"{launch.folder}/videos/{line % 8}.mp4 {line % 3}" for line in range(300))
     (tmp_path / "test.csv").write_text("\n".join(videos))
     save_weights(build_model(load_config(launch.config)), tmp_path / "w.safetensors")
@@ -54,13 +54,13 @@ def test_a_test_that_is_stopped_goes_on_with_the_videos_left(cluster, launch, tm
         *("DATA.PATH_TO_DATA_DIR", str(tmp_path)),
         *("TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "w.safetensors")),
     )
-    wait_for(lambda: num_batches(job) >= 5, "the fifth batch", told=job.told)
+    wait_for(lambda: num_batches(job) >= 5, "the fifth batch", details=job.describe)
     cluster.run("scancel", "--signal=USR2", job.id)
     job.wait()
-    assert job.facts.restarts == 1
+    assert job.info.restarts == 1
     going_on = re.search(r"Going on with a test that was stopped: (\d+) videos are", job.log())
     left = 300 - int(going_on[1])
-    # A batch is a video; the last line is of rank 0's last batch of half of what was left.
+    # A batch is one video; rank 0 tests half of the remaining videos.
     half = math.ceil(left / 2)
     batches = [line["iter"] for line in job.lines() if line["_type"] == "test_iter"]
     assert batches[-1] == f"{half}/{half}"
@@ -74,26 +74,26 @@ def num_batches(job):
     return sum(line["_type"] == "test_iter" for line in job.lines())
 
 
-def test_a_signal_that_comes_while_ranks_wait_for_each_other(launch, tmp_path):
+def test_a_signal_while_ranks_wait_for_each_other(launch, tmp_path):
     with late_rank(tmp_path) as late:
         job = launch("early", *SHORT)
     job.wait_for_rank(0)
     os.kill(job.process(0), signal.SIGUSR2)
     late.let_go()
     job.wait()
-    assert job.facts.restarts == 1
-    assert job.log().count("Stopped before the start, as asked") == 1
+    assert job.info.restarts == 1
+    assert job.log().count("Stopped by a signal before the start") == 1
     assert job.endings == ""
     assert job.steps == STEPS
 
 
-def test_a_requeue_by_somebody_else_is_the_only_one(cluster, launch, whole):
+def test_a_requeue_by_the_user_is_not_repeated(cluster, launch, whole):
     job = launch("requeued")
     job.wait_for_step(4)
     cluster.run("scontrol", "requeue", job.id)
     job.wait()
-    assert job.facts.restarts == 1
-    assert "SLURM has requeued or cancelled the job" in job.log()
+    assert job.info.restarts == 1
+    assert "SLURM has already requeued or canceled the job" in job.log()
     assert_same_run(job, whole)
 
 
@@ -107,8 +107,8 @@ def test_preemption_by_a_partition_of_higher_priority(cluster, launch, whole, si
     urgent_id = cluster.run("sbatch", "--parsable", *urgent, "--wrap=sleep 1")
     job.wait()
     assert cluster.job(urgent_id)["JobState"] == "COMPLETED"
-    assert job.facts.restarts == 1
-    # It did not wait for the end of its grace.
+    assert job.info.restarts == 1
+    # It stopped by itself within the grace time.
     assert "The job is requeued" in job.log()
     assert_same_run(job, whole)
 
@@ -116,16 +116,16 @@ def test_preemption_by_a_partition_of_higher_priority(cluster, launch, whole, si
 def test_a_time_limit_that_is_shorter_than_the_job(cluster, launch, whole):
     job = launch("time limit", flags=("--time", "1", "--timeout-s", "120"))
     job.wait_for_step(1)
-    # SLURM's warning comes 15 to 45 s after the start, so the machine must be a slow one.
+    # SLURM's signal comes 15 to 45 s after the start, so the job is slowed down until then.
     slow_down(
         [job.process(rank) for rank in (0, 1)],
-        until=lambda: job.facts.restarts or cluster.job(job.id)["RunTime"] > "00:00:46",
+        until=lambda: job.info.restarts or cluster.job(job.id)["RunTime"] > "00:00:46",
     )
     job.wait_for_requeue(1)
-    # A machine that is slow by itself would need many starts of a minute each.
+    # On a slow machine, limits of one minute would take many starts.
     cluster.run("scontrol", "update", f"jobid={job.id}", "timelimit=10")
     job.wait()
-    assert job.facts.restarts == job.log().count("The job is requeued") == 1
+    assert job.info.restarts == job.log().count("The job is requeued") == 1
     assert job.endings == ""
     assert_same_run(job, whole)
 
@@ -137,32 +137,38 @@ def test_a_node_that_goes_down(cluster, launch, whole):
     job.wait_for_requeue(1)
     job.wait()
     cluster.run("scontrol", "update", "nodename=n2", "state=resume", check=False)
-    assert job.facts.restarts == 1
+    assert job.info.restarts == 1
     assert_same_run(job, whole)
 
 
-def test_a_job_that_was_requeued_too_often_ends_with_a_checkpoint(cluster, launch):
+def test_a_job_at_its_requeue_limit_ends_with_a_checkpoint(cluster, launch):
     job = launch("bound", flags=("--max-requeues", "0"), nodes=1)
     job.wait_for_step(3)
     cluster.run("scancel", "--signal=USR1", job.id)
     job.wait("FAILED")
-    assert job.facts.restarts == 0
-    assert "The job is not requeued, as it has been 0 times already (--max-requeues)" in job.log()
+    assert job.info.restarts == 0
+    assert (
+        "The job is not requeued, because it has been requeued 0 times already (--max-requeues)"
+        in job.log()
+    )
     newest = list(find_checkpoints(job.output_dir).values())[-1]
     assert len(read_checkpoint(newest)["recent_losses"]) == job.steps
 
 
-def test_a_job_that_is_cancelled_stays_so(cluster, launch):
+def test_a_canceled_job_is_not_requeued(cluster, launch):
     job = launch("cancelled", nodes=1)
     job.wait_for_step(3)
     cluster.run("scancel", job.id)
     job.wait("CANCELLED")
-    wait_for(lambda: "SLURM has requeued or cancelled the job" in job.log(), "the last word")
-    assert job.facts.restarts == 0
+    wait_for(
+        lambda: "SLURM has already requeued or canceled the job" in job.log(),
+        "the log of the cancellation",
+    )
+    assert job.info.restarts == 0
 
 
 def slow_down(processes, *, until):
-    """Let processes run for little of the time."""
+    """Suspend processes most of the time, until a condition holds."""
 
     def signal_all(number):
         for process in processes:
