@@ -8,7 +8,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from stvit_video.config import load_config
-from stvit_video.config.keys import leaves
+from stvit_video.config.keys import flatten
 from stvit_video.config.load import check_output_dirs
 from stvit_video.config.sources import read_overrides
 from stvit_video.engine.checkpoint import checkpoint_path
@@ -122,7 +122,7 @@ def _own(key: str, value: str, given: set[str]) -> list[str]:
 
 
 def _absolute_paths(cfg: CfgNode) -> list[str]:
-    values = leaves(cfg)
+    values = flatten(cfg)
     return [
         word
         for key in PATH_KEYS

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from stvit_video.errors import TransientError, UserError
-from stvit_video.runtime.atomic_files import replace_content
+from stvit_video.runtime.atomic_files import write_bytes_atomically
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def read_records(job_dir: Path, *, restarts: int) -> list[RankRecord]:
 
 def _write(path: Path, record: RankRecord) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_content(path, json.dumps(asdict(record)).encode())
+    write_bytes_atomically(path, json.dumps(asdict(record)).encode())
 
 
 class _SignsOfLife(threading.Thread):

@@ -81,7 +81,7 @@ def test_a_rank_that_waits_for_the_others_in_vain_says_where(run, tmp_path):
     log = rank_log(tmp_path, 1).read_text()
     assert "Timeout (0:00:08)!" in log
     assert "rendezvous.py" in log
-    assert "rank 1 has not met the others" in log
+    assert "rank 1 did not find the other ranks" in log
 
 
 def test_a_rank_that_does_not_come_to_its_first_step_says_where(start, tmp_path):
