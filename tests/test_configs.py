@@ -34,17 +34,17 @@ def parse_arguments():
         return importlib.import_module("run_net").parse_arguments
 
 
-def opening_comment(path):
+def header_comment(path):
     """Return the lines of the comment at the top of a file."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comment = takewhile(lambda line: line.startswith("#"), lines)
     return [line.removeprefix("#").strip() for line in comment]
 
 
-def opening_command(path):
+def header_command(path):
     """Return the words of the command at the top of a file, including continuation lines."""
     words = []
-    for line in opening_comment(path):
+    for line in header_comment(path):
         words += shlex.split(line.removesuffix("\\"))
         if not line.endswith("\\"):
             break
@@ -111,7 +111,7 @@ def test_detector_forward_and_backward(path):
 
 @parametrize_configs
 def test_first_line_is_a_valid_command(path, parse_arguments, monkeypatch):
-    python, program, *arguments = opening_command(path)
+    python, program, *arguments = header_command(path)
     assert (python, program) == ("python", "tools/run_net.py")
     parsed = parse_arguments(arguments)
     assert parsed.cfg_files == [path.relative_to(ROOT).as_posix()]
@@ -121,7 +121,7 @@ def test_first_line_is_a_valid_command(path, parse_arguments, monkeypatch):
 
 @parametrize_configs
 def test_comment_has_the_number_of_parameters(path):
-    found = re.search(r"([\d.]+) M parameters", " ".join(opening_comment(path)))
+    found = re.search(r"([\d.]+) M parameters", " ".join(header_comment(path)))
     assert found, "write it next to the FLOPs"
     cfg = load_config(path)
     # MViT of PyTorchVideo reads tensor values when it is built, so it cannot be on meta.

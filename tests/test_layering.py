@@ -66,7 +66,10 @@ def is_within(module: str, part: str) -> bool:
 
 
 def imported_modules(path: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield (line, absolute name) of each import; a.b for ``from a import b``."""
+    """Yield (line, absolute name) of each import.
+
+    ``from a import b`` gives a.b, because b may be a module.
+    """
     package = module_name(path).split(".")
     if not path.endswith("/__init__.py"):
         package = package[:-1]

@@ -30,7 +30,7 @@ def _heads_divide_channels(heads: tuple[int, ...], channels: int) -> bool:
 
 
 def _multiple_for_family(family: str, number: int, key: str) -> Rule:
-    """Require a multiple of ``number`` if the name of the PyTorchVideo model starts so."""
+    """Require a multiple of ``number`` if MODEL.MODEL_NAME starts with ``family``."""
     return Rule(
         (key, "MODEL.MODEL_NAME"),
         f"must be a multiple of {number} with this model",
@@ -282,7 +282,7 @@ DETECTION_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("SOLVER.LAYER_DECAY", "MODEL.ARCH"),
-        'must be 1 with MODEL.ARCH "cascade_mask_rcnn", whose layers have no numbers',
+        'must be 1 with MODEL.ARCH "cascade_mask_rcnn", whose parameters have no layer ids',
         lambda decay, arch: decay == 1 or arch != _DETECTOR,
     ),
     *length(3, "DETECTION.SPLITS"),

@@ -273,7 +273,7 @@ SOLVER_RULES: tuple[Rule, ...] = (
     *each("must be above 0 and at most 1", lambda decay: 0 < decay <= 1, "SOLVER.LAYER_DECAY"),
     Rule(
         ("SOLVER.LAYER_DECAY", "MODEL.ARCH"),
-        'must be 1 with MODEL.ARCH "ptv", whose layers have no numbers',
+        'must be 1 with MODEL.ARCH "ptv", whose parameters have no layer ids',
         lambda decay, arch: decay == 1 or arch != "ptv",
     ),
     *each("must be above 0 and below 1", lambda decay: 0 < decay < 1, "EMA.DECAY"),

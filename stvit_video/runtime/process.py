@@ -50,7 +50,7 @@ class RankError(RuntimeError):
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a failed process writes to a file. A queue could block on a long traceback."""
+    """The failure of a process, which it writes to a file: a queue could block on a long text."""
 
     index: int
     time: float
