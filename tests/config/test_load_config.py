@@ -256,7 +256,8 @@ def test_dumped_config_loads_as_an_equal_one(tmp_path: Path, empty: Path) -> Non
         "DATA.TRAIN_JITTER_SCALES_RELATIVE=[]",
         "DATA.TRAIN_JITTER_ASPECT_RELATIVE=()",
         "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN=['1', 'true']",
-        "DATA.PATH_LABEL_SEPARATOR=\t",
+        "DATA.PATH_LABEL_SEPARATOR",
+        "\t",
         "TEST.CHECKPOINT_FILE_PATH=123",
         "TENSORBOARD.LOG_DIR=yes",
     ]

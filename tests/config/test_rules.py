@@ -161,8 +161,8 @@ INVALID = [
     ),
     (
         "MODEL.ARCH=ptv MODEL.MODEL_NAME=mvit_base_16x4 DATA.TEST_CROP_SIZE=256",
-        "DATA.TEST_CROP_SIZE must equal DATA.TRAIN_CROP_SIZE, the one size of the model's position "
-        "embeddings, but it is 256",
+        "DATA.TEST_CROP_SIZE must equal DATA.TRAIN_CROP_SIZE, because the position "
+        "embeddings have that size, but it is 256",
     ),
     ("SWIN.PATCH_SIZE=[4,4]", "SWIN.PATCH_SIZE must have 3 entries"),
     ("SWIN.WINDOW_SIZE=[7,7]", "SWIN.WINDOW_SIZE must have 3 entries"),
