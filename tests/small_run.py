@@ -1,11 +1,11 @@
-"""A model, a config and videos small enough to train in a test."""
+"""A config and videos that are small enough to train in a test."""
 
 from pathlib import Path
 
 import av
 import numpy as np
 
-# A semantic Swin of 20 thousand parameters over 8 frames of 32 x 32 pixels.
+# A Swin with semantic tokens and 20 thousand parameters, for 8 frames of 32 x 32 pixels.
 SMALL_CONFIG = """
 DEVICE: cpu
 LOG_MODEL_INFO: False
@@ -32,7 +32,7 @@ TENSORBOARD: {ENABLE: False}
 
 
 def write_video(path: Path, *, seed: int, frames: int = 12) -> None:
-    """Write moving noise as MPEG-4, 48 x 36 pixels at 12 frames a second."""
+    """Write moving noise as MPEG-4, 48 x 36 pixels at 12 frames per second."""
     generator = np.random.default_rng(seed)
     picture = generator.integers(0, 256, (36, 48, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:

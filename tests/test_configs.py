@@ -1,4 +1,4 @@
-"""Every YAML under configs/: it builds, it trains, and its first line says how to run it."""
+"""Test that each YAML file in configs/ builds a model, trains, and documents how to run it."""
 
 import importlib
 import math
@@ -19,42 +19,42 @@ DETECTORS = [path for path in CONFIGS if load_config(path).MODEL.ARCH == "cascad
 CLASSIFIERS = [path for path in CONFIGS if path not in DETECTORS]
 
 
-def name_of(path):
+def config_name(path):
     return path.relative_to(ROOT / "configs").as_posix()
 
 
-every_config = pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+parametrize_configs = pytest.mark.parametrize("path", CONFIGS, ids=config_name)
 
 
 @pytest.fixture(scope="module")
 def parse_arguments():
-    """The command line parser of ``tools/run_net.py``."""
+    """The argument parser of ``tools/run_net.py``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tools")  # as Python does for a program it starts
+        patch.syspath_prepend(ROOT / "tools")  # As Python does for a program.
         return importlib.import_module("run_net").parse_arguments
 
 
-def opening_comment(path):
-    """The lines of comment that a file opens with."""
+def header_comment(path):
+    """Return the lines of the comment at the top of a file."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comment = takewhile(lambda line: line.startswith("#"), lines)
     return [line.removeprefix("#").strip() for line in comment]
 
 
-def opening_command(path):
-    """The words of the command that a file opens with, over as many lines as it takes."""
+def header_command(path):
+    """Return the words of the command at the top of a file, including continuation lines."""
     words = []
-    for line in opening_comment(path):
+    for line in header_comment(path):
         words += shlex.split(line.removesuffix("\\"))
         if not line.endswith("\\"):
             break
     return words
 
 
-def made_small(path):
-    """The config of a file, with its layers and heads but at most 8 channels a head.
+def load_small_config(path):
+    """Load a config with its layers and heads, but at most 8 channels per head.
 
-    PyTorchVideo's models keep their channels; one of them wants the size of its clips.
+    PyTorchVideo models keep their channels and get small clips, as MViT depends on the clip size.
     """
     cfg = load_config(path)
     swin = min(cfg.SWIN.EMBED_DIM, 8 * cfg.SWIN.NUM_HEADS[0])
@@ -63,19 +63,19 @@ def made_small(path):
     overrides += ["DETECTION.FPN_CHANNELS", "16", "DETECTION.BOX_FC_DIM", "16"]
     overrides += ["DETECTION.BOXES_PER_IMAGE", "16"]
     if cfg.MODEL.ARCH == "ptv":
-        sides = ("DATA.TRAIN_CROP_SIZE", "32", "DATA.TEST_CROP_SIZE", "32")
-        overrides += ["DATA.NUM_FRAMES", "4", *sides]
+        overrides += ["DATA.NUM_FRAMES", "4"]
+        overrides += ["DATA.TRAIN_CROP_SIZE", "32", "DATA.TEST_CROP_SIZE", "32"]
     return load_config(path, overrides)
 
 
-def test_there_are_configs():
+def test_configs_are_found():
     assert len(CONFIGS) >= 6
-    assert not list((ROOT / "configs").rglob("*.yml")), "the tests see .yaml only"
+    assert not list((ROOT / "configs").rglob("*.yml")), "these tests only find .yaml files"
 
 
-@pytest.mark.parametrize("path", CLASSIFIERS, ids=name_of)
-def test_it_runs_forward_and_backward(path):
-    cfg = made_small(path)
+@pytest.mark.parametrize("path", CLASSIFIERS, ids=config_name)
+def test_classifier_forward_and_backward(path):
+    cfg = load_small_config(path)
     model = build_model(cfg).train()
     is_deit = cfg.MODEL.ARCH == "deit"
     size = 2 * max(cfg.DEIT.PATCH_SIZE) * math.isqrt(cfg.STVIT.NUM_TOKENS) if is_deit else 32
@@ -92,9 +92,9 @@ def test_it_runs_forward_and_backward(path):
     assert gradients[last].any()
 
 
-@pytest.mark.parametrize("path", DETECTORS, ids=name_of)
-def test_a_detector_runs_forward_and_backward(path):
-    cfg = made_small(path)
+@pytest.mark.parametrize("path", DETECTORS, ids=config_name)
+def test_detector_forward_and_backward(path):
+    cfg = load_small_config(path)
     model = build_model(cfg).train()
     target = {
         "boxes": torch.tensor([[8.0, 8.0, 40.0, 56.0]]),
@@ -109,9 +109,9 @@ def test_a_detector_runs_forward_and_backward(path):
     assert gradients["backbone.body.stages.0.blocks.0.attn.qkv.weight"].any()
 
 
-@every_config
-def test_its_first_line_is_the_command_that_runs_it(path, parse_arguments, monkeypatch):
-    python, program, *arguments = opening_command(path)
+@parametrize_configs
+def test_first_line_is_a_valid_command(path, parse_arguments, monkeypatch):
+    python, program, *arguments = header_command(path)
     assert (python, program) == ("python", "tools/run_net.py")
     parsed = parse_arguments(arguments)
     assert parsed.cfg_files == [path.relative_to(ROOT).as_posix()]
@@ -119,12 +119,12 @@ def test_its_first_line_is_the_command_that_runs_it(path, parse_arguments, monke
     load_config(parsed.cfg_files[0], parsed.overrides)
 
 
-@every_config
-def test_its_comment_gives_the_number_of_its_parameters(path):
-    found = re.search(r"([\d.]+) M parameters", " ".join(opening_comment(path)))
-    assert found, "write it beside the FLOPs"
+@parametrize_configs
+def test_comment_has_the_number_of_parameters(path):
+    found = re.search(r"([\d.]+) M parameters", " ".join(header_comment(path)))
+    assert found, "write it next to the FLOPs"
     cfg = load_config(path)
-    # PyTorchVideo's MViT is built by the values of some tensors, which there must then be.
+    # MViT of PyTorchVideo reads tensor values when it is built, so it cannot be on meta.
     with torch.device("cpu" if cfg.MODEL.MODEL_NAME.startswith("mvit") else "meta"):
         model = build_model(cfg)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6

@@ -1,9 +1,9 @@
-"""The rules of the architecture, checked by reading the source.
+"""Check the architecture by parsing the source code.
 
 1. Imports go one way: tools -> slurm, paper, benchmarks, synthetic -> inference -> engine -> data,
-   models, figures -> config, runtime -> errors; and there are no circles.
-2. ``cfg`` is read only in build.py files and in the rooms that run a config as a whole.
-3. Every default key is read somewhere, and every key that is read has a default.
+   models, figures -> config, runtime -> errors. There are no circular imports.
+2. ``cfg`` is read only in build.py files and in the packages that run a whole config.
+3. Every key with a default is read somewhere, and every key that is read has a default.
 """
 
 import ast
@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from stvit_video.config.defaults import default_config
-from stvit_video.config.keys import leaves, sections
+from stvit_video.config.keys import flatten, sections
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "stvit_video"
-# What each part may import of ours besides itself; the longest name that fits a module counts.
+# What each package may import from this project besides itself. The longest matching name applies.
 MAY_IMPORT = {
     "stvit_video.errors": [],
     "stvit_video.runtime": ["errors"],
@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "stvit_video.engine": ["errors", "config", "runtime", "data", "models", "figures"],
     "stvit_video.inference": ["errors", "config", "runtime", "data", "models", "figures", "engine"],
     "stvit_video.slurm": ["errors", "config", "runtime", "engine"],
-    # What measures or generates is imported by programs alone.
+    # Only programs import the packages that measure or generate.
     "stvit_video.synthetic": ["errors", "data"],
     "stvit_video.benchmarks": [
         "errors",
@@ -49,7 +49,7 @@ MAY_READ_CFG = ("config", "engine", "inference", "slurm", "paper", "benchmarks",
 
 
 def sources() -> dict[str, ast.Module]:
-    """All programs, {"stvit_video/data/build.py": its tree}."""
+    """Return the syntax trees of all source files, {"stvit_video/data/build.py": tree}."""
     files = [file for part in (PACKAGE, "tools", "slurm") for file in (ROOT / part).rglob("*.py")]
     return {
         file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
@@ -66,7 +66,10 @@ def is_within(module: str, part: str) -> bool:
 
 
 def imported_modules(path: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, absolute name) of each import; of ``from a import b``, a.b, as b may be a module."""
+    """Yield (line, absolute name) of each import.
+
+    ``from a import b`` gives a.b, because b may be a module.
+    """
     package = module_name(path).split(".")
     if not path.endswith("/__init__.py"):
         package = package[:-1]
@@ -85,12 +88,12 @@ def forbidden_imports(path: str, tree: ast.Module) -> list[str]:
     allowed = (
         [f"{PACKAGE}.{name}".rstrip(".") for name in MAY_IMPORT[part]] + [part] if part else []
     )
-    ours = (PACKAGE, "tools", "slurm", "tests")
+    project = (PACKAGE, "tools", "slurm", "tests")
     return [
-        f"{path}:{line}: {part or 'a part that no rule names'} must not import {name}"
+        f"{path}:{line}: {part or 'a module without a rule'} must not import {name}"
         for line, name in imported_modules(path, tree)
-        if name != PACKAGE  # holds no code of its own
-        and any(is_within(name, one) for one in ours)
+        if name != PACKAGE  # Has no code of its own.
+        and any(is_within(name, one) for one in project)
         and not any(is_within(name, one) for one in allowed)
     ]
 
@@ -100,14 +103,14 @@ def forbidden_cfg(path: str, tree: ast.Module) -> list[str]:
     if parts[0] in MAY_READ_CFG or parts[-1] == "build.py":
         return []
     return [
-        f"{path}:{node.lineno}: cfg is read here; take what is needed as arguments"
+        f"{path}:{node.lineno}: cfg must not be read here; pass the values as arguments"
         for node in ast.walk(tree)
         if "cfg" in (getattr(node, field, None) for field in ("id", "arg", "attr"))
     ]
 
 
 def keys_of(node: ast.AST, aliases: dict[str, set[str]]) -> set[str]:
-    """Dotted keys that an expression may stand for: cfg.A.B, alias.B, or one of two of them."""
+    """Return the dotted keys that an expression may refer to: cfg.A.B, alias.B, or a choice."""
     if isinstance(node, ast.Name):
         return {""} if node.id == "cfg" else aliases.get(node.id, set())
     if isinstance(node, ast.Attribute):
@@ -118,7 +121,7 @@ def keys_of(node: ast.AST, aliases: dict[str, set[str]]) -> set[str]:
 
 
 def keys_read(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, key) of everything in capitals under ``cfg`` or under a name given to a section."""
+    """Yield (line, key) of each uppercase attribute of ``cfg`` or of an alias of a section."""
     aliases: dict[str, set[str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -129,7 +132,7 @@ def keys_read(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def unknown_keys(path: str, tree: ast.Module) -> list[str]:
-    defaults = leaves(default_config())
+    defaults = flatten(default_config())
     known = {*defaults, *sections(defaults)}
     return [
         f"{path}:{line}: cfg.{key} has no default"
@@ -145,7 +148,7 @@ def unread_keys(trees: dict[str, ast.Module]) -> list[str]:
         if not path.startswith(f"{PACKAGE}/config/")
         for _, key in keys_read(tree)
     }
-    return [key for key in leaves(default_config()) if key not in read]
+    return [key for key in flatten(default_config()) if key not in read]
 
 
 def test_imports_go_one_way() -> None:
@@ -153,12 +156,12 @@ def test_imports_go_one_way() -> None:
     assert not found, "\n".join(found)
 
 
-def test_cfg_is_read_only_where_it_may_be() -> None:
+def test_cfg_is_read_only_where_allowed() -> None:
     found = [line for path, tree in sources().items() for line in forbidden_cfg(path, tree)]
     assert not found, "\n".join(found)
 
 
-def test_every_key_that_is_read_has_a_default() -> None:
+def test_every_key_read_has_a_default() -> None:
     found = [line for path, tree in sources().items() for line in unknown_keys(path, tree)]
     assert not found, "\n".join(found)
 
@@ -190,7 +193,7 @@ def test_every_default_is_read() -> None:
         ("slurm/launch.py", "from stvit_video.slurm.job import RankJob", False),
     ],
 )
-def test_the_check_of_imports_sees(path: str, code: str, forbidden: bool) -> None:
+def test_forbidden_imports(path: str, code: str, forbidden: bool) -> None:
     assert bool(forbidden_imports(path, ast.parse(code))) == forbidden
 
 
@@ -204,11 +207,11 @@ def test_the_check_of_imports_sees(path: str, code: str, forbidden: bool) -> Non
         ("stvit_video/engine/train.py", "def f(cfg): ...", False),
     ],
 )
-def test_the_check_of_cfg_sees(path: str, code: str, forbidden: bool) -> None:
+def test_forbidden_cfg(path: str, code: str, forbidden: bool) -> None:
     assert bool(forbidden_cfg(path, ast.parse(code))) == forbidden
 
 
-def test_the_check_of_keys_sees() -> None:
+def test_unread_and_unknown_keys() -> None:
     code = """
     node = cfg.TRAIN if training else cfg.TEST
     node.DATASET
@@ -220,12 +223,12 @@ def test_the_check_of_keys_sees() -> None:
     unread = unread_keys({"tools/a.py": tree})
     assert not {"TRAIN.DATASET", "TEST.DATASET", "SWIN.DEPTHS"} & set(unread)
     assert {"TRAIN.BATCH_SIZE", "NUM_GPUS"} <= set(unread)
-    assert unread_keys({"stvit_video/config/a.py": tree}) == list(leaves(default_config()))
+    assert unread_keys({"stvit_video/config/a.py": tree}) == list(flatten(default_config()))
     assert unknown_keys("tools/a.py", tree) == ["tools/a.py:6: cfg.SWIN.DEPTH has no default"]
 
 
-def circles(trees: dict[str, ast.Module]) -> list[str]:
-    """Modules that import themselves by way of others, imports within functions included."""
+def circular_imports(trees: dict[str, ast.Module]) -> list[str]:
+    """Return the modules in import cycles, including imports inside functions."""
     modules = {module_name(path) for path in trees}
     imports = {
         module_name(path): {
@@ -243,15 +246,15 @@ def circles(trees: dict[str, ast.Module]) -> list[str]:
         imports = {module: imports[module] for module in inside}
 
 
-def test_there_are_no_circles() -> None:
-    assert circles(sources()) == []
+def test_no_circular_imports() -> None:
+    assert circular_imports(sources()) == []
 
 
-def test_the_check_of_circles_sees() -> None:
+def test_circular_imports_are_found() -> None:
     trees = {
         "stvit_video/a.py": ast.parse("def f():\n  from stvit_video.b import g"),
         "stvit_video/b.py": ast.parse("from stvit_video import c"),
         "stvit_video/c.py": ast.parse("from stvit_video.a import f"),
         "stvit_video/d.py": ast.parse("from stvit_video.errors import UserError"),
     }
-    assert circles(trees) == ["stvit_video.a", "stvit_video.b", "stvit_video.c"]
+    assert circular_imports(trees) == ["stvit_video.a", "stvit_video.b", "stvit_video.c"]

@@ -40,7 +40,7 @@ from stvit_video.benchmarks.models import (
 )
 from stvit_video.errors import UserError
 from stvit_video.inference.media import Media, find_media
-from stvit_video.runtime.distributed import avoid_planned_attention
+from stvit_video.runtime.distributed import disable_cudnn_attention
 from stvit_video.runtime.process import keep_freed_memory
 from stvit_video.synthetic.motion import write_k400_shaped
 
@@ -129,7 +129,7 @@ def main() -> None:
 
 def measure_models(arguments: argparse.Namespace) -> None:
     """Build the models, time them, print the table."""
-    avoid_planned_attention()
+    disable_cudnn_attention()
     if arguments.keep_memory and not keep_freed_memory():
         raise UserError("--keep-memory needs the GNU C library: leave it out.")
     size = tuple(arguments.size or ()) or default_size(

@@ -22,7 +22,7 @@ from _program import device, program
 
 from stvit_video.config import load_config
 from stvit_video.inference.features import FEATURES, extract_features
-from stvit_video.runtime.distributed import avoid_planned_attention
+from stvit_video.runtime.distributed import disable_cudnn_attention
 
 
 @program("extract_features.py")
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--device", type=device, default="auto", help="cpu, cuda (%(default)s)")
     parser.add_argument("--opts", nargs="+", default=(), metavar="KEY VALUE", help="overrides")
     arguments = parser.parse_args()
-    avoid_planned_attention()
+    disable_cudnn_attention()
     print(
         extract_features(
             load_config(arguments.cfg, ["TRAIN.MIXED_PRECISION", "False", *arguments.opts]),

@@ -25,7 +25,7 @@ from stvit_video.paper.tables import (
     input_of,
     measure,
 )
-from stvit_video.runtime.distributed import avoid_planned_attention
+from stvit_video.runtime.distributed import disable_cudnn_attention
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -55,7 +55,7 @@ def main() -> None:
     arguments = parse_arguments()
     rows = [measure(row, configs=_CONFIGS) for row in paper_rows() if row.table in arguments.tables]
     if arguments.speed:
-        avoid_planned_attention()
+        disable_cudnn_attention()
         measure_speed(
             rows,
             configs=_CONFIGS,

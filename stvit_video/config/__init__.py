@@ -1,4 +1,4 @@
-"""The configuration: every key with its default, YAML files on top, overrides last, all checked."""
+"""Configuration: default values, YAML files and overrides, checked when they are loaded."""
 
 from stvit_video.config.load import dump_config, load_config
 

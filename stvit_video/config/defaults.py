@@ -1,362 +1,424 @@
-"""Every config key, once, with its meaning; PySlowFast's names wherever PySlowFast has one."""
+"""Default values of all config keys. The names follow PySlowFast where it has the same key."""
 
 from fvcore.common.config import CfgNode
 
 
 def default_config() -> CfgNode:
-    """Return a new, unfrozen config that holds every key with its default value."""
+    """Return a new, unfrozen config with the default value of every key."""
     c = CfgNode()
 
-    # Processes on this machine, one a GPU (or, with DEVICE cpu, one a CPU rank).
+    # Number of GPUs to use on each machine (processes if DEVICE is "cpu").
     c.NUM_GPUS = 1
-    # Machines in the job, and the index of this one.
+    # Number of machines to use for the job.
     c.NUM_SHARDS = 1
+    # The index of the current machine.
     c.SHARD_ID = 0
-    # "cuda", "cpu", or "auto": CUDA where there is a GPU, the CPU elsewhere.
+    # Device: "cuda", "cpu", or "auto" (CUDA if there is a GPU, else the CPU).
     c.DEVICE = "cuda"
-    # torch.distributed backend; "auto" is nccl on CUDA and gloo on the CPU.
+    # Distributed backend: "nccl", "gloo", or "auto" (nccl on CUDA, gloo on the CPU).
     c.DIST_BACKEND = "auto"
-    # Logs, checkpoints, results and the merged config go here.
+    # Output directory for logs, checkpoints, results and the merged config.
     c.OUTPUT_DIR = "output"
-    # Every random draw of a run derives from this seed.
+    # Random seed. All random numbers of a run derive from it.
     c.RNG_SEED = 0
-    # Iterations between two lines of the training log.
+    # Log period in iterations.
     c.LOG_PERIOD = 10
-    # Log parameters and FLOPs of the model before training.
+    # If True, log the parameters and FLOPs of the model before training.
     c.LOG_MODEL_INFO = True
 
+    # Training options.
     c.TRAIN = CfgNode()
+    # If True, train the model, else skip training.
     c.TRAIN.ENABLE = True
-    # Name of a data set in data/build.py.
+    # Data set: one of the names registered in data/build.py.
     c.TRAIN.DATASET = "kinetics"
-    # Clips a step on this machine, divided evenly among its NUM_GPUS processes.
+    # Batch size per machine. It is divided evenly among the NUM_GPUS processes.
     c.TRAIN.BATCH_SIZE = 64
-    # Epochs between two validations, and between two checkpoints.
+    # Validate the model every EVAL_PERIOD epochs.
     c.TRAIN.EVAL_PERIOD = 1
+    # Save a checkpoint every CHECKPOINT_PERIOD epochs.
     c.TRAIN.CHECKPOINT_PERIOD = 1
-    # Steps between two checkpoints inside an epoch; 0: none there.
+    # Also save a checkpoint every CHECKPOINT_STEPS steps within an epoch. 0: do not.
     c.TRAIN.CHECKPOINT_STEPS = 0
-    # Finished epochs whose checkpoints stay: the newest (0: all), and those of lowest top1_err
-    # (in detection, of highest box AP).
+    # Number of latest epoch checkpoints to keep. 0: keep all.
     c.TRAIN.KEEP_LAST = 0
+    # Number of best epoch checkpoints to keep, by top1_err (by box AP in detection).
     c.TRAIN.KEEP_BEST = 1
-    # Go on from the newest readable checkpoint in OUTPUT_DIR.
+    # Resume training from the latest readable checkpoint in OUTPUT_DIR.
     c.TRAIN.AUTO_RESUME = True
-    # Weights to start from; the format is detected by the file's keys.
+    # Path to the checkpoint of the initial weights. Its format is detected from its keys.
     c.TRAIN.CHECKPOINT_FILE_PATH = ""
-    # With a checkpoint of ours: take the weights alone and start at epoch 0.
+    # If True, load only the weights of a checkpoint of this package and start at epoch 0.
     c.TRAIN.CHECKPOINT_EPOCH_RESET = False
-    # With a file that gives weights alone: take the averaged ones that it holds.
+    # If True, initialize from the EMA weights of the file. It has no effect if the whole training
+    # state is restored from the file.
     c.TRAIN.CHECKPOINT_EMA = False
-    # Parts of names to delete from the file's keys before they are matched.
+    # Substrings to remove from the names in a checkpoint before they are matched to the model's.
     c.TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN = ()
-    # Refuse a weights file that fills less than this share of the model's parameters.
+    # Reject a weights file that covers less than this fraction of the model's parameters.
     c.TRAIN.CHECKPOINT_MIN_SHARE = 0.5
-    # Automatic mixed precision, and its type: "bfloat16" or "float16" (with loss scaling).
+    # If True, use automatic mixed precision.
     c.TRAIN.MIXED_PRECISION = False
+    # Data type of mixed precision: "bfloat16", or "float16" (with loss scaling).
     c.TRAIN.MIXED_PRECISION_DTYPE = "bfloat16"
-    # Forward and backward passes a step of the optimizer; BATCH_SIZE counts one pass.
+    # Number of batches of BATCH_SIZE over which gradients are accumulated per optimizer step.
     c.TRAIN.ACCUMULATE_STEPS = 1
-    # Stop at a loss above this many times the median of the steps before it; 0: only at one that
-    # is not finite.
+    # Stop if the loss is above this many times the median of the previous steps.
+    # 0: stop only if it is not finite.
     c.TRAIN.KILL_LOSS_EXPLOSION_FACTOR = 0.0
 
+    # Testing options.
     c.TEST = CfgNode()
+    # If True, test the model, else skip testing.
     c.TEST.ENABLE = True
+    # Data set for testing.
     c.TEST.DATASET = "kinetics"
-    # Clips forwarded at once on this machine, divided evenly among its processes. (In detection
-    # each forwards one image at a time.)
+    # Clips per forward pass on each machine, divided evenly among its processes.
+    # In detection, each process forwards one image at a time.
     c.TEST.BATCH_SIZE = 64
-    # Weights to test; empty: the last checkpoint of this OUTPUT_DIR; "best": the one of the
-    # lowest validation error.
+    # Path to the checkpoint to test. Empty: the last checkpoint in OUTPUT_DIR.
+    # "best": the one with the lowest validation error.
     c.TEST.CHECKPOINT_FILE_PATH = ""
-    # Clips along time and crops along the longer side of the frame (1 or 3) a video.
+    # Number of clips to sample from a video uniformly for the final prediction.
     c.TEST.NUM_ENSEMBLE_VIEWS = 4
+    # Number of crops along the longer side of the frame for each clip: 1 or 3.
     c.TEST.NUM_SPATIAL_CROPS = 3
-    # Predictions of every video as a CSV file, a path from OUTPUT_DIR; empty:
-    # results/predictions.csv. (In detection a JSON file in COCO's format; empty:
-    # results/predictions.json.)
+    # Path of the predictions, relative to OUTPUT_DIR. Empty: results/predictions.csv with the
+    # predictions of all videos, or results/predictions.json in COCO format in detection.
     c.TEST.SAVE_RESULTS_PATH = ""
 
+    # Data options.
     c.DATA = CfgNode()
-    # Folder of train.csv, val.csv and test.csv, a line "path label" each; for the data set
-    # "imagenet" of train/ and val/, with a folder of images for each class.
+    # Directory with train.csv, val.csv and test.csv, which have a line "path label" per video.
+    # For the data set "imagenet", directory with train/ and val/, which have a folder per class.
     c.DATA.PATH_TO_DATA_DIR = ""
-    # The label is what follows the last separator of a line.
+    # Separator between path and label. The label follows the last separator in a line.
     c.DATA.PATH_LABEL_SEPARATOR = " "
-    # Put in front of relative paths; empty: the folder of the CSV file.
+    # Prefix of relative video paths. Empty: the directory of the CSV file.
     c.DATA.PATH_PREFIX = ""
-    # Frames of a clip, and the distance between two of them in frames.
+    # Number of frames of a clip.
     c.DATA.NUM_FRAMES = 32
+    # Sampling rate of a clip: the interval between two sampled frames, in frames.
     c.DATA.SAMPLING_RATE = 2
-    # Count SAMPLING_RATE in frames of this rate; 0: in the video's own frames.
+    # Frame rate in which SAMPLING_RATE is measured. 0: the frame rate of each video.
     c.DATA.TARGET_FPS = 0.0
-    # How clips are placed in a video: "video_swin" or "pyslowfast".
+    # How clips are sampled from a video: "video_swin" or "pyslowfast".
     c.DATA.SAMPLING_PROTOCOL = "video_swin"
-    # Decoder: "pyav" or "decord".
+    # Decoding backend: "pyav" or "decord".
     c.DATA.DECODING_BACKEND = "pyav"
-    # Seconds a worker may take for one video before it is ended, as its decoder hangs; 0: no limit.
-    # A disk that stands still looks alike, so the video is given up at the second time only; twice
-    # this should be below the time for which other ranks wait. (Without workers there is none:
-    # NUM_WORKERS 0 lets a decoder hang, or crash the run.)
+    # Time limit in seconds for decoding a video. A worker that exceeds it is killed, because its
+    # decoder hangs. 0: no limit. A stalled disk looks the same, so a video is retried once before
+    # it counts as bad. Twice the limit should be below the timeout of the other ranks.
+    # With NUM_WORKERS 0 there is no limit, and a decoder can hang or crash the run.
     c.DATA.DECODE_TIMEOUT = 120.0
-    # Videos of each split that may be unreadable before the run stops; 0: none. Training replaces
-    # them, evaluation leaves them out, and OUTPUT_DIR/quarantine.csv lists them.
+    # Maximum number of unreadable videos per split before the run stops. 0: allow none. Training
+    # replaces them, evaluation skips them, and OUTPUT_DIR/quarantine.csv lists them.
     c.DATA.MAX_BAD_VIDEOS = 20
-    # Mean and standard deviation of each channel, of pixels in [0, 1].
+    # The mean value of pixels in [0, 1], per channel.
     c.DATA.MEAN = (0.485, 0.456, 0.406)
+    # The standard deviation of pixels in [0, 1], per channel.
     c.DATA.STD = (0.229, 0.224, 0.225)
-    # Training crop: area (share of the frame) and aspect ratio of a random resized crop.
-    # With both empty: the short side is drawn from TRAIN_JITTER_SCALES, then a random crop.
+    # Relative scale range (fraction of the frame's area) of Inception-style random resized
+    # cropping. Empty, with the aspect ratios empty too: use TRAIN_JITTER_SCALES.
     c.DATA.TRAIN_JITTER_SCALES_RELATIVE = (0.08, 1.0)
+    # Aspect ratio range of Inception-style random resized cropping.
     c.DATA.TRAIN_JITTER_ASPECT_RELATIVE = (0.75, 1.3333)
+    # Range of the random short side of training clips before a random crop.
     c.DATA.TRAIN_JITTER_SCALES = (256, 320)
+    # The spatial crop size for training.
     c.DATA.TRAIN_CROP_SIZE = 224
-    # Validation: the short side, of which the center of TRAIN_CROP_SIZE is taken.
+    # The short side for validation, before a center crop of TRAIN_CROP_SIZE.
     c.DATA.VAL_SHORT_SIDE = 256
-    # Test: with 1 crop the center of VAL_SHORT_SIDE's frame, with 3 the short side is this.
+    # The spatial crop size for testing. With 3 crops the short side has this size, with 1 crop
+    # it has VAL_SHORT_SIDE.
     c.DATA.TEST_CROP_SIZE = 224
-    # How frames are resized (with antialiasing): "bilinear" or "bicubic".
+    # Interpolation for resizing frames, with antialiasing: "bilinear" or "bicubic".
     c.DATA.INTERPOLATION = "bilinear"
-    # Mirror half of the training clips.
+    # If True, flip training clips horizontally with probability 0.5.
     c.DATA.RANDOM_FLIP = True
-    # Ensemble over the views of a video: "sum" (mean of the scores) or "max".
+    # Method to combine the scores of a video's views: "sum" (the mean) or "max".
     c.DATA.ENSEMBLE_METHOD = "sum"
 
+    # Data augmentation options.
     c.AUG = CfgNode()
-    # Augment training clips by all of the following, besides crop and flip.
+    # If True, apply the augmentations below to training clips, in addition to crop and flip.
     c.AUG.ENABLE = False
-    # Clips that are made of each decoded one, differently cropped and augmented: a step then
-    # takes TRAIN.BATCH_SIZE times as many clips (repeated augmentation).
+    # Number of repeated augmentations: clips cropped and augmented from each decoded clip.
+    # A step then processes NUM_SAMPLE times TRAIN.BATCH_SIZE clips.
     c.AUG.NUM_SAMPLE = 1
-    # RandAugment, "rand-m7-n4-mstd0.5-inc1": level m (0 to 10), n operations, standard deviation
-    # of the level, 1: a higher level is always stronger. AutoAugment, "original-mstd0.5" or
-    # "originalr". Empty: neither.
+    # RandAugment or AutoAugment policy, or empty for neither. "rand-m7-n4-mstd0.5-inc1" is
+    # RandAugment with magnitude m (0 to 10), n operations, the standard deviation of the magnitude,
+    # and inc1 if a higher magnitude is always stronger. "original-mstd0.5" and "originalr" are
+    # AutoAugment.
     c.AUG.AA_TYPE = "rand-m9-mstd0.5-inc1"
-    # Of the rotations, shears and translations in them: "bilinear", or "bicubic", which is slower.
+    # Interpolation of rotations, shears and translations: "bilinear", or "bicubic" (slower).
     c.AUG.INTERPOLATION = "bilinear"
-    # Brightness, contrast and saturation change by factors of 1 - this to 1 + this; as in
-    # PySlowFast and timm only where AA_TYPE is empty.
+    # Color jitter: brightness, contrast and saturation change by factors in [1 - value, 1 + value].
+    # As in PySlowFast and timm, it is used only if AA_TYPE is empty.
     c.AUG.COLOR_JITTER = 0.4
-    # Random erasing: its probability; what fills the 1 to RE_COUNT rectangles, "pixel" (noise),
-    # "rand" (a random color) or "const" (the mean color).
+    # Probability of random erasing.
     c.AUG.RE_PROB = 0.25
+    # Random erasing mode: "pixel" (noise), "rand" (a random color) or "const" (the mean color).
     c.AUG.RE_MODE = "pixel"
+    # Maximum number of rectangles to erase. The number is drawn from 1 to RE_COUNT.
     c.AUG.RE_COUNT = 1
 
+    # Mixup options.
     c.MIXUP = CfgNode()
-    # Mix the clips of a batch and their labels by mixup or CutMix.
+    # If True, mix the clips of a batch and their labels with mixup or CutMix.
     c.MIXUP.ENABLE = False
-    # Parameters of the beta distributions of the shares of mixup and of CutMix; 0: not that one.
+    # Mixup alpha: the parameter of the beta distribution. 0: no mixup.
     c.MIXUP.ALPHA = 0.8
+    # CutMix alpha: the parameter of the beta distribution. 0: no CutMix.
     c.MIXUP.CUTMIX_ALPHA = 1.0
-    # Probability of mixing a batch, and of CutMix rather than mixup if it is mixed.
+    # Probability of applying mixup or CutMix to a batch.
     c.MIXUP.PROB = 1.0
+    # Probability of CutMix instead of mixup if both are enabled.
     c.MIXUP.SWITCH_PROB = 0.5
-    # Share of the label that is spread over all classes, with or without mixing, where
-    # MODEL.LOSS_FUNC is "soft_cross_entropy".
+    # Label smoothing. It is used with MODEL.LOSS_FUNC "soft_cross_entropy", even without mixing.
     c.MIXUP.LABEL_SMOOTH_VALUE = 0.1
 
+    # Data loader options.
     c.DATA_LOADER = CfgNode()
-    # Worker processes of each rank.
+    # Number of data loader workers per rank.
     c.DATA_LOADER.NUM_WORKERS = 8
+    # If True, load data to pinned host memory.
     c.DATA_LOADER.PIN_MEMORY = True
 
+    # Model options.
     c.MODEL = CfgNode()
-    # Name of a builder in models/build.py: "swin", "deit", "ptv" or "cascade_mask_rcnn".
+    # Model architecture, registered in models/build.py: "swin", "deit", "ptv" (PyTorchVideo) or
+    # "cascade_mask_rcnn".
     c.MODEL.ARCH = "swin"
-    # With ARCH "ptv": a model of PyTorchVideo by its name there, such as "slowfast_r50".
+    # Name of the PyTorchVideo model if ARCH is "ptv", such as "slowfast_r50".
     c.MODEL.MODEL_NAME = ""
+    # The number of classes to predict. In detection it does not count the background.
     c.MODEL.NUM_CLASSES = 400
-    # "cross_entropy" or, with the MIXUP keys' smoothed and mixed labels, "soft_cross_entropy";
-    # validation takes the labels as they are with both.
+    # Loss function: "cross_entropy", or "soft_cross_entropy" for the mixed and smoothed labels of
+    # the MIXUP options. Validation uses the original labels with both.
     c.MODEL.LOSS_FUNC = "cross_entropy"
-    # Dropout before the classifier, and stochastic depth (rising linearly to this rate).
+    # Dropout rate before the classifier.
     c.MODEL.DROPOUT_RATE = 0.5
+    # Stochastic depth rate. It increases linearly from the first block to this value at the last.
     c.MODEL.DROPCONNECT_RATE = 0.1
-    # Standard deviation of the classifier's initial weights.
+    # The standard deviation of the initial weights of the classifier.
     c.MODEL.FC_INIT_STD = 0.01
-    # What turns logits into test scores: "softmax", "sigmoid" or "none".
+    # Activation of the head that turns logits into test scores: "softmax", "sigmoid" or "none".
     c.MODEL.HEAD_ACT = "softmax"
-    # Keep the inputs of blocks alone for the backward pass, which computes the rest again.
+    # If True, use activation checkpointing: recompute the blocks in the backward pass to save
+    # memory.
     c.MODEL.ACT_CHECKPOINT = False
-    # Type of the parameters, and of their updates: "float32" or "bfloat16". The latter has 8
-    # significant bits: an update below about 1/256 of its weight is lost in rounding.
+    # Data type of the parameters and their updates: "float32" or "bfloat16". bfloat16 has 8
+    # significant bits, so updates below about 1/256 of a weight are lost in rounding.
     c.MODEL.PARAM_DTYPE = "float32"
-    # torch.compile, with this backend: "inductor", "aot_eager" or "eager".
+    # If True, compile the model with torch.compile.
     c.MODEL.COMPILE = False
+    # Backend of torch.compile: "inductor", "aot_eager" or "eager".
     c.MODEL.COMPILE_BACKEND = "inductor"
 
+    # Swin options.
     c.SWIN = CfgNode()
-    # "patch": a linear map of patches; "conv": two convolutions of stride 2, frame by frame.
+    # Patch embedding: "patch" (linear), or "conv" (two convolutions of stride 2 per frame).
     c.SWIN.STEM = "patch"
-    # Frames, rows and columns of a patch and of an attention window.
+    # Patch size in frames, rows and columns.
     c.SWIN.PATCH_SIZE = (2, 4, 4)
+    # Attention window size in frames, rows and columns.
     c.SWIN.WINDOW_SIZE = (8, 7, 7)
-    # Cut windows to a grid that is smaller, as published; False pads the grid, and shifts windows
-    # even where one covers it, as the released Swin for detection.
+    # If True, shrink windows to grids smaller than a window, as in the paper. If False, pad the
+    # grid and shift windows even if one covers it, as in the released Swin detectors.
     c.SWIN.CUT_WINDOWS = True
-    # Channels of the first stage (doubled at each later one); blocks and heads of each stage.
+    # Number of channels in the first stage. It doubles at each later stage.
     c.SWIN.EMBED_DIM = 96
+    # Number of blocks in each stage.
     c.SWIN.DEPTHS = (2, 2, 6, 2)
+    # Number of attention heads in each stage.
     c.SWIN.NUM_HEADS = (3, 6, 12, 24)
+    # Ratio of the MLP hidden dimension to the embedding dimension.
     c.SWIN.MLP_RATIO = 4.0
 
+    # DeiT options.
     c.DEIT = CfgNode()
-    # Rows and columns of a patch.
+    # Patch size in rows and columns.
     c.DEIT.PATCH_SIZE = (16, 16)
+    # Embedding dimension.
     c.DEIT.EMBED_DIM = 384
+    # Number of blocks.
     c.DEIT.DEPTH = 12
+    # Number of attention heads.
     c.DEIT.NUM_HEADS = 6
+    # Ratio of the MLP hidden dimension to the embedding dimension.
     c.DEIT.MLP_RATIO = 4.0
-    # Classify a class token, as published; else the mean of all tokens, as with semantic tokens.
+    # If True, classify a class token, as in the paper, else the mean of all tokens, as with
+    # semantic tokens.
     c.DEIT.CLASS_TOKEN = True
 
+    # STViT (semantic token) options.
     c.STVIT = CfgNode()
-    # Replace image tokens by semantic tokens in the middle of a stage.
+    # If True, replace image tokens with semantic tokens in the middle of a stage.
     c.STVIT.ENABLE = False
-    # The stage (1 is the first) that LAYOUT describes; all later stages are semantic, or dense if
-    # LAYOUT recovers the image tokens. DeiT is one stage.
+    # Stage that LAYOUT describes, counted from 1. Later stages use semantic tokens, or image
+    # tokens if LAYOUT recovers them. DeiT has one stage.
     c.STVIT.STAGE = 3
-    # Layers of that stage: base (image tokens), stgm (token generation), semantic, and recovery
-    # (of the image tokens), such as "3 x (base 1, stgm 2, semantic 2, recovery 1)" of STViT-R.
+    # Layers of that stage: base (image tokens), stgm (semantic token generation), semantic, and
+    # recovery (of image tokens). STViT-R uses "3 x (base 1, stgm 2, semantic 2, recovery 1)".
     c.STVIT.LAYOUT = "base 2, stgm 2, semantic 2"
-    # Semantic tokens of each spatial window of each frame (DeiT: of the frame); a square number.
+    # Number of semantic tokens per spatial window per frame (per frame in DeiT). Must be a square.
     c.STVIT.NUM_TOKENS = 9
-    # What initial cluster centers are (Table 7): "spatial" (pooled), "global" (learned),
-    # "spatial+global" (pooled, and learned ones are added to the queries of the second STGM layer)
-    # or "spatial+position" (the learned ones are added to its keys, too).
+    # Initial cluster centers (Table 7): "spatial" (pooled), "global" (learned), "spatial+global"
+    # (pooled; the learned ones are added to the queries of the second STGM layer), or
+    # "spatial+position" (the learned ones are added to its keys too).
     c.STVIT.INITIALIZATION = "spatial+global"
-    # How centers are pooled: "intra_inter", "average" or "max".
+    # Pooling of the initial cluster centers: "intra_inter", "average" or "max".
     c.STVIT.POOLING = "intra_inter"
-    # Side of the key window of each STGM layer, in image tokens; 0 for the whole frame.
+    # Side of the key window of each STGM layer, in image tokens. 0: the whole frame.
     c.STVIT.KEY_WINDOWS = (10, 14)
-    # Side of the window of semantic tokens that the recovery gives the image tokens of a window, in
-    # semantic tokens, centered and cut off at the border; 0 for the whole frame.
+    # Side of the window of semantic tokens from which recovery computes the image tokens of a
+    # window. It is centered and cut at the border. 0: the whole frame.
     c.STVIT.RECOVERY_WINDOW = 0
-    # Key windows at the border of the frame: "move" (moved inwards, as in classification) or "cut"
-    # (centered and cut off, as in detection). For detectors' weights that were released with their
-    # padding: "released" (it is masked in the corner alone) or "released_unmasked" (nowhere).
+    # Key windows at the border of the frame: "move" (move them inward, as in classification) or
+    # "cut" (center and cut them, as in detection). For detector weights that were released with
+    # padding: "released" (mask the padding in the corner only) or "released_unmasked" (do not mask
+    # it).
     c.STVIT.BORDER = "move"
-    # Which STGM layers have semantic tokens as keys beside image tokens: "all" (Swin, by the
-    # paper's counts), "later" (all but the first: equations 1 and 2) or "none".
+    # STGM layers that have semantic tokens as keys in addition to image tokens: "all" (Swin, from
+    # the FLOPs in the paper), "later" (all but the first: equations 1 and 2) or "none".
     c.STVIT.SEMANTIC_KEYS = "all"
-    # Side of the windows of cross-window connections (section 3.2) in windows of semantic tokens,
-    # such as 4; 0 for the whole frame, which at 224 pixels is the same.
+    # Side of the windows of cross-window connections (section 3.2), in windows of semantic tokens.
+    # 0: the whole frame, which is the same as 4 at 224 pixels.
     c.STVIT.CROSS_WINDOW = 0
-    # Frames over which semantic tokens attend; 1: inside each frame, as counted in the paper.
+    # Number of frames over which semantic tokens attend. 1: within each frame, as counted in the
+    # paper.
     c.STVIT.TEMPORAL_WINDOW = 1
-    # Initial value of the layer scale of stgm, semantic and recovery layers; 0: no layer scale.
+    # Initial value of layer scale in stgm, semantic and recovery layers. 0: no layer scale.
     c.STVIT.LAYER_SCALE_INIT = 0.0
-    # The first STGM layer adds the initial centers to what they aggregate; False (the released
-    # STViT-R) replaces them by it.
+    # If True, the first STGM layer adds the initial centers to its output, else its output
+    # replaces them, as in the released STViT-R.
     c.STVIT.SHORTCUT = True
-    # Windows along each axis for which learned global centers are laid out, after which they
-    # repeat; 0: all of a frame of DATA.TRAIN_CROP_SIZE (the paper).
+    # Number of windows along each axis that have their own learned global centers. Beyond it the
+    # centers repeat. 0: all windows of a frame of DATA.TRAIN_CROP_SIZE, as in the paper.
     c.STVIT.GLOBAL_WINDOWS = 0
-    # Global centers as in files that were released with USE_GLOBAL: in the first STGM alone, and
-    # added to the residual of its second layer, too.
+    # If True, use global centers as in weights released with USE_GLOBAL: only in the first STGM,
+    # and also added to the residual of its second layer.
     c.STVIT.RELEASED_GLOBAL = False
-    # The semantic tokens that the first STGM generates are the initial cluster centers of the
-    # later ones, which pool nothing (Table 9, "reusing").
+    # If True, the later STGMs use the semantic tokens of the first one as their initial cluster
+    # centers instead of pooling (Table 9, "reusing").
     c.STVIT.REUSE_TOKENS = False
 
-    # Of MODEL.ARCH "cascade_mask_rcnn", whose backbone the SWIN and STVIT keys describe;
-    # MODEL.NUM_CLASSES does not count the background.
+    # Detection options, for MODEL.ARCH "cascade_mask_rcnn". The SWIN and STVIT options describe
+    # its backbone.
     c.DETECTION = CfgNode()
-    # Names of the training, validation and test split in DATA.PATH_TO_DATA_DIR, which holds
-    # annotations/instances_NAME.json and the images NAME/*.jpg, as COCO comes.
+    # Names of the training, validation and test splits. DATA.PATH_TO_DATA_DIR has the layout of
+    # COCO: annotations/instances_NAME.json and NAME/*.jpg.
     c.DETECTION.SPLITS = ("train2017", "val2017", "val2017")
-    # Where what was read of an annotation file is kept: runs that name one folder parse it once.
+    # Directory to cache parsed annotation files. Runs that share it parse each file once.
     # Empty: OUTPUT_DIR/cache.
     c.DETECTION.CACHE_DIR = ""
-    # Training: the short side is drawn from these, and the long one is at most MAX_SIZE.
+    # Short sides to sample from in training.
     c.DETECTION.TRAIN_SHORT_SIDES = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    # Maximum long side.
     c.DETECTION.MAX_SIZE = 1333
-    # Half of the images are first resized to one of these short sides and cut to a rectangle whose
-    # sides are drawn from the range; both empty: none are.
+    # Short sides to which half of the training images are resized before a random crop.
+    # Empty, with CROP_RANGE empty too: no crop.
     c.DETECTION.CROP_SHORT_SIDES = (400, 500, 600)
+    # Range of the sides of the random crop.
     c.DETECTION.CROP_RANGE = (384, 600)
-    # Validation and test: the short side, with the same limit of the long one.
+    # Short side for validation and testing.
     c.DETECTION.TEST_SHORT_SIDE = 800
-    # Annotations of all splits that may be degenerate before the run stops; they are left out, and
-    # OUTPUT_DIR/annotations_left_out.csv lists them.
+    # Maximum number of degenerate annotations in all splits before the run stops. They are skipped
+    # and listed in OUTPUT_DIR/annotations_left_out.csv.
     c.DETECTION.MAX_BAD_ANNOTATIONS = 1000
-    # Channels of the feature pyramid, and the sides of the anchors on each of its maps (one more
-    # than the backbone has stages).
+    # Number of channels of the feature pyramid.
     c.DETECTION.FPN_CHANNELS = 256
+    # Anchor size for each feature map of the pyramid, which has one more map than the backbone has
+    # stages.
     c.DETECTION.ANCHOR_SIZES = (32, 64, 128, 256, 512)
-    # Proposals of an image in training and in evaluation.
+    # Number of proposals per image in training and in evaluation.
     c.DETECTION.NUM_PROPOSALS = (2000, 1000)
-    # Boxes of an image that each stage is trained on.
+    # Number of boxes per image on which each cascade stage is trained.
     c.DETECTION.BOXES_PER_IMAGE = 512
-    # An entry for each stage: from which IoU on a box is an object's, and the weight of its losses.
+    # IoU threshold for positive boxes, for each cascade stage.
     c.DETECTION.IOU_THRESHOLDS = (0.5, 0.6, 0.7)
+    # Loss weight of each cascade stage.
     c.DETECTION.STAGE_WEIGHTS = (1.0, 0.5, 0.25)
-    # Loss of the regression of boxes: "giou" (of the decoded boxes, times 10) or "smooth_l1".
+    # Box regression loss: "giou" (of the decoded boxes, with a weight of 10) or "smooth_l1".
     c.DETECTION.BOX_LOSS = "giou"
-    # Convolutions of the box heads and channels of the linear layer after them; convolutions of
-    # the mask heads.
+    # Number of convolutions in each box head.
     c.DETECTION.BOX_CONVS = 4
+    # Number of channels of the linear layer in each box head.
     c.DETECTION.BOX_FC_DIM = 1024
+    # Number of convolutions in each mask head.
     c.DETECTION.MASK_CONVS = 4
-    # Detections of an image: the lowest score, the IoU above which the better one of two of a
-    # class suppresses the other, and how many there are at most.
+    # Minimum score of a detection.
     c.DETECTION.SCORE_THRESH = 0.05
+    # IoU threshold of non-maximum suppression, per class.
     c.DETECTION.NMS_THRESH = 0.5
+    # Maximum number of detections per image.
     c.DETECTION.MAX_DETECTIONS = 100
 
+    # Optimizer options.
     c.SOLVER = CfgNode()
-    # Learning rate for the whole batch of one machine, at the end of warm-up.
+    # Base learning rate, after warmup, for the batch of one machine.
     c.SOLVER.BASE_LR = 1e-3
-    # Multiply the learning rates by NUM_SHARDS.
+    # If True, scale the learning rates by NUM_SHARDS.
     c.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False
-    # "cosine" or "steps_with_relative_lrs".
+    # Learning rate policy: "cosine" or "steps_with_relative_lrs".
     c.SOLVER.LR_POLICY = "cosine"
+    # Final learning rate of the cosine policy.
     c.SOLVER.COSINE_END_LR = 0.0
-    # Begin the cosine where warm-up ends (its half period is then MAX_EPOCH - WARMUP_EPOCHS).
+    # If True, start the cosine decay at the end of warmup. It then takes MAX_EPOCH - WARMUP_EPOCHS.
     c.SOLVER.COSINE_AFTER_WARMUP = False
-    # With steps: the first epochs of the pieces, and their factors of BASE_LR.
+    # Start epochs of the steps of the "steps_with_relative_lrs" policy.
     c.SOLVER.STEPS = (0,)
+    # Learning rate of each step, relative to BASE_LR.
     c.SOLVER.LRS = (1.0,)
+    # Maximum number of epochs.
     c.SOLVER.MAX_EPOCH = 30
-    # Linear warm-up, in epochs (a fraction is allowed).
+    # Number of epochs of linear warmup, which may be a fraction.
     c.SOLVER.WARMUP_EPOCHS = 2.5
+    # The start learning rate of the warmup.
     c.SOLVER.WARMUP_START_LR = 0.0
-    # "adamw" or "sgd".
+    # Optimization method: "adamw" or "sgd".
     c.SOLVER.OPTIMIZING_METHOD = "adamw"
+    # Betas of AdamW.
     c.SOLVER.BETAS = (0.9, 0.999)
+    # Momentum of SGD.
     c.SOLVER.MOMENTUM = 0.9
+    # Nesterov momentum of SGD.
     c.SOLVER.NESTEROV = True
+    # L2 regularization (decoupled weight decay in AdamW).
     c.SOLVER.WEIGHT_DECAY = 0.02
-    # No weight decay on norms, biases and all other vectors. (Position bias tables and what a model
-    # names itself, such as positions and class tokens, never have any.)
+    # If True, do not apply weight decay to 1D parameters, such as norms and biases. It is never
+    # applied to position bias tables, nor to what the model excludes, such as position embeddings
+    # and class tokens.
     c.SOLVER.ZERO_WD_1D_PARAM = True
-    # Factor of the learning rate of all that is not the head.
+    # Learning rate factor of all parameters except those of the head.
     c.SOLVER.BACKBONE_LR_FACTOR = 1.0
-    # Spare the backbone's position bias tables that factor.
+    # If True, do not apply BACKBONE_LR_FACTOR to position bias tables.
     c.SOLVER.FULL_LR_BIAS_TABLES = False
-    # Clip the gradient: by value, or by its norm; 0: not.
+    # Clip the gradient at this value before updating. 0: no clipping.
     c.SOLVER.CLIP_GRAD_VAL = 0.0
+    # Clip the gradient at this L2 norm before updating. 0: no clipping.
     c.SOLVER.CLIP_GRAD_L2NORM = 0.0
-
-    # Factor of the learning rate from each layer to the one before it; 1: the same for all.
+    # Layer-wise learning rate decay, from each layer to the previous one. 1: no decay.
     c.SOLVER.LAYER_DECAY = 1.0
 
+    # Options for the exponential moving average (EMA) of the weights.
     c.EMA = CfgNode()
-    # Keep an exponential moving average of the weights, in float32.
+    # If True, keep an EMA of the weights in float32.
     c.EMA.ENABLE = False
-    # Share of the average that stays at each step of the optimizer.
+    # Decay of the EMA at each optimizer step.
     c.EMA.DECAY = 0.9999
-    # Validate and test the averaged weights.
+    # If True, validate and test the EMA weights.
     c.EMA.EVAL = True
 
+    # TensorBoard options.
     c.TENSORBOARD = CfgNode()
+    # If True, log to TensorBoard.
     c.TENSORBOARD.ENABLE = True
-    # Folder of the event files, in OUTPUT_DIR.
+    # Directory of the TensorBoard logs, in OUTPUT_DIR.
     c.TENSORBOARD.LOG_DIR = "runs"
-    # JSON file {class name: label}; empty: classes.json in DATA.PATH_TO_DATA_DIR, if it is there,
-    # or the names of the class folders of images.
+    # Path to a JSON file {class name: label}. Empty: classes.json in DATA.PATH_TO_DATA_DIR if it
+    # exists, or the names of the class folders for images.
     c.TENSORBOARD.CLASS_NAMES_PATH = ""
 
     return c

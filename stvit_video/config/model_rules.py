@@ -1,4 +1,4 @@
-"""Tables of the rules over the keys of models: dense, with semantic tokens, and detectors."""
+"""Rules for the config values of models: dense ones, semantic tokens, and detectors."""
 
 import math
 
@@ -8,17 +8,29 @@ from stvit_video.config.rules import (
     each,
     entries_at_least,
     is_range,
-    is_swin,
     length,
     one_of,
 )
+
+# MODEL.ARCH of detectors.
+_DETECTOR = "cascade_mask_rcnn"
+
+
+def _is_swin(arch: str) -> bool:
+    """Whether MODEL.ARCH is a Swin or has a Swin backbone."""
+    return arch in ("swin", _DETECTOR)
+
+
+def _is_square(number: int) -> bool:
+    return math.isqrt(number) ** 2 == number
 
 
 def _heads_divide_channels(heads: tuple[int, ...], channels: int) -> bool:
     return all(channels * 2**stage % count == 0 for stage, count in enumerate(heads))
 
 
-def _multiple_with(family: str, number: int, key: str) -> Rule:
+def _multiple_for_family(family: str, number: int, key: str) -> Rule:
+    """Require a multiple of ``number`` if MODEL.MODEL_NAME starts with ``family``."""
     return Rule(
         (key, "MODEL.MODEL_NAME"),
         f"must be a multiple of {number} with this model",
@@ -26,28 +38,26 @@ def _multiple_with(family: str, number: int, key: str) -> Rule:
     )
 
 
-# In order, as all rules.
 MODEL_RULES: tuple[Rule, ...] = (
-    # Models.
     *at_least(2, "MODEL.NUM_CLASSES"),
     one_of("MODEL.LOSS_FUNC", "cross_entropy", "soft_cross_entropy"),
     Rule(
         ("MODEL.LOSS_FUNC",),
-        'must be "soft_cross_entropy", as MIXUP.ENABLE is true',
+        'must be "soft_cross_entropy" if MIXUP.ENABLE is true',
         lambda loss: loss == "soft_cross_entropy",
         when="MIXUP.ENABLE",
     ),
     one_of("MODEL.HEAD_ACT", "softmax", "sigmoid", "none"),
     Rule(
         ("MODEL.ACT_CHECKPOINT", "MODEL.ARCH"),
-        'must be false with MODEL.ARCH "ptv", whose blocks do not checkpoint',
+        'must be false with MODEL.ARCH "ptv", which has no activation checkpointing',
         lambda checkpoints, arch: not checkpoints or arch != "ptv",
     ),
     one_of("MODEL.COMPILE_BACKEND", "inductor", "aot_eager", "eager"),
     one_of("MODEL.PARAM_DTYPE", "float32", "bfloat16"),
     Rule(
         ("MODEL.PARAM_DTYPE",),
-        "must be float32 with TRAIN.MIXED_PRECISION, which works on a float32 model",
+        "must be float32 with TRAIN.MIXED_PRECISION, which needs float32 parameters",
         lambda dtype: dtype == "float32",
         when="TRAIN.MIXED_PRECISION",
     ),
@@ -60,7 +70,7 @@ MODEL_RULES: tuple[Rule, ...] = (
         "SOLVER.MOMENTUM",
     ),
     *at_least(0, "MODEL.FC_INIT_STD"),
-    # PyTorchVideo's models.
+    # PyTorchVideo models.
     Rule(
         ("MODEL.MODEL_NAME", "MODEL.ARCH"),
         'must be empty unless MODEL.ARCH is "ptv"',
@@ -68,7 +78,7 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("STVIT.ENABLE", "MODEL.ARCH"),
-        'must be false with MODEL.ARCH "ptv", whose models are dense',
+        'must be false with MODEL.ARCH "ptv", whose models have no semantic tokens',
         lambda enable, arch: arch != "ptv" or not enable,
     ),
     Rule(
@@ -76,15 +86,16 @@ MODEL_RULES: tuple[Rule, ...] = (
         "must be 0 with a convolutional model of PyTorchVideo, which has no stochastic depth",
         lambda rate, name: rate == 0 or not name or name.startswith("mvit"),
     ),
-    _multiple_with("slowfast", 4, "DATA.NUM_FRAMES"),
-    _multiple_with("mvit", 2, "DATA.NUM_FRAMES"),
-    _multiple_with("mvit", 4, "DATA.TRAIN_CROP_SIZE"),
+    _multiple_for_family("slowfast", 4, "DATA.NUM_FRAMES"),
+    _multiple_for_family("mvit", 2, "DATA.NUM_FRAMES"),
+    _multiple_for_family("mvit", 4, "DATA.TRAIN_CROP_SIZE"),
     Rule(
         ("DATA.TEST_CROP_SIZE", "DATA.TRAIN_CROP_SIZE", "MODEL.MODEL_NAME"),
-        "must equal DATA.TRAIN_CROP_SIZE, the one size of the model's position embeddings",
+        "must equal DATA.TRAIN_CROP_SIZE, because the position embeddings have that size",
         lambda test, train, name: test == train or not name.startswith("mvit"),
         when="TEST.ENABLE",
     ),
+    # DeiT and Swin.
     one_of("SWIN.STEM", "patch", "conv"),
     *length(2, "DEIT.PATCH_SIZE"),
     *entries_at_least(1, "DEIT.PATCH_SIZE"),
@@ -102,7 +113,7 @@ MODEL_RULES: tuple[Rule, ...] = (
     *each("must be above 0", lambda value: value > 0, "SWIN.MLP_RATIO", "SOLVER.BASE_LR"),
     Rule(
         ("SWIN.NUM_HEADS", "SWIN.DEPTHS"),
-        "must have an entry for each one of SWIN.DEPTHS",
+        "must have as many entries as SWIN.DEPTHS",
         lambda heads, depths: len(heads) == len(depths),
     ),
     Rule(
@@ -112,14 +123,7 @@ MODEL_RULES: tuple[Rule, ...] = (
     ),
 )
 
-
-def _is_square(number: int) -> bool:
-    return math.isqrt(number) ** 2 == number
-
-
-# In order, as all rules.
 SEMANTIC_RULES: tuple[Rule, ...] = (
-    # Semantic tokens.
     one_of("STVIT.INITIALIZATION", "spatial", "global", "spatial+global", "spatial+position"),
     one_of("STVIT.SEMANTIC_KEYS", "all", "later", "none"),
     one_of("STVIT.POOLING", "intra_inter", "average", "max"),
@@ -131,8 +135,8 @@ SEMANTIC_RULES: tuple[Rule, ...] = (
     *at_least(0, "STVIT.RECOVERY_WINDOW"),
     Rule(
         ("STVIT.RECOVERY_WINDOW", "STVIT.NUM_TOKENS", "MODEL.ARCH"),
-        "must be 0, or with Swin at least the side of a window's semantic tokens",
-        lambda side, tokens, arch: not side or (is_swin(arch) and side >= math.isqrt(tokens)),
+        "must be 0, or with Swin at least the side of the semantic tokens of a window",
+        lambda side, tokens, arch: not side or (_is_swin(arch) and side >= math.isqrt(tokens)),
         when="STVIT.ENABLE",
     ),
     Rule(
@@ -149,8 +153,8 @@ SEMANTIC_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("STVIT.CROSS_WINDOW", "STVIT.TEMPORAL_WINDOW", "MODEL.ARCH"),
-        "must be 0 with DeiT, whose frame is one window, and where STVIT.TEMPORAL_WINDOW is not 1",
-        lambda side, frames, arch: not side or (frames == 1 and is_swin(arch)),
+        "must be 0 with DeiT, whose frame is one window, and if STVIT.TEMPORAL_WINDOW is not 1",
+        lambda side, frames, arch: not side or (frames == 1 and _is_swin(arch)),
         when="STVIT.ENABLE",
     ),
     Rule(
@@ -173,13 +177,13 @@ SEMANTIC_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("STVIT.SEMANTIC_KEYS", "STVIT.BORDER"),
-        'must be "none" where STVIT.BORDER is not "move": centered windows hold image tokens alone',
+        'must be "none" if STVIT.BORDER is not "move": centered windows have only image tokens',
         lambda keys, border: keys == "none" or border == "move",
         when="STVIT.ENABLE",
     ),
     Rule(
         ("STVIT.KEY_WINDOWS", "SWIN.WINDOW_SIZE", "STVIT.BORDER"),
-        'must be at least the rows of SWIN.WINDOW_SIZE, or 0, where STVIT.BORDER is not "move"',
+        'must be 0 or at least the rows of SWIN.WINDOW_SIZE if STVIT.BORDER is not "move"',
         lambda sides, window, border: (
             border == "move" or all(side == 0 or side >= window[1] for side in sides)
         ),
@@ -187,25 +191,25 @@ SEMANTIC_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("STVIT.BORDER", "STVIT.KEY_WINDOWS", "STVIT.RECOVERY_WINDOW"),
-        'must be "move" or "cut" where a window is 0: without windows nothing is padded',
+        'must be "move" or "cut" if a window is 0, because nothing is padded without windows',
         lambda border, sides, side: not border.startswith("released") or (all(sides) and side > 0),
         when="STVIT.ENABLE",
     ),
     Rule(
         ("STVIT.STAGE", "SWIN.DEPTHS", "MODEL.ARCH"),
-        "must be a stage of SWIN.DEPTHS, counted from 1",
-        lambda stage, depths, arch: not is_swin(arch) or 1 <= stage <= len(depths),
+        "must be a stage in SWIN.DEPTHS, counted from 1",
+        lambda stage, depths, arch: not _is_swin(arch) or 1 <= stage <= len(depths),
         when="STVIT.ENABLE",
     ),
     Rule(
         ("STVIT.NUM_TOKENS", "SWIN.WINDOW_SIZE", "MODEL.ARCH"),
-        "must be at most the image tokens of a window, rows times columns",
-        lambda tokens, window, arch: not is_swin(arch) or tokens <= window[1] * window[2],
+        "must be at most the number of image tokens in a window",
+        lambda tokens, window, arch: not _is_swin(arch) or tokens <= window[1] * window[2],
         when="STVIT.ENABLE",
     ),
     Rule(
         ("STVIT.NUM_TOKENS", "DATA.TRAIN_CROP_SIZE", "DEIT.PATCH_SIZE", "MODEL.ARCH"),
-        "must be at most the image tokens of a frame",
+        "must be at most the number of image tokens in a frame",
         lambda tokens, crop, patch, arch: (
             arch != "deit" or math.isqrt(tokens) <= crop // max(patch)
         ),
@@ -219,7 +223,7 @@ SEMANTIC_RULES: tuple[Rule, ...] = (
             "MODEL.ARCH",
             "STVIT.ENABLE",
         ),
-        "must be at most the image tokens of a test frame",
+        "must be at most the number of image tokens in a test frame",
         lambda tokens, crop, patch, arch, semantic: (
             not semantic or arch != "deit" or math.isqrt(tokens) <= crop // max(patch)
         ),
@@ -227,27 +231,23 @@ SEMANTIC_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("DEIT.CLASS_TOKEN", "MODEL.ARCH"),
-        "must be false with semantic tokens (STVIT.ENABLE), whose mean is classified",
+        "must be false with semantic tokens (STVIT.ENABLE), because their mean is classified",
         lambda class_token, arch: arch != "deit" or not class_token,
         when="STVIT.ENABLE",
     ),
     Rule(
         ("SWIN.STEM", "SWIN.PATCH_SIZE", "MODEL.ARCH"),
-        'must be "patch", unless SWIN.PATCH_SIZE is (1, 4, 4), which is what "conv" makes',
-        lambda stem, patch, arch: not is_swin(arch) or stem == "patch" or patch == (1, 4, 4),
+        'must be "patch" unless SWIN.PATCH_SIZE is (1, 4, 4), the patch size of "conv"',
+        lambda stem, patch, arch: not _is_swin(arch) or stem == "patch" or patch == (1, 4, 4),
     ),
 )
 
-
-_ARCH = "cascade_mask_rcnn"
-
-# In order, as all rules.
 DETECTION_RULES: tuple[Rule, ...] = (
     *(
         Rule(
             (f"{part}.DATASET", "MODEL.ARCH"),
             'must be "coco" if and only if MODEL.ARCH is "cascade_mask_rcnn"',
-            lambda name, arch: (name == "coco") == (arch == _ARCH),
+            lambda name, arch: (name == "coco") == (arch == _DETECTOR),
             when=f"{part}.ENABLE",
         )
         for part in ("TRAIN", "TEST")
@@ -256,34 +256,34 @@ DETECTION_RULES: tuple[Rule, ...] = (
         Rule(
             (key, "MODEL.ARCH"),
             'must be false with MODEL.ARCH "cascade_mask_rcnn"',
-            lambda enabled, arch: not enabled or arch != _ARCH,
+            lambda enabled, arch: not enabled or arch != _DETECTOR,
         )
         for key in ("AUG.ENABLE", "MIXUP.ENABLE", "MODEL.COMPILE")
     ),
     Rule(
         ("MODEL.PARAM_DTYPE", "MODEL.ARCH"),
-        'must be "float32" with MODEL.ARCH "cascade_mask_rcnn", whose boxes need its digits',
-        lambda dtype, arch: dtype == "float32" or arch != _ARCH,
+        'must be "float32" with MODEL.ARCH "cascade_mask_rcnn", whose boxes need the precision',
+        lambda dtype, arch: dtype == "float32" or arch != _DETECTOR,
     ),
     Rule(
         ("SWIN.PATCH_SIZE", "MODEL.ARCH"),
-        'must be of 1 frame with MODEL.ARCH "cascade_mask_rcnn", which detects in images',
-        lambda patch, arch: patch[0] == 1 or arch != _ARCH,
+        'must have 1 frame with MODEL.ARCH "cascade_mask_rcnn", which detects in images',
+        lambda patch, arch: patch[0] == 1 or arch != _DETECTOR,
     ),
     Rule(
         ("SWIN.PATCH_SIZE", "MODEL.ARCH"),
-        'must have as many rows as columns, 1, 2 or 4, with MODEL.ARCH "cascade_mask_rcnn"',
-        lambda patch, arch: arch != _ARCH or (patch[1] == patch[2] and patch[1] in (1, 2, 4)),
+        'must have equal rows and columns of 1, 2 or 4 with MODEL.ARCH "cascade_mask_rcnn"',
+        lambda patch, arch: arch != _DETECTOR or (patch[1] == patch[2] and patch[1] in (1, 2, 4)),
     ),
     Rule(
         ("SOLVER.BACKBONE_LR_FACTOR", "MODEL.ARCH"),
-        'must be 1 with MODEL.ARCH "cascade_mask_rcnn", all of which learns at one rate',
-        lambda factor, arch: factor == 1 or arch != _ARCH,
+        'must be 1 with MODEL.ARCH "cascade_mask_rcnn", which has a single learning rate',
+        lambda factor, arch: factor == 1 or arch != _DETECTOR,
     ),
     Rule(
         ("SOLVER.LAYER_DECAY", "MODEL.ARCH"),
-        'must be 1 with MODEL.ARCH "cascade_mask_rcnn", whose layers are not numbered',
-        lambda decay, arch: decay == 1 or arch != _ARCH,
+        'must be 1 with MODEL.ARCH "cascade_mask_rcnn", whose parameters have no layer ids',
+        lambda decay, arch: decay == 1 or arch != _DETECTOR,
     ),
     *length(3, "DETECTION.SPLITS"),
     *length(2, "DETECTION.NUM_PROPOSALS"),
@@ -305,9 +305,7 @@ DETECTION_RULES: tuple[Rule, ...] = (
         "DETECTION.MAX_DETECTIONS",
     ),
     *at_least(0, "DETECTION.MAX_BAD_ANNOTATIONS", "DETECTION.BOX_CONVS", "DETECTION.MASK_CONVS"),
-    *each(
-        "must be a lowest and a highest value above 0, or empty", is_range, "DETECTION.CROP_RANGE"
-    ),
+    *each("must be empty or a range (low, high) above 0", is_range, "DETECTION.CROP_RANGE"),
     Rule(
         ("DETECTION.CROP_RANGE", "DETECTION.CROP_SHORT_SIDES"),
         "must be empty if and only if DETECTION.CROP_SHORT_SIDES is",
@@ -315,12 +313,12 @@ DETECTION_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("DETECTION.ANCHOR_SIZES", "SWIN.DEPTHS", "MODEL.ARCH"),
-        "must have one entry more than SWIN.DEPTHS",
-        lambda sizes, depths, arch: arch != _ARCH or len(sizes) == len(depths) + 1,
+        "must have one more entry than SWIN.DEPTHS",
+        lambda sizes, depths, arch: arch != _DETECTOR or len(sizes) == len(depths) + 1,
     ),
     Rule(
         ("DETECTION.STAGE_WEIGHTS", "DETECTION.IOU_THRESHOLDS"),
-        "must have an entry for each one of DETECTION.IOU_THRESHOLDS",
+        "must have as many entries as DETECTION.IOU_THRESHOLDS",
         lambda weights, thresholds: len(weights) == len(thresholds),
     ),
     *each(

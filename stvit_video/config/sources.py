@@ -1,4 +1,4 @@
-"""Where settings come from: YAML files with ``_BASE_``, and overrides of the command line."""
+"""Read config settings from YAML files with ``_BASE_``, and from command line overrides."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,15 @@ import yaml
 from stvit_video.errors import UserError
 
 _BASE_KEY = "_BASE_"
-# Anything else is refused: the config libraries below would execute a .py file.
+# Other files are rejected, because fvcore's CfgNode would execute a .py file.
 _SUFFIXES = (".yaml", ".yml")
-_KEY_AND_VALUE = re.compile(r"([A-Za-z_][\w.]*)(?:\s*=\s*|\s+)(.*)", re.DOTALL)
-_MOST_NAMES = 5
+_OVERRIDE = re.compile(r"([A-Za-z_][\w.]*)(?:\s*=\s*|\s+)(.*)", re.DOTALL)
+_MAX_SUGGESTIONS = 5
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A value for a key, as it was written, and where: "configs/a.yaml:3" or "override"."""
+    """A key with its value as written, and its origin: "configs/a.yaml:3" or "override"."""
 
     key: str
     value: object
@@ -27,16 +27,16 @@ class Setting:
 
 
 def read_file(path: Path) -> list[Setting]:
-    """Read a YAML file after the file that its ``_BASE_`` names, and so on; later ones win.
+    """Read the settings of a YAML file, preceded by those of its ``_BASE_`` files. Later ones win.
 
     Raises:
-        UserError: a file is missing, is not YAML, sets a key twice, or is its own base.
+        UserError: a file is missing, is not valid YAML, sets a key twice, or is its own base.
     """
     return _read_with_base(_File(path))
 
 
 def read_overrides(overrides: Sequence[object]) -> list[Setting]:
-    """Read ["A.B", "8", "C=9", "D 10"]: keys each followed by its value, or joined to it.
+    """Parse overrides: keys each followed by its value or joined to it, ["A.B", "8", "C=9", "D 1"].
 
     Raises:
         UserError: the last key has no value.
@@ -44,7 +44,7 @@ def read_overrides(overrides: Sequence[object]) -> list[Setting]:
     settings = []
     items = iter(overrides)
     for item in items:
-        joined = _KEY_AND_VALUE.fullmatch(str(item))
+        joined = _OVERRIDE.fullmatch(str(item))
         if joined:
             settings.append(Setting(joined[1], joined[2], "override"))
             continue
@@ -52,7 +52,7 @@ def read_overrides(overrides: Sequence[object]) -> list[Setting]:
             settings.append(Setting(str(item), next(items), "override"))
         except StopIteration:
             raise UserError(
-                f'override: every key needs a value, but nothing follows "{item}": '
+                f'override: each key needs a value, but nothing follows "{item}": '
                 "write KEY VALUE or KEY=VALUE"
             ) from None
     return settings
@@ -60,7 +60,13 @@ def read_overrides(overrides: Sequence[object]) -> list[Setting]:
 
 @dataclass(frozen=True)
 class _File:
-    """A file to read, and the files that led to it: each one's ``_BASE_`` is the next."""
+    """A config file to read.
+
+    Attributes:
+        path: the file.
+        derived: the files that led to it. The ``_BASE_`` of each is the next one.
+        named_at: prefix of error messages, the place of the ``_BASE_`` that names the file.
+    """
 
     path: Path
     derived: tuple[Path, ...] = ()
@@ -68,19 +74,17 @@ class _File:
 
     def origin(self, node: yaml.Node | yaml.Mark) -> str:
         line = (node.start_mark if isinstance(node, yaml.Node) else node).line + 1
-        below = f", _BASE_ of {self.derived[0]}" if self.derived else ""
-        return f"{self.path}:{line}{below}"
+        suffix = f", _BASE_ of {self.derived[0]}" if self.derived else ""
+        return f"{self.path}:{line}{suffix}"
 
     def base(self, setting: Setting) -> "_File":
         if not isinstance(setting.value, str):
-            raise UserError(f"{setting.origin}: _BASE_ takes one path, not {setting.value!r}")
+            raise UserError(f"{setting.origin}: _BASE_ must be one path, not {setting.value!r}")
         path = self.path.parent / Path(setting.value).expanduser()
         chain = (*self.derived, self.path)
         if path.resolve() in (file.resolve() for file in chain):
             names = " -> ".join(map(str, (*chain, path)))
-            raise UserError(
-                f"{setting.origin}: _BASE_ must not lead back to the file, but it does: {names}"
-            )
+            raise UserError(f"{setting.origin}: _BASE_ must not be circular, but it is: {names}")
         return _File(path, derived=chain, named_at=f"{setting.origin}: ")
 
 
@@ -90,8 +94,8 @@ def _read_with_base(file: _File) -> list[Setting]:
     for setting in _parse(file):
         if setting.key in own:
             raise UserError(
-                f"{setting.origin}: a file sets a key once, but {setting.key} stands at "
-                f"{own[setting.key].origin} too: remove one of them"
+                f"{setting.origin}: a file must set a key only once, but {setting.key} is also "
+                f"set at {own[setting.key].origin}: remove one of them"
             )
         own[setting.key] = setting
     base = own.pop(_BASE_KEY, None)
@@ -99,13 +103,29 @@ def _read_with_base(file: _File) -> list[Setting]:
     return [*inherited, *own.values()]
 
 
+def _check_path(path: Path, *, named_at: str) -> None:
+    if path.is_file() and path.suffix in _SUFFIXES:
+        return
+    if path.exists():
+        raise UserError(f"{named_at}a config must be a {' or '.join(_SUFFIXES)} file, not {path}")
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{named_at}config {path} not found, because folder {path.parent} does not exist: "
+            "check the path and the working directory"
+        )
+    names = sorted(file.name for file in path.parent.iterdir() if file.suffix in _SUFFIXES)
+    similar = get_close_matches(path.name, names, n=_MAX_SUGGESTIONS, cutoff=0.0)
+    found = f"its folder has {', '.join(similar)}" if similar else "its folder has no configs"
+    raise UserError(f"{named_at}config {path} not found; {found}")
+
+
 def _parse(file: _File) -> list[Setting]:
-    """Return all leaves of a YAML file, in the file's order."""
+    """Return all settings of a YAML file in its order."""
     try:
         loader = yaml.SafeLoader(file.path.read_bytes())
         try:
             root = loader.get_single_node()
-            return [] if root is None else list(_leaves(root, loader=loader, file=file))
+            return [] if root is None else list(_settings(root, loader=loader, file=file))
         finally:
             loader.dispose()
     except OSError as error:
@@ -118,41 +138,25 @@ def _parse(file: _File) -> list[Setting]:
         problem = " ".join(str(error).split())
         raise UserError(f"{file.path}: this is not valid YAML: {problem}") from None
     except RecursionError:
-        raise UserError(f"{file.path}: the YAML is nested without end: unfold it") from None
+        raise UserError(f"{file.path}: the YAML is nested too deeply: flatten it") from None
 
 
-def _leaves(
+def _settings(
     node: yaml.Node, *, loader: yaml.SafeLoader, file: _File, prefix: str = ""
 ) -> Iterator[Setting]:
-    # The node tree is walked, not the loaded dict: nodes know their lines, and a dict has
-    # already dropped the first of two equal keys.
+    # Walk the nodes instead of the loaded dict: nodes have line numbers, and a dict has already
+    # dropped duplicate keys.
     if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{file.origin(node)}: a config file holds KEY: VALUE lines")
+        raise UserError(f"{file.origin(node)}: a config file must have lines of KEY: VALUE")
     for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
-            raise UserError(f"{file.origin(key_node)}: a key is a name, such as TRAIN")
+            raise UserError(f"{file.origin(key_node)}: a key must be a name, such as TRAIN")
         key, origin = prefix + key_node.value, file.origin(key_node)
         if isinstance(value_node, yaml.MappingNode) and value_node.value:
-            yield from _leaves(value_node, loader=loader, file=file, prefix=f"{key}.")
+            yield from _settings(value_node, loader=loader, file=file, prefix=f"{key}.")
             continue
         try:
             value = loader.construct_object(value_node, deep=True)
-        except ValueError as error:  # a date that there is not, a number without end
+        except ValueError as error:  # An invalid date, or an integer with too many digits.
             raise UserError(f"{origin}: {key} cannot be read: {error}") from None
         yield Setting(key, value, origin)
-
-
-def _check_path(path: Path, *, named_at: str) -> None:
-    if path.is_file() and path.suffix in _SUFFIXES:
-        return
-    if path.exists():
-        raise UserError(f"{named_at}a config is a {' or '.join(_SUFFIXES)} file, not {path}")
-    if not path.parent.is_dir():
-        raise UserError(
-            f"{named_at}there is no config {path}, as there is no folder {path.parent}: "
-            "check the path and the folder in which you started"
-        )
-    names = sorted(file.name for file in path.parent.iterdir() if file.suffix in _SUFFIXES)
-    near = get_close_matches(path.name, names, n=_MOST_NAMES, cutoff=0.0)
-    there = f"that folder holds {', '.join(near)}" if near else "that folder holds no config"
-    raise UserError(f"{named_at}there is no config {path}; {there}")

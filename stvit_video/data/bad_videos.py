@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stvit_video.data.labeled_paths import LabeledPaths
 from stvit_video.errors import UserError
-from stvit_video.runtime.atomic_files import replace_content
+from stvit_video.runtime.atomic_files import write_bytes_atomically
 from stvit_video.runtime.distributed import gather_objects, get_rank, get_world_size
 from stvit_video.runtime.logging import get_logger
 
@@ -244,7 +244,7 @@ def write_bad_videos(file: Path, videos: Sequence[BadVideo]) -> None:
         (bad.path, bad.label, bad.csv, bad.line, bad.error, bad.crashes_worker) for bad in videos
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_content(file, table.getvalue().encode("utf-8", errors="surrogateescape"))
+    write_bytes_atomically(file, table.getvalue().encode("utf-8", errors="surrogateescape"))
 
 
 def report_unread(what: str, unit: str, *, read: int, expected: int) -> None:

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from stvit_video.config.keys import leaves
+from stvit_video.config.keys import flatten
 from stvit_video.errors import TransientError, UserError
 from stvit_video.runtime import distributed
 from stvit_video.runtime.atomic_files import hash_path, recorded_hash, sha256, write_atomically
@@ -260,7 +260,7 @@ def check_epoch_plan(own: Mapping[str, int], saved: Mapping[str, int], path: Pat
 
 def changed_keys(saved: str, current: str) -> list[str]:
     """Return "KEY: old -> new" for every key whose value differs between two YAML configs."""
-    old, new = leaves(yaml.safe_load(saved)), leaves(yaml.safe_load(current))
+    old, new = flatten(yaml.safe_load(saved)), flatten(yaml.safe_load(current))
     absent = "absent"
     return [
         f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"

@@ -31,7 +31,7 @@ from stvit_video.runtime.distributed import (
     until,
 )
 from stvit_video.runtime.logging import get_logger, log_json_stats, progress
-from stvit_video.runtime.process import map_by_single_threads
+from stvit_video.runtime.process import map_in_threads
 
 # pycocotools' names, ours, and the first six of its figures.
 _KINDS = (("bbox", "box"), ("segm", "mask"))
@@ -212,7 +212,7 @@ def evaluate_detector(
     batches = progress(until(loader, should_stop), total=len(loader), description="detection")
     detect = partial(_detect, model, dataset, normalize=normalize, precision=precision)
     on_cpu = normalize.device.type == "cpu"
-    own = _merge(map_by_single_threads(detect, batches) if on_cpu else map(detect, batches))
+    own = _merge(map_in_threads(detect, batches) if on_cpu else map(detect, batches))
     model.train(was_training)
     loader.bad_video_log.share()
     if on_any_rank(should_stop)():

@@ -15,7 +15,7 @@ from stvit_video.engine.checkpoint import (
 from stvit_video.engine.state import TrainingState
 from stvit_video.errors import UserError
 from stvit_video.runtime import distributed
-from stvit_video.runtime.atomic_files import remove, replace_content
+from stvit_video.runtime.atomic_files import remove, write_bytes_atomically
 from stvit_video.runtime.logging import get_logger
 
 # What a validation measures and the best is lowest in: of classification, of detection.
@@ -162,7 +162,7 @@ def _write_best(output_dir: Path, state: TrainingState) -> None:
         "validated_epochs": state.finished_epochs,
     }
     text = json.dumps(record, indent=2) + "\n"
-    replace_content(_best_file(output_dir), text.encode())
+    write_bytes_atomically(_best_file(output_dir), text.encode())
 
 
 def _best_file(output_dir: str | Path) -> Path:

@@ -23,7 +23,7 @@ from stvit_video.models import build_model
 from stvit_video.models.profile import count_flops, count_parameters
 from stvit_video.paper.rows import paper_rows
 from stvit_video.paper.tables import markdown_table, text_table
-from stvit_video.runtime.atomic_files import replace_content
+from stvit_video.runtime.atomic_files import write_bytes_atomically
 from stvit_video.runtime.distributed import run_ranks
 from stvit_video.runtime.launch import resolve_device
 
@@ -234,7 +234,7 @@ def run_ablations(
             say(f"{where}: top-1 {top1:.2f} after {time.perf_counter() - began:.0f} s")
         run.row.top1[run.seed] = top1
         for name, write in (("ablations.md", as_markdown), ("ablations.json", as_json)):
-            replace_content(output / name, f"{write(rows)}\n".encode())
+            write_bytes_atomically(output / name, f"{write(rows)}\n".encode())
     return rows
 
 
@@ -294,5 +294,5 @@ def _train_and_test(run: _Run) -> float:
     summary = json.loads((folder / "results" / "summary.json").read_text(encoding="utf-8"))
     top1 = float(summary["top1_acc"])
     text = json.dumps({"run": str(run), "top1": top1})
-    replace_content(run.result_file, f"{text}\n".encode())
+    write_bytes_atomically(run.result_file, f"{text}\n".encode())
     return top1

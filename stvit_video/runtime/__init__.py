@@ -1,1 +1,1 @@
-"""Ranks, logging and registries: what every other part may use."""
+"""Distributed training, processes, files, logging and registries."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, with a SHA-256 file beside them that proves it."""
+"""Write files atomically, with a SHA-256 file next to them to verify their content."""
 
 import hashlib
 import os
@@ -8,30 +8,30 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> str:
-    """Write a file so that a crash at any moment leaves the old content or the new, never a part.
+    """Write a file atomically: after a crash it has either its old content or the new.
 
-    The hash file (``sha256sum`` reads it) is in place before the file itself, so a file that is
-    seen always has its hash, and one that was only half replaced never passes verification.
+    The hash file, in the format of ``sha256sum``, is written before the file itself. So every
+    visible file has a hash, and a file whose replacement was interrupted fails verification.
 
     Args:
-        path: where the file goes; its folder is created.
+        path: file to write; its folder is created.
         write: writes the content to an open binary file.
 
     Returns:
-        The SHA-256 of what was written, in hexadecimal, computed before it reached the disk.
+        SHA-256 of the written content in hexadecimal, computed before it reached the disk.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; nothing is left behind.
+        OSError: the disk is full or the folder is not writable. No partial file remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = _temporary_path(path)
     try:
         with temporary.open("wb") as file:
-            hashing = _HashingFile(file)
+            hashing = _HashingWriter(file)
             write(hashing)  # type: ignore[arg-type]
             _flush_to_disk(file)
         digest = hashing.digest.hexdigest()
-        replace_content(hash_path(path), f"{digest}  {path.name}\n".encode())
+        write_bytes_atomically(hash_path(path), f"{digest}  {path.name}\n".encode())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -39,9 +39,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> str:
     return digest
 
 
-def replace_content(path: Path, content: bytes) -> None:
-    """Write a small file so that a crash leaves the old content or the new; without a hash file."""
-    temporary = _temporary(path)
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write a small file atomically, without a hash file."""
+    temporary = _temporary_path(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -52,18 +52,18 @@ def replace_content(path: Path, content: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file and the hash beside it; a crash in between leaves the hash alone."""
+    """Remove a file and its hash file. A crash in between leaves only the hash file."""
     path.unlink(missing_ok=True)
     hash_path(path).unlink(missing_ok=True)
 
 
 def hash_path(path: Path) -> Path:
-    """Return the path of the hash file that belongs to ``path``."""
+    """Return the path of the hash file of ``path``."""
     return path.with_name(path.name + ".sha256")
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -72,7 +72,7 @@ def sha256(path: Path) -> str:
 
 
 def recorded_hash(path: Path) -> str | None:
-    """Return the hash that was written beside ``path``, or None if there is none."""
+    """Return the hash stored in the hash file of ``path``, or None if there is no hash file."""
     try:
         words = hash_path(path).read_text(errors="replace").split()
     except FileNotFoundError:
@@ -80,8 +80,8 @@ def recorded_hash(path: Path) -> str | None:
     return words[0] if words else ""
 
 
-class _HashingFile:
-    """A file that can only be written, from its beginning to its end, and is hashed on the way."""
+class _HashingWriter:
+    """A write-only sequential file that hashes its content."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -95,9 +95,9 @@ class _HashingFile:
         self.file.flush()
 
 
-def _temporary(path: Path) -> Path:
-    # Beside its target, because a rename is atomic only inside one file system; and always of the
-    # same name, so that what a killed run left behind is overwritten by the next one.
+def _temporary_path(path: Path) -> Path:
+    # In the same folder, because a rename is atomic only within one file system. The name is
+    # fixed, so the next run overwrites the leftover of a killed run.
     return path.with_name(f".{path.name}.tmp")
 
 
@@ -105,12 +105,12 @@ def _flush_to_disk(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
     if hasattr(os, "posix_fadvise"):
-        # Out of the cache, so that whoever reads the file next sees what the disk has kept.
+        # Drop the file from the page cache, so the next reader sees what is on the disk.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _flush_folder(folder: Path) -> None:
-    # The rename itself lives in the folder, and is lost in a power cut unless the folder is synced.
+    # A rename changes the folder, and is lost in a power failure unless the folder is synced.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

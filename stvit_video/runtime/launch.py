@@ -1,4 +1,4 @@
-"""What a rank needs to know before it can join the others, and where that is written."""
+"""Determine the rank, device and backend of this process from torchrun, srun or the config."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import torch
 from stvit_video.errors import UserError
 from stvit_video.runtime.rendezvous import Rendezvous
 
-_HOW_TO_USE_THE_CPU = "add DEVICE cpu to run on the CPU"
+_CPU_HINT = "add DEVICE cpu to run on the CPU"
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,18 @@ class Launch:
 
     Attributes:
         rank: index among all processes, from 0 to ``world_size`` - 1.
-        local_rank: index among the processes of this machine.
+        local_rank: index among the processes on this machine.
         world_size: number of all processes.
-        local_world_size: number of the processes of this machine.
-        init_method: where the ranks meet, an address for torch.distributed; empty with one rank,
-            with ``store_port`` or with ``rendezvous``.
+        local_world_size: number of processes on this machine.
+        init_method: URL for torch.distributed where the ranks meet; empty with one rank, with
+            ``store_port`` or with ``rendezvous``.
         backend: "nccl" or "gloo".
         device_type: "cuda" or "cpu".
         store_port: port on ``LOOPBACK`` of the store that the parent process keeps for its
-            ranks; 0: there is none.
-        rendezvous: where the tasks of a SLURM job meet, if ``init_method`` does not say it.
-        cpus: cores that srun gives to this process alone; 0: all processes of this machine share
-            those that this one may use.
+            ranks; 0 if there is none.
+        rendezvous: where the tasks of a SLURM job meet if ``init_method`` is empty.
+        cpus: cores that srun assigned to this process alone; 0 if the processes on this machine
+            share the available cores.
     """
 
     rank: int
@@ -50,53 +50,53 @@ class Launch:
 
     @property
     def gpu(self) -> int:
-        """Index of this process' GPU among those that it sees, which may be that one alone."""
+        """Index of this process's GPU among the visible ones, which may be its own alone."""
         return self.local_rank % torch.cuda.device_count()
 
-    def of_local_rank(self, local_rank: int) -> "Launch":
-        """Return the place of another process of this machine."""
+    def with_local_rank(self, local_rank: int) -> "Launch":
+        """Return the launch of another process on this machine."""
         rank = self.rank - self.local_rank + local_rank
         return replace(self, rank=rank, local_rank=local_rank)
 
-    def placed_by(self, env: Mapping[str, str]) -> "Launch | None":
-        """Return the place that torchrun or srun gave to this process in ``env``.
+    def from_launcher(self, env: Mapping[str, str]) -> "Launch | None":
+        """Return the launch that torchrun or srun assigned to this process in ``env``.
 
-        RANK and WORLD_SIZE tell torchrun, and several tasks in the step tell srun. Where srun
-        started the ranks and nothing says where to meet, they find each other by the number of
-        their job. Where there is an ``init_method`` and srun started one task a machine, each
-        task is left to start the ranks of its machine.
+        RANK and WORLD_SIZE mean torchrun; several tasks in the job step mean srun. If srun started
+        the ranks and there is no ``init_method``, they find each other by their job id. With an
+        ``init_method`` and one srun task per machine, each task starts the ranks of its machine.
 
         Returns:
-            The place, or None where neither of them started this process as a rank.
+            The launch, or None if neither of them started this process as a rank.
 
         Raises:
-            UserError: they started more or fewer processes than ``world_size``.
+            UserError: they started a number of processes other than ``world_size``.
         """
-        tasks = _num_tasks(env)
+        num_tasks = _num_slurm_tasks(env)
+        num_machines = self.world_size // self.local_world_size
+        one_task_per_machine = num_tasks == num_machines < self.world_size
         cpus = 0
-        one_a_machine = tasks == self.world_size // self.local_world_size < self.world_size
         if "RANK" in env and "WORLD_SIZE" in env:
-            starter, meet, world_size = "torchrun", "env://", int(env["WORLD_SIZE"])
+            launcher, init_method, world_size = "torchrun", "env://", int(env["WORLD_SIZE"])
             rank = int(env["RANK"])
             local_rank = int(env.get("LOCAL_RANK", rank % self.local_world_size))
-        elif tasks > 1 and not (self.init_method and one_a_machine):
-            starter, meet, world_size = "srun", self.init_method, tasks
+        elif num_tasks > 1 and not (self.init_method and one_task_per_machine):
+            launcher, init_method, world_size = "srun", self.init_method, num_tasks
             rank, local_rank = int(env["SLURM_PROCID"]), int(env["SLURM_LOCALID"])
             cpus = int(env.get("SLURM_CPUS_PER_TASK") or 0)
         else:
             return None
         if world_size != self.world_size:
             raise UserError(
-                f"{starter} must start NUM_GPUS x NUM_SHARDS processes, but it started "
-                f"{world_size} where the config asks for {self.world_size}: set NUM_GPUS to the "
-                "processes of each machine and NUM_SHARDS to the number of machines"
+                f"{launcher} must start NUM_GPUS x NUM_SHARDS = {self.world_size} processes, but "
+                f"it started {world_size}: set NUM_GPUS to the number of processes per machine "
+                "and NUM_SHARDS to the number of machines"
             )
         return replace(
             self,
             rank=rank,
             local_rank=local_rank,
-            init_method=meet,
-            rendezvous=None if meet else Rendezvous.of_slurm(env),
+            init_method=init_method,
+            rendezvous=None if init_method else Rendezvous.from_slurm(env),
             cpus=cpus,
         )
 
@@ -104,21 +104,21 @@ class Launch:
 def resolve_device(device: str, num_gpus: int) -> str:
     """Return "cuda" or "cpu" for the config's DEVICE ("cuda", "cpu" or "auto") on this machine.
 
-    A rank that was started by others than torchrun may see its own GPU alone, as with
+    A rank that was not started by torchrun may see only its own GPU, as with
     ``srun --gpus-per-task=1``.
 
     Raises:
-        UserError: DEVICE wants GPUs, and the machine has none or fewer than ``num_gpus``.
+        UserError: DEVICE needs GPUs, and the machine has none or fewer than ``num_gpus``.
     """
     available = torch.cuda.device_count()
     if device == "cpu" or (device == "auto" and available == 0):
         return "cpu"
     if available == 0:
         raise UserError(
-            f"DEVICE {device} needs a GPU that torch can use, and it finds none here: "
-            f"{_HOW_TO_USE_THE_CPU}"
+            f"DEVICE {device} needs a GPU that torch can use, but there is none on this machine: "
+            f"{_CPU_HINT}"
         )
-    if not (available == 1 and _may_be_shown_one_gpu(os.environ)):
+    if not (available == 1 and _may_see_only_own_gpu(os.environ)):
         check_gpus(num_gpus)
     return "cuda"
 
@@ -128,8 +128,8 @@ def check_gpus(num_gpus: int) -> None:
     available = torch.cuda.device_count()
     if num_gpus > available:
         raise UserError(
-            f"NUM_GPUS must be at most {available}, the GPUs of this machine, but it is "
-            f"{num_gpus}: set NUM_GPUS {available}, or {_HOW_TO_USE_THE_CPU}"
+            f"NUM_GPUS must be at most {available}, the number of GPUs on this machine, but it is "
+            f"{num_gpus}: set NUM_GPUS {available}, or {_CPU_HINT}"
         )
 
 
@@ -140,24 +140,24 @@ def resolve_backend(backend: str, *, device: str) -> str:
     return "nccl" if device == "cuda" else "gloo"
 
 
-def cpu_threads(*, local_world_size: int, cpus: int = 0) -> int:
-    """Threads of each process of this machine.
+def num_cpu_threads(*, local_world_size: int, cpus: int = 0) -> int:
+    """Return the number of threads for each process on this machine.
 
     Args:
-        local_world_size: processes that share the cores allowed to us.
-        cpus: cores of each of them, where that is said; they may be all that are allowed to us,
-            as SLURM can bind each process to its own.
+        local_world_size: number of processes that share the cores available to this one.
+        cpus: cores of each process, or 0 if unknown. They may be all the available ones, because
+            SLURM can bind each process to its own cores.
     """
-    # macOS has no affinity.
+    # macOS has no CPU affinity.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cpus, cores or 1) if cpus else (cores or 1) // local_world_size)
 
 
-def _num_tasks(env: Mapping[str, str]) -> int:
-    """Tasks of the SLURM step that this process belongs to; 1 outside of SLURM."""
+def _num_slurm_tasks(env: Mapping[str, str]) -> int:
+    """Return the number of tasks in this process's SLURM step; 1 outside of SLURM."""
     return int(env.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
-def _may_be_shown_one_gpu(env: Mapping[str, str]) -> bool:
-    is_rank = "RANK" in env or _num_tasks(env) > 1
+def _may_see_only_own_gpu(env: Mapping[str, str]) -> bool:
+    is_rank = "RANK" in env or _num_slurm_tasks(env) > 1
     return is_rank and "TORCHELASTIC_RUN_ID" not in env

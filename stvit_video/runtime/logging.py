@@ -1,4 +1,4 @@
-"""One set-up of the logger for all ranks, json_stats lines, and the progress bar."""
+"""Set up logging for all ranks, write json_stats lines, and show progress bars."""
 
 import json
 import logging
@@ -19,15 +19,16 @@ _PACKAGE = "stvit_video"
 
 
 def setup_logging(output_dir: str | Path) -> None:
-    """Send the log to stdout and, appending, to ``output_dir``/stdout.log.
+    """Log to stdout and append to ``output_dir``/stdout.log.
 
-    Rank 0 writes everything from INFO on and what other packages warn of; the other ranks write
-    warnings to stdout alone, each prefixed by its rank. Calling it again replaces the handlers.
+    Rank 0 logs INFO and above of this package, and warnings of other packages. The other ranks log
+    only warnings, only to stdout, with their rank as a prefix. A second call replaces the handlers.
     """
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if _is_ours(handler)]:
-        root.removeHandler(handler)
-        handler.close()
+    for handler in list(root.handlers):
+        if (handler.name or "").startswith(_PACKAGE + "."):
+            root.removeHandler(handler)
+            handler.close()
     handlers: list[logging.Handler] = [_StreamHandler(sys.stdout)]
     rank = "" if is_main() else f"[rank {get_rank()}] "
     if is_main():
@@ -40,26 +41,25 @@ def setup_logging(output_dir: str | Path) -> None:
         handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {rank}%(message)s"))
         root.addHandler(handler)
     logging.getLogger(_PACKAGE).setLevel(logging.INFO)
-    # One rank alone draws bars. tqdm's own lock is for several processes, and a rank that ends at
-    # once after a failure would leak its semaphore, which Python then warns of.
+    # Only one rank shows bars, so a thread lock is enough. A rank that exits right after a failure
+    # would leak the semaphore of tqdm's default multiprocessing lock, and Python would warn.
     tqdm.set_lock(threading.RLock())
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of a module of ours (its ``__name__``) or of a program in tools/."""
-    ours = name == _PACKAGE or name.startswith(_PACKAGE + ".")
-    return logging.getLogger(name if ours else f"{_PACKAGE}.{name}")
+    """Return the logger of a module of the package (its ``__name__``) or a program in tools/."""
+    in_package = name == _PACKAGE or name.startswith(_PACKAGE + ".")
+    return logging.getLogger(name if in_package else f"{_PACKAGE}.{name}")
 
 
 def log_json_stats(stats: Mapping[str, Any], *, output_dir: str | Path) -> None:
-    """Write one line ``json_stats: {...}`` to the log and to ``output_dir``/json_stats.log.
+    """Write a line ``json_stats: {...}`` to the log and to ``output_dir``/json_stats.log.
 
-    Keys are sorted and numbers are rounded to 5 significant digits. Rank 0 writes; the others
-    do nothing.
+    Keys are sorted and numbers are rounded to 5 significant digits. Only rank 0 writes.
     """
     if not is_main():
         return
-    rounded = {key: _rounded(value) for key, value in stats.items()}
+    rounded = {key: _round(value) for key, value in stats.items()}
     line = f"json_stats: {json.dumps(rounded, sort_keys=True)}"
     get_logger(__name__).info(line)
     path = Path(output_dir) / "json_stats.log"
@@ -69,9 +69,9 @@ def log_json_stats(stats: Mapping[str, Any], *, output_dir: str | Path) -> None:
 
 
 def progress(iterable: Iterable[T], *, total: int | None, description: str) -> "tqdm[T]":
-    """Wrap ``iterable`` in a bar, shown on rank 0 when stderr is a terminal.
+    """Wrap ``iterable`` in a progress bar, shown by rank 0 if stderr is a terminal.
 
-    The bar goes when the iteration ends; ``set_postfix(loss=..., lr=...)`` shows numbers in it.
+    The bar is removed at the end. ``set_postfix(loss=..., lr=...)`` shows numbers in it.
     """
     hidden = not (is_main() and sys.stderr.isatty())
     return tqdm(
@@ -80,19 +80,15 @@ def progress(iterable: Iterable[T], *, total: int | None, description: str) -> "
 
 
 class _StreamHandler(logging.StreamHandler):
-    """Writes lines above the progress bar instead of through it."""
+    """A stream handler that prints above the progress bar instead of across it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with tqdm.external_write_mode(file=self.stream):
             super().emit(record)
 
 
-def _is_ours(handler: logging.Handler) -> bool:
-    return (handler.name or "").startswith(_PACKAGE + ".")
-
-
-def _rounded(value: Any) -> Any:
-    """Round a number, of NumPy's too, to 5 significant digits; leave ints, text and the rest."""
+def _round(value: Any) -> Any:
+    """Round a float, also of NumPy, to 5 significant digits. Other values stay as they are."""
     if isinstance(value, numbers.Integral):
         return value if isinstance(value, bool) else int(value)
     if isinstance(value, numbers.Real):

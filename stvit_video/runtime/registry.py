@@ -1,4 +1,4 @@
-"""Builders by name."""
+"""Registries that map names in a config to builders."""
 
 from collections.abc import Callable
 from difflib import SequenceMatcher
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A table from the names that a config may give to what they stand for.
+    """A table from names that a config may use to the registered objects.
 
     Args:
-        kind: what the entries are, with the key that names them: "data set (TRAIN.DATASET)".
+        kind: what the entries are, with the config key: "data set (TRAIN.DATASET)".
     """
 
     def __init__(self, kind: str) -> None:
@@ -21,36 +21,36 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that enters what it decorates under ``name``.
+        """Return a decorator that registers an object under ``name``.
 
         Raises:
-            ValueError: the name is taken.
+            ValueError: the name is already registered.
         """
 
-        def enter(entry: T) -> T:
+        def decorator(entry: T) -> T:
             if name in self._entries:
                 raise ValueError(f'two {self._kind}s are registered as "{name}"')
             self._entries[name] = entry
             return entry
 
-        return enter
+        return decorator
 
     def get(self, name: str) -> T:
-        """Return what stands under ``name``.
+        """Return the object registered under ``name``.
 
         Raises:
-            UserError: nothing does; the message lists the known names, the nearest one first.
+            UserError: the name is unknown. The message lists all names, the most similar first.
         """
         if name not in self._entries:
-            known = sorted(self._entries, key=lambda other: (-_likeness(name, other), other))
-            listed = ", ".join(f'"{other}"' for other in known)
-            raise UserError(f'there is no {self._kind} "{name}"; there are {listed}')
+            known = sorted(self._entries, key=lambda other: (-_similarity(name, other), other))
+            quoted = ", ".join(f'"{other}"' for other in known)
+            raise UserError(f'unknown {self._kind} "{name}": choose one of {quoted}')
         return self._entries[name]
 
     def names(self) -> tuple[str, ...]:
-        """All known names, sorted."""
+        """Return all registered names, sorted."""
         return tuple(sorted(self._entries))
 
 
-def _likeness(name: str, other: str) -> float:
+def _similarity(name: str, other: str) -> float:
     return SequenceMatcher(None, name.lower(), other.lower()).ratio()

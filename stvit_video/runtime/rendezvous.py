@@ -1,9 +1,9 @@
-"""Where the ranks of a SLURM job meet, and how they know that it is they who meet.
+"""Find the TCP store of rank 0 in a SLURM job, and no other job's store.
 
-Jobs may share a node, and two that took the same port once joined one process group and added up
-each other's gradients without any error. So the port follows from the job's number, the first rank
-takes another one if it is taken, and there tells everybody whose store it keeps, and at which port.
-(A store itself is not asked: its client waits for ever for another program that listens there.)
+Jobs may share a node. Two jobs that took the same port once joined one process group and summed
+each other's gradients without an error. So the ports to try follow from the job id, rank 0 takes
+the next one if a port is in use, and it announces there whose store it keeps and the store's port.
+(The store itself cannot be asked: its client waits forever if another program listens there.)
 """
 
 import itertools
@@ -22,27 +22,30 @@ from stvit_video.errors import UserError
 
 LOOPBACK = "127.0.0.1"
 
-# Below the ports that Linux gives to outgoing connections. Candidates of a job lie far apart, as
-# jobs with neighboring numbers run at the same time.
-_FIRST_PORT, _NUM_PORTS, _STRIDE, _CANDIDATES = 20000, 12000, 1009, 8
-# For an answer, which another program that listens there may never give; between two rounds.
-_PATIENCE_SECONDS, _PAUSE_SECONDS = 2.0, 0.2
-# Characters of an answer.
-_LONGEST = 1000
+# The range lies below the ports that Linux gives to outgoing connections. The ports of one job are
+# far apart, because jobs with adjacent ids run at the same time.
+_FIRST_PORT = 20000
+_NUM_PORTS = 12000
+_PORT_STRIDE = 1009
+_PORTS_PER_JOB = 8
+# Another program that listens on the port may never answer.
+_SOCKET_TIMEOUT_SECONDS = 2.0
+_POLL_SECONDS = 0.2
+_MAX_ANSWER_CHARS = 1000
 
 
-class MeetingError(RuntimeError):
-    """The ranks did not find each other; the message says where they looked."""
+class RendezvousError(RuntimeError):
+    """The ranks did not find each other. The message says where they looked."""
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """A store of the first rank that the others find.
+    """Addresses and ports where the ranks of a job find the store of rank 0.
 
     Attributes:
-        owner: says whose store it is: the job, its step, and how often it was requeued.
-        addresses: of the machine of the first rank, the likeliest first.
-        ports: which it may take, in this order.
+        owner: identifies the job: its id, its step, and the number of times it was requeued.
+        addresses: of the node of rank 0, the most likely one first.
+        ports: that rank 0 may use, in the order it tries them.
     """
 
     owner: str
@@ -50,44 +53,42 @@ class Rendezvous:
     ports: tuple[int, ...]
 
     @classmethod
-    def of_slurm(cls, env: Mapping[str, str]) -> "Rendezvous":
-        """Derive all of it from the variables that srun sets for a task."""
+    def from_slurm(cls, env: Mapping[str, str]) -> "Rendezvous":
+        """Build a rendezvous from the environment variables that srun sets for a task."""
         job, step = env["SLURM_JOB_ID"], env.get("SLURM_STEP_ID", "0")
         restarts = env.get("SLURM_RESTART_COUNT") or "0"
-        first = int(job) % _NUM_PORTS
+        offsets = (int(job) + index * _PORT_STRIDE for index in range(_PORTS_PER_JOB))
         return cls(
             owner=f"job {job}, step {step}, restart {restarts}",
-            addresses=_addresses(env),
-            ports=tuple(
-                _FIRST_PORT + (first + index * _STRIDE) % _NUM_PORTS for index in range(_CANDIDATES)
-            ),
+            addresses=_rank_0_addresses(env),
+            ports=tuple(_FIRST_PORT + offset % _NUM_PORTS for offset in offsets),
         )
 
     @contextmanager
-    def meeting(self, *, is_first: bool, timeout: timedelta) -> Iterator[dist.Store]:
-        """Give the store to meet in, as the first rank or another one.
+    def open_store(self, *, is_main: bool, timeout: timedelta) -> Iterator[dist.Store]:
+        """Open the store of the job: rank 0 (``is_main``) creates it, the others find it.
 
-        The first rank must stay in the block until all have joined, as the others find its store
-        no more when it leaves.
+        Rank 0 must stay in the block until all ranks have joined, because the others cannot find
+        the store after it leaves.
 
         Raises:
-            MeetingError: no port is free, or the store was not found within ``timeout``.
+            RendezvousError: no port is free, or the store was not found within ``timeout``.
         """
-        if not is_first:
-            yield self._find(timeout)
+        if not is_main:
+            yield self._find_store(timeout)
             return
-        # It listens on all interfaces, but connects to itself too, and of the addresses the first
-        # may be that of a login node.
+        # The store listens on all interfaces. It is created at the loopback address because it
+        # also connects to itself, and the first of ``addresses`` may be that of a login node.
         store = dist.TCPStore(LOOPBACK, 0, is_master=True, wait_for_workers=False, timeout=timeout)
-        ended = threading.Event()
+        stop = threading.Event()
         with self._listen() as listener:
             answer = f"{self.owner}\n{store.port}\n".encode()
-            thread = threading.Thread(target=_announce, args=(listener, answer, ended), daemon=True)
+            thread = threading.Thread(target=_announce, args=(listener, answer, stop), daemon=True)
             thread.start()
             try:
                 yield dist.PrefixStore(self.owner, store)
             finally:
-                ended.set()
+                stop.set()
                 thread.join()
 
     def _listen(self) -> socket.socket:
@@ -96,36 +97,36 @@ class Rendezvous:
                 return socket.create_server(("", port), backlog=1024)
             except OSError:
                 continue
-        raise MeetingError(
+        raise RendezvousError(
             f"none of the ports {', '.join(map(str, self.ports))} is free on the first node of "
             f"{self.owner}"
         )
 
-    def _find(self, timeout: timedelta) -> dist.Store:
+    def _find_store(self, timeout: timedelta) -> dist.Store:
         deadline = time.monotonic() + timeout.total_seconds()
-        others: set[str] = set()
+        other_owners: set[str] = set()
         while True:
-            # An address that does not answer costs its patience for each port: not all of them.
-            for meeting_port, address in itertools.product(self.ports, self.addresses):
-                owner, port = _ask((address, meeting_port))
+            # Ports are the outer loop: an address that does not answer costs a timeout per port.
+            for announced_port, address in itertools.product(self.ports, self.addresses):
+                owner, port = _query_owner((address, announced_port))
                 if owner == self.owner:
                     store = dist.TCPStore(address, port, is_master=False, timeout=timeout)
                     return dist.PrefixStore(self.owner, store)
-                others |= {owner} - {""}
+                other_owners |= {owner} - {""}
             if time.monotonic() > deadline:
                 break
-            time.sleep(_PAUSE_SECONDS)
-        found = f", only {'; '.join(sorted(others))}" if others else ""
-        raise MeetingError(
+            time.sleep(_POLL_SECONDS)
+        found = f", only {'; '.join(sorted(other_owners))}" if other_owners else ""
+        raise RendezvousError(
             f"rank 0 of {self.owner} was not found at {' or '.join(self.addresses)}, ports "
-            f"{', '.join(map(str, self.ports))}, in {timeout.total_seconds():g} s{found}"
+            f"{', '.join(map(str, self.ports))}, within {timeout.total_seconds():g} s{found}"
         )
 
 
-def _addresses(env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return where srun was called, in a batch script the first node, and that node by name.
+def _rank_0_addresses(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the address where srun was called, and that of the first node by its name.
 
-    The names that SLURM knows nodes by need not lead anywhere.
+    In a batch script both are the first node. Node names of SLURM need not resolve to addresses.
     """
     addresses = [env["SLURM_LAUNCH_NODE_IPADDR"]] if "SLURM_LAUNCH_NODE_IPADDR" in env else []
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or ""
@@ -136,34 +137,35 @@ def _addresses(env: Mapping[str, str]) -> tuple[str, ...]:
     except OSError:
         if not addresses:
             raise UserError(
-                "SLURM says neither SLURM_LAUNCH_NODE_IPADDR nor a node whose name leads to an "
-                f'address (the first of "{nodes}" does not): start the ranks with srun, or give '
+                "SLURM must set SLURM_LAUNCH_NODE_IPADDR or a list of nodes with addresses, but "
+                f'the first node of "{nodes}" has none: start the ranks with srun, or add '
                 "--init_method"
             ) from None
     return tuple(dict.fromkeys(addresses))
 
 
-def _announce(listener: socket.socket, answer: bytes, ended: threading.Event) -> None:
-    """Tell everybody who connects whose store it is, and where, until the meeting has ended."""
-    listener.settimeout(_PAUSE_SECONDS)
-    while not ended.is_set():
+def _announce(listener: socket.socket, answer: bytes, stop: threading.Event) -> None:
+    """Send ``answer`` to everyone who connects, until ``stop`` is set."""
+    listener.settimeout(_POLL_SECONDS)
+    while not stop.is_set():
         try:
             connection, _ = listener.accept()
             with connection:
-                connection.settimeout(_PATIENCE_SECONDS)
+                connection.settimeout(_SOCKET_TIMEOUT_SECONDS)
                 connection.sendall(answer)
         except OSError:
-            continue  # nobody came, or somebody left at once
+            continue  # Nobody connected, or the client disconnected early.
 
 
-def _ask(place: tuple[str, int]) -> tuple[str, int]:
-    """Return whose store is announced at a place and its port, or ("", 0) where there is none.
+def _query_owner(address: tuple[str, int]) -> tuple[str, int]:
+    """Return the announced owner of a store and the store's port, or ("", 0) if there is none.
 
-    Nothing is sent: another program may listen there.
+    Nothing is sent, because another program may listen there.
     """
     try:
-        with socket.create_connection(place, timeout=_PATIENCE_SECONDS) as connection:
-            owner, port, _ = connection.makefile(encoding="utf-8").read(_LONGEST).split("\n")
+        with socket.create_connection(address, timeout=_SOCKET_TIMEOUT_SECONDS) as connection:
+            reply = connection.makefile(encoding="utf-8").read(_MAX_ANSWER_CHARS)
+            owner, port, _ = reply.split("\n")
             return owner, int(port)
     except (OSError, ValueError):
         return "", 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from stvit_video.config import load_config
-from stvit_video.config.keys import leaves
+from stvit_video.config.keys import flatten
 from stvit_video.config.load import check_output_dirs
 from stvit_video.config.sources import read_overrides
 from stvit_video.engine.checkpoint import checkpoint_path
@@ -184,7 +184,7 @@ def load_job_config(
     if cfg.DEVICE == "auto":
         # With auto, a job on a node whose GPU is broken would train on the CPU unnoticed.
         implied += ["DEVICE", resolve_device("auto", cfg.NUM_GPUS) if is_local else "cuda"]
-    values = leaves(cfg)
+    values = flatten(cfg)
     for key in PATH_KEYS:
         if values[key] not in _NO_PATHS:
             implied += [key, str(Path(str(values[key])).absolute())]

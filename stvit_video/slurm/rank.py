@@ -21,7 +21,7 @@ from stvit_video.engine.run import write_config
 from stvit_video.engine.train import train
 from stvit_video.errors import TransientError, UserError
 from stvit_video.runtime import distributed
-from stvit_video.runtime.distributed import is_lost_contact, run_ranks
+from stvit_video.runtime.distributed import is_connection_error, run_ranks
 from stvit_video.runtime.launch import check_gpus, resolve_device
 from stvit_video.runtime.logging import get_logger
 from stvit_video.runtime.process import die_with_parent
@@ -63,7 +63,7 @@ def run_rank(job: RankJob, signals: StopSignals) -> None:
         log=str(rank_log(job.job_dir, rank)),
     )
     with keep_record(
-        record, job.job_dir, period_s=max(1.0, job.timeout_s / 10), is_lost=is_lost_contact
+        record, job.job_dir, period_s=max(1.0, job.timeout_s / 10), is_lost=is_connection_error
     ):
         try:
             _join_and_run(job, signals, task, log_file)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from stvit_video.errors import TransientError, UserError
-from stvit_video.runtime.atomic_files import replace_content
+from stvit_video.runtime.atomic_files import write_bytes_atomically
 
 # The time limit (submitit sets its signal to USR2), scancel --signal, preemption, and the end of a
 # job step send these.
@@ -223,7 +223,7 @@ def read_rank_records(job_dir: Path, *, restarts: int) -> list[RankRecord]:
 
 def _write_record(path: Path, record: RankRecord) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_content(path, json.dumps(asdict(record)).encode())
+    write_bytes_atomically(path, json.dumps(asdict(record)).encode())
 
 
 class _Heartbeat(threading.Thread):

@@ -1,4 +1,4 @@
-"""load_config and dump_config: what comes out of files and overrides."""
+"""Test load_config and dump_config."""
 
 import pickle
 from pathlib import Path
@@ -21,18 +21,18 @@ def empty(tmp_path: Path) -> Path:
     return write(tmp_path / "empty.yaml", "")
 
 
-def complaint(path: Path, *overrides: str) -> str:
+def error_message(path: Path, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         load_config(path, overrides)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_an_empty_file_gives_the_defaults_which_are_valid(empty: Path) -> None:
+def test_empty_file_gives_valid_defaults(empty: Path) -> None:
     assert load_config(empty) == default_config()
 
 
-def test_a_file_wins_over_its_base_and_overrides_win_over_the_file(tmp_path: Path) -> None:
+def test_file_overrides_base_and_overrides_win(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", "NUM_GPUS: 1\nTRAIN:\n  BATCH_SIZE: 2\n  EVAL_PERIOD: 2\n")
     write(tmp_path / "sub/b.yml", "_BASE_: ../a.yaml\nTRAIN: {BATCH_SIZE: 3, EVAL_PERIOD: 3}\n")
     top = write(tmp_path / "c.yaml", "TRAIN:\n  BATCH_SIZE: 4\n_BASE_: sub/b.yml\n")
@@ -41,7 +41,7 @@ def test_a_file_wins_over_its_base_and_overrides_win_over_the_file(tmp_path: Pat
     assert load_config(str(top), ["TRAIN.BATCH_SIZE", "5"]).TRAIN.BATCH_SIZE == 5
 
 
-def test_the_config_is_frozen_and_of_tuples(tmp_path: Path) -> None:
+def test_config_is_frozen_and_has_tuples(tmp_path: Path) -> None:
     cfg = load_config(write(tmp_path / "a.yaml", "SWIN:\n  WINDOW_SIZE: [4, 7, 7]\n"))
     assert cfg.SWIN.WINDOW_SIZE == (4, 7, 7)
     assert isinstance(cfg.SWIN.WINDOW_SIZE, tuple)
@@ -49,12 +49,12 @@ def test_the_config_is_frozen_and_of_tuples(tmp_path: Path) -> None:
         cfg.SWIN.EMBED_DIM = 8
 
 
-def test_two_loads_share_nothing(empty: Path) -> None:
+def test_configs_share_no_state(empty: Path) -> None:
     assert load_config(empty, ["NUM_GPUS=2"]).NUM_GPUS == 2
     assert load_config(empty).NUM_GPUS == 1
 
 
-def test_all_ways_to_write_overrides(empty: Path) -> None:
+def test_override_syntax(empty: Path) -> None:
     overrides = ["NUM_GPUS", "2", "TRAIN.BATCH_SIZE=8", "TEST.BATCH_SIZE 6", "OUTPUT_DIR", "a=b c"]
     cfg = load_config(empty, overrides)
     assert (cfg.NUM_GPUS, cfg.TRAIN.BATCH_SIZE, cfg.TEST.BATCH_SIZE) == (2, 8, 6)
@@ -79,7 +79,7 @@ def test_all_ways_to_write_overrides(empty: Path) -> None:
         ("MODEL.HEAD_ACT", "none", "none"),
     ],
 )
-def test_text_becomes_the_type_of_the_default(
+def test_text_is_converted_to_the_type_of_the_default(
     tmp_path: Path, empty: Path, key: str, text: str, value: object
 ) -> None:
     section, name = key.split(".")
@@ -92,17 +92,17 @@ def test_text_becomes_the_type_of_the_default(
             assert [type(entry) for entry in found] == [type(entry) for entry in value]
 
 
-def test_numbers_stay_text_where_text_is_wanted(empty: Path) -> None:
+def test_string_key_keeps_numbers_as_text(empty: Path) -> None:
     assert load_config(empty, ["OUTPUT_DIR", "2024"]).OUTPUT_DIR == "2024"
 
 
 @pytest.mark.parametrize(
     ("key", "text", "expected"),
     [
-        ("DATA.NUM_FRAMES", "2.5", "a whole number"),
-        ("DATA.NUM_FRAMES", "True", "a whole number"),
-        ("DATA.NUM_FRAMES", "many", "a whole number"),
-        ("DATA.NUM_FRAMES", "", "a whole number"),
+        ("DATA.NUM_FRAMES", "2.5", "an integer"),
+        ("DATA.NUM_FRAMES", "True", "an integer"),
+        ("DATA.NUM_FRAMES", "many", "an integer"),
+        ("DATA.NUM_FRAMES", "", "an integer"),
         ("SOLVER.BASE_LR", "True", "a finite number"),
         ("SOLVER.BASE_LR", ".nan", "a finite number"),
         ("SOLVER.BASE_LR", "1e999", "a finite number"),
@@ -111,20 +111,23 @@ def test_numbers_stay_text_where_text_is_wanted(empty: Path) -> None:
         ("TRAIN.ENABLE", "1", "true or false"),
         ("DATA.MEAN", "0.5", "a list in which each entry is a finite number"),
         ("DATA.MEAN", "[0.5, true, 0.5]", "a list in which each entry is a finite number"),
-        ("SWIN.DEPTHS", "[2, [2], 6, 2]", "a list in which each entry is a whole number"),
+        ("SWIN.DEPTHS", "[2, [2], 6, 2]", "a list in which each entry is an integer"),
     ],
 )
-def test_a_wrong_type_is_refused(empty: Path, key: str, text: str, expected: str) -> None:
-    message = complaint(empty, key, text)
-    assert message.startswith(f"override: {key} takes {expected}, not ")
+def test_wrong_type_is_rejected(empty: Path, key: str, text: str, expected: str) -> None:
+    message = error_message(empty, key, text)
+    assert message.startswith(f"override: {key} must be {expected}, not ")
     assert len(message) < 150
 
 
-def test_a_wrong_type_in_a_file_names_the_line(tmp_path: Path) -> None:
+def test_wrong_type_in_a_file_names_the_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.yaml", "TRAIN:\n  # as in the paper\n  BATCH_SIZE: many\n")
-    assert complaint(path) == f"{path}:3: TRAIN.BATCH_SIZE takes a whole number, not 'many'"
+    assert error_message(path) == f"{path}:3: TRAIN.BATCH_SIZE must be an integer, not 'many'"
     path = write(tmp_path / "a.yaml", "OUTPUT_DIR: 5\n")
-    assert complaint(path) == f"{path}:1: OUTPUT_DIR takes text (in quotes if need be), not 5"
+    assert (
+        error_message(path)
+        == f"{path}:1: OUTPUT_DIR must be a string (in quotes if it looks like a number), not 5"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,78 +143,79 @@ def test_a_wrong_type_in_a_file_names_the_line(tmp_path: Path) -> None:
         ("NUM_GPU", "did you mean NUM_GPUS?"),
         ("solver.xyz", "the keys of SOLVER are BASE_LR, "),
         ("xyz", "the keys and sections are NUM_GPUS, "),
-        ("DEVICE.A", "DEVICE is no section but a key itself"),
+        ("DEVICE.A", "DEVICE is a key, not a section"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_nearest_one(
-    empty: Path, key: str, suggestion: str
-) -> None:
-    assert complaint(empty, key, "1").startswith(f"override: {key} is no config key; {suggestion}")
+def test_unknown_key_is_rejected_with_a_suggestion(empty: Path, key: str, suggestion: str) -> None:
+    assert error_message(empty, key, "1").startswith(
+        f"override: {key} is not a config key; {suggestion}"
+    )
 
 
-def test_a_section_takes_no_value(empty: Path) -> None:
-    assert complaint(empty, "TEST", "1").startswith("override: TEST is a section, so set one of")
+def test_section_cannot_be_set(empty: Path) -> None:
+    assert error_message(empty, "TEST", "1").startswith("override: TEST is a section: set one of")
 
 
-def test_an_unknown_key_of_a_base_is_named_with_its_file(tmp_path: Path) -> None:
+def test_unknown_key_in_a_base_names_its_file(tmp_path: Path) -> None:
     base = write(tmp_path / "base.yaml", "TRAIN:\n  ENABLE: true\n  NUM_FRAMES: 8\n")
     top = write(tmp_path / "top.yaml", "_BASE_: base.yaml\n")
-    assert complaint(top) == (
-        f"{base}:3, _BASE_ of {top}: TRAIN.NUM_FRAMES is no config key; "
+    assert error_message(top) == (
+        f"{base}:3, _BASE_ of {top}: TRAIN.NUM_FRAMES is not a config key; "
         "did you mean DATA.NUM_FRAMES?"
     )
 
 
 @pytest.mark.parametrize("overrides", [["NUM_GPUS"], ["NUM_GPUS", "1", "SHARD_ID"]])
-def test_an_override_without_a_value_is_refused(empty: Path, overrides: list[str]) -> None:
-    assert f'nothing follows "{overrides[-1]}"' in complaint(empty, *overrides)
+def test_override_without_a_value_is_rejected(empty: Path, overrides: list[str]) -> None:
+    assert f'nothing follows "{overrides[-1]}"' in error_message(empty, *overrides)
 
 
-def test_a_section_without_keys_sets_nothing(tmp_path: Path) -> None:
+def test_empty_section_sets_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "a.yaml", "TRAIN:\n  # ENABLE: false\nTEST: {}\n")
     assert load_config(path) == default_config()
-    assert "TRIAN" in complaint(write(tmp_path / "b.yaml", "TRIAN: {}\n"))
+    assert "TRIAN" in error_message(write(tmp_path / "b.yaml", "TRIAN: {}\n"))
 
 
-def test_a_key_set_twice_in_a_file_is_refused(tmp_path: Path) -> None:
+def test_duplicate_key_in_a_file_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path / "a.yaml", "NUM_GPUS: 1\nTRAIN:\n  EVAL_PERIOD: 2\nNUM_GPUS: 2\n")
-    assert complaint(path) == (
-        f"{path}:4: a file sets a key once, but NUM_GPUS stands at {path}:1 too: remove one of them"
+    assert error_message(path) == (
+        f"{path}:4: a file must set a key only once, but NUM_GPUS is also set at {path}:1: "
+        "remove one of them"
     )
 
 
-def test_a_base_that_leads_back_is_refused(tmp_path: Path) -> None:
+def test_circular_base_is_rejected(tmp_path: Path) -> None:
     a = write(tmp_path / "a.yaml", "NUM_GPUS: 1\n_BASE_: b.yaml\n")
     b = write(tmp_path / "b.yaml", "_BASE_: ./a.yaml\n")
-    message = complaint(a)
-    assert message.startswith(f"{b}:1, _BASE_ of {a}: _BASE_ must not lead back to the file")
+    message = error_message(a)
+    assert message.startswith(f"{b}:1, _BASE_ of {a}: _BASE_ must not be circular")
     assert f"{a} -> {b} -> {a}" in message
     alone = write(tmp_path / "c.yaml", "_BASE_: c.yaml\n")
-    assert f"{alone} -> {alone}" in complaint(alone)
+    assert f"{alone} -> {alone}" in error_message(alone)
 
 
-def test_a_missing_file_names_those_that_are_there(tmp_path: Path) -> None:
+def test_missing_file_lists_existing_ones(tmp_path: Path) -> None:
     write(tmp_path / "swin_t.yaml", "")
     write(tmp_path / "notes.txt", "")
     missing = tmp_path / "swin_s.yaml"
-    assert complaint(missing) == f"there is no config {missing}; that folder holds swin_t.yaml"
-    assert "there is no folder" in complaint(tmp_path / "nowhere" / "a.yaml")
+    assert error_message(missing) == f"config {missing} not found; its folder has swin_t.yaml"
+    assert "nowhere does not exist" in error_message(tmp_path / "nowhere" / "a.yaml")
     top = write(tmp_path / "top.yaml", "\n_BASE_: swin_tt.yaml\n")
-    assert complaint(top).startswith(f"{top}:2: there is no config {tmp_path / 'swin_tt.yaml'}; ")
+    assert error_message(top).startswith(f"{top}:2: config {tmp_path / 'swin_tt.yaml'} not found; ")
     top.write_text("_BASE_: [swin_t.yaml]\n", encoding="utf-8")
-    assert complaint(top).startswith(f"{top}:1: _BASE_ takes one path")
+    assert error_message(top).startswith(f"{top}:1: _BASE_ must be one path")
 
 
-def test_python_is_never_run(tmp_path: Path) -> None:
+def test_python_code_is_never_executed(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     code = f"open({str(trace)!r}, 'w')\ncfg = {{}}\n"
     program = write(tmp_path / "a.py", code)
-    refusal = f"a config is a .yaml or .yml file, not {program}"
-    assert complaint(program) == refusal
+    refusal = f"a config must be a .yaml or .yml file, not {program}"
+    assert error_message(program) == refusal
     derived = write(tmp_path / "b.yaml", "_BASE_: a.py\n")
-    assert complaint(derived) == f"{derived}:1: {refusal}"
+    assert error_message(derived) == f"{derived}:1: {refusal}"
     tag = write(tmp_path / "c.yaml", f"OUTPUT_DIR: !!python/object/apply:open [{trace}, w]\n")
-    assert complaint(tag).startswith(f"{tag}:1: this is not valid YAML")
+    assert error_message(tag).startswith(f"{tag}:1: this is not valid YAML")
     assert not trace.exists()
 
 
@@ -220,36 +224,42 @@ def test_python_is_never_run(tmp_path: Path) -> None:
     [
         ("TRAIN:\n  ENABLE: [1\n", ":3: this is not valid YAML"),
         ("TRAIN:\n\tENABLE: 1\n", ":2: this is not valid YAML"),
-        ("- 1\n", ":1: a config file holds KEY: VALUE lines"),
-        ("5\n", ":1: a config file holds KEY: VALUE lines"),
-        ("? [1]\n: 2\n", ":1: a key is a name"),
-        ("A: &a\n  B: *a\n", "nested without end"),
-        ("NUM_GPUS: " + "[" * 5000, "nested without end"),
+        ("- 1\n", ":1: a config file must have lines of KEY: VALUE"),
+        ("5\n", ":1: a config file must have lines of KEY: VALUE"),
+        ("? [1]\n: 2\n", ":1: a key must be a name"),
+        ("A: &a\n  B: *a\n", "nested too deeply"),
+        ("NUM_GPUS: " + "[" * 5000, "nested too deeply"),
         ("NUM_GPUS: 2024-13-45\n", ":1: NUM_GPUS cannot be read"),
         ("NUM_GPUS: \x00\n", "this is not valid YAML"),
-        ("NUM_GPUS:\n", ":1: NUM_GPUS takes a whole number, not None"),
+        ("NUM_GPUS:\n", ":1: NUM_GPUS must be an integer, not None"),
     ],
 )
-def test_a_broken_file_is_refused(tmp_path: Path, text: str, part: str) -> None:
+def test_invalid_yaml_is_rejected(tmp_path: Path, text: str, part: str) -> None:
     path = write(tmp_path / "a.yaml", text)
-    message = complaint(path)
+    message = error_message(path)
     assert message.startswith(str(path))
     assert part in message
 
 
-def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+def test_binary_file_and_folder_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_bytes(b"OUTPUT_DIR: \xff\xfe\xfa")
-    assert "not valid YAML" in complaint(path)
-    assert "a .yaml or .yml file" in complaint(tmp_path)
+    assert "not valid YAML" in error_message(path)
+    assert "a .yaml or .yml file" in error_message(tmp_path)
 
 
-def test_a_dumped_config_loads_as_an_equal_one(tmp_path: Path, empty: Path) -> None:
+def test_dumped_config_loads_as_an_equal_one(tmp_path: Path, empty: Path) -> None:
     overrides = [
-        *("SOLVER.BASE_LR=1e-7", "SOLVER.WEIGHT_DECAY", "0", "OUTPUT_DIR", "Ergebnisse: für #1"),
-        *("DATA.TRAIN_JITTER_SCALES_RELATIVE=[]", "DATA.TRAIN_JITTER_ASPECT_RELATIVE=()"),
-        *("TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN=['1', 'true']", "DATA.PATH_LABEL_SEPARATOR", "\t"),
-        *("TEST.CHECKPOINT_FILE_PATH", "123", "TENSORBOARD.LOG_DIR", "yes"),
+        "SOLVER.BASE_LR=1e-7",
+        "SOLVER.WEIGHT_DECAY=0",
+        "OUTPUT_DIR=Ergebnisse: für #1",
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE=[]",
+        "DATA.TRAIN_JITTER_ASPECT_RELATIVE=()",
+        "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN=['1', 'true']",
+        "DATA.PATH_LABEL_SEPARATOR",
+        "\t",
+        "TEST.CHECKPOINT_FILE_PATH=123",
+        "TENSORBOARD.LOG_DIR=yes",
     ]
     cfg = load_config(empty, overrides)
     dump_config(cfg, tmp_path / "new" / "config.yaml")
@@ -258,7 +268,7 @@ def test_a_dumped_config_loads_as_an_equal_one(tmp_path: Path, empty: Path) -> N
     assert repr(loaded) == repr(cfg)  # 1 and 1.0 are equal, but not the same
 
 
-def test_a_config_can_be_pickled(empty: Path) -> None:
+def test_config_can_be_pickled(empty: Path) -> None:
     cfg = load_config(empty)
     copy = pickle.loads(pickle.dumps(cfg))
     assert copy == cfg

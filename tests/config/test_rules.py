@@ -1,4 +1,4 @@
-"""The rules over config values: each is broken once, and says so in one sentence."""
+"""Test that each rule for config values rejects an invalid config with one sentence."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from stvit_video.config import load_config
 from stvit_video.config.defaults import default_config
-from stvit_video.config.keys import leaves
+from stvit_video.config.keys import flatten
 from stvit_video.config.load import RULES
 from stvit_video.errors import UserError
 
@@ -15,12 +15,12 @@ DETECTOR = (
     "SWIN.PATCH_SIZE=[1,4,4]"
 )
 SEMANTIC_DEIT = "MODEL.ARCH=deit STVIT.ENABLE=true DEIT.CLASS_TOKEN=false STVIT.KEY_WINDOWS=[0,0]"
-# Overrides that break a rule, and the beginning of what is said.
-BROKEN = [
+# Overrides that break a rule, and the beginning of the error message.
+INVALID = [
     ("DEVICE=gpu", 'DEVICE must be "cuda", "cpu" or "auto", but it is "gpu" (override)'),
     ("DIST_BACKEND=mpi", 'DIST_BACKEND must be "auto", "nccl" or "gloo", but it is "mpi"'),
     ("DIST_BACKEND=nccl DEVICE=cpu", 'DIST_BACKEND must not be "nccl" with DEVICE cpu, but'),
-    ("NUM_GPUS=0", "NUM_GPUS must be at least 1, but it is 0 (override): for a run on the CPU"),
+    ("NUM_GPUS=0", "NUM_GPUS must be at least 1, but it is 0 (override): set DEVICE cpu"),
     ("NUM_SHARDS=0", "NUM_SHARDS must be at least 1"),
     ("LOG_PERIOD=0", "LOG_PERIOD must be at least 1"),
     (
@@ -68,31 +68,37 @@ BROKEN = [
     ("DATA.STD=[58.4,57.1,57.4]", "DATA.STD must be above 0 and at most 1 in every entry"),
     (
         "DATA.MEAN=[123.7,116.3,103.5]",
-        "DATA.MEAN must be from 0 to 1 in every entry, as pixels are, but it is (123.7, 116.3, "
-        "103.5) (override): divide values of 0 to 255 by 255",
+        "DATA.MEAN must be from 0 to 1 in every entry, but it is (123.7, 116.3, 103.5) "
+        "(override): divide values from 0 to 255 by 255",
     ),
     ("DATA.MEAN=[-0.1,0,0]", "DATA.MEAN must be from 0 to 1 in every entry"),
     (
         "TRAIN.DATASET=imagenet DATA.NUM_FRAMES=1",
-        "SWIN.PATCH_SIZE must be of 1 frame for images, but it is (2, 4, 4)",
+        "SWIN.PATCH_SIZE must have 1 frame for images, but it is (2, 4, 4)",
     ),
     (
         "DATA.TRAIN_JITTER_SCALES_RELATIVE=[1.0,0.08]",
-        "DATA.TRAIN_JITTER_SCALES_RELATIVE must be a lowest and a highest value above 0, or empty",
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE must be empty or a range (low, high) above 0",
     ),
-    ("DATA.TRAIN_JITTER_SCALES_RELATIVE=[0,1]", "DATA.TRAIN_JITTER_SCALES_RELATIVE must be a low"),
-    ("DATA.TRAIN_JITTER_SCALES_RELATIVE=[1]", "DATA.TRAIN_JITTER_SCALES_RELATIVE must be a low"),
+    (
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE=[0,1]",
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE must be empty or a range",
+    ),
+    ("DATA.TRAIN_JITTER_SCALES_RELATIVE=[1]", "DATA.TRAIN_JITTER_SCALES_RELATIVE must be empty or"),
     (
         "DATA.TRAIN_JITTER_SCALES_RELATIVE=[0.08,1.1]",
-        "DATA.TRAIN_JITTER_SCALES_RELATIVE must be shares of the frame",
+        "DATA.TRAIN_JITTER_SCALES_RELATIVE must be at most 1, as fractions",
     ),
-    ("DATA.TRAIN_JITTER_ASPECT_RELATIVE=[2,1]", "DATA.TRAIN_JITTER_ASPECT_RELATIVE must be a low"),
+    (
+        "DATA.TRAIN_JITTER_ASPECT_RELATIVE=[2,1]",
+        "DATA.TRAIN_JITTER_ASPECT_RELATIVE must be empty or a range",
+    ),
     ("DATA.TRAIN_JITTER_ASPECT_RELATIVE=[]", "DATA.TRAIN_JITTER_ASPECT_RELATIVE must be empty if"),
     ("DATA.TRAIN_JITTER_SCALES=[256]", "DATA.TRAIN_JITTER_SCALES must have 2 entries"),
     (
         "DATA.TRAIN_JITTER_SCALES=[200,320] DATA.TRAIN_JITTER_SCALES_RELATIVE=[] "
         "DATA.TRAIN_JITTER_ASPECT_RELATIVE=[]",
-        "DATA.TRAIN_JITTER_SCALES must rise from at least DATA.TRAIN_CROP_SIZE",
+        "DATA.TRAIN_JITTER_SCALES must be a range (low, high) of at least DATA.TRAIN_CROP_SIZE",
     ),
     ("DATA.VAL_SHORT_SIDE=200", "DATA.VAL_SHORT_SIDE must be at least DATA.TRAIN_CROP_SIZE"),
     (
@@ -102,7 +108,7 @@ BROKEN = [
     ("MODEL.NUM_CLASSES=1", "MODEL.NUM_CLASSES must be at least 2"),
     ("AUG.NUM_SAMPLE=0", "AUG.NUM_SAMPLE must be at least 1"),
     ("AUG.RE_COUNT=0", "AUG.RE_COUNT must be at least 1"),
-    ("AUG.NUM_SAMPLE=2", "AUG.ENABLE must be true where AUG.NUM_SAMPLE is above 1, but it is"),
+    ("AUG.NUM_SAMPLE=2", "AUG.ENABLE must be true if AUG.NUM_SAMPLE is above 1, but it is"),
     ("AUG.INTERPOLATION=area", 'AUG.INTERPOLATION must be "bilinear" or "bicubic"'),
     ("AUG.RE_MODE=noise", 'AUG.RE_MODE must be "pixel", "rand" or "const"'),
     ("AUG.COLOR_JITTER=1.1", "AUG.COLOR_JITTER must be from 0 to 1"),
@@ -114,15 +120,15 @@ BROKEN = [
     ("MIXUP.LABEL_SMOOTH_VALUE=1", "MIXUP.LABEL_SMOOTH_VALUE must be at least 0 and below 1"),
     (
         "MIXUP.ENABLE=true MIXUP.ALPHA=0 MIXUP.CUTMIX_ALPHA=0",
-        "MIXUP.ALPHA must be above 0 where MIXUP.CUTMIX_ALPHA is 0",
+        "MIXUP.ALPHA must be above 0 if MIXUP.CUTMIX_ALPHA is 0",
     ),
     (
         "MIXUP.ENABLE=true TRAIN.BATCH_SIZE=4 NUM_GPUS=4",
-        "TRAIN.BATCH_SIZE must be at least 2 for each of NUM_GPUS, as MIXUP.ENABLE is true",
+        "TRAIN.BATCH_SIZE must be at least 2 x NUM_GPUS if MIXUP.ENABLE is true",
     ),
     (
         "MIXUP.ENABLE=true",
-        'MODEL.LOSS_FUNC must be "soft_cross_entropy", as MIXUP.ENABLE is true, but it is',
+        'MODEL.LOSS_FUNC must be "soft_cross_entropy" if MIXUP.ENABLE is true, but it is',
     ),
     ("MODEL.LOSS_FUNC=bce", 'MODEL.LOSS_FUNC must be "cross_entropy" or "soft_cross_entropy"'),
     ("MODEL.HEAD_ACT=relu", 'MODEL.HEAD_ACT must be "softmax", "sigmoid" or "none"'),
@@ -155,8 +161,8 @@ BROKEN = [
     ),
     (
         "MODEL.ARCH=ptv MODEL.MODEL_NAME=mvit_base_16x4 DATA.TEST_CROP_SIZE=256",
-        "DATA.TEST_CROP_SIZE must equal DATA.TRAIN_CROP_SIZE, the one size of the model's position "
-        "embeddings, but it is 256",
+        "DATA.TEST_CROP_SIZE must equal DATA.TRAIN_CROP_SIZE, because the position "
+        "embeddings have that size, but it is 256",
     ),
     ("SWIN.PATCH_SIZE=[4,4]", "SWIN.PATCH_SIZE must have 3 entries"),
     ("SWIN.WINDOW_SIZE=[7,7]", "SWIN.WINDOW_SIZE must have 3 entries"),
@@ -169,11 +175,11 @@ BROKEN = [
     ("SWIN.EMBED_DIM=0", "SWIN.EMBED_DIM must be at least 1"),
     ("SWIN.MLP_RATIO=0", "SWIN.MLP_RATIO must be above 0"),
     ("SOLVER.BASE_LR=0", "SOLVER.BASE_LR must be above 0"),
-    ("SWIN.NUM_HEADS=[3,6,12]", "SWIN.NUM_HEADS must have an entry for each one of SWIN.DEPTHS"),
+    ("SWIN.NUM_HEADS=[3,6,12]", "SWIN.NUM_HEADS must have as many entries as SWIN.DEPTHS"),
     ("SWIN.NUM_HEADS=[3,6,12,7]", "SWIN.NUM_HEADS must divide the channels of each stage"),
     ("SWIN.EMBED_DIM=100", "SWIN.NUM_HEADS must divide the channels of each stage"),
     ("SWIN.STEM=resnet", 'SWIN.STEM must be "patch" or "conv"'),
-    ("SWIN.STEM=conv", 'SWIN.STEM must be "patch", unless SWIN.PATCH_SIZE is (1, 4, 4)'),
+    ("SWIN.STEM=conv", 'SWIN.STEM must be "patch" unless SWIN.PATCH_SIZE is (1, 4, 4)'),
     ("DEIT.PATCH_SIZE=[16]", "DEIT.PATCH_SIZE must have 2 entries"),
     ("DEIT.PATCH_SIZE=[16,0]", "DEIT.PATCH_SIZE must be at least 1 in every entry"),
     ("DEIT.DEPTH=0", "DEIT.DEPTH must be at least 1"),
@@ -183,11 +189,11 @@ BROKEN = [
     ("DEIT.NUM_HEADS=5", "DEIT.NUM_HEADS must divide DEIT.EMBED_DIM"),
     (
         f"{SEMANTIC_DEIT} STVIT.NUM_TOKENS=225",
-        "STVIT.NUM_TOKENS must be at most the image tokens of a frame",
+        "STVIT.NUM_TOKENS must be at most the number of image tokens in a frame",
     ),
     (
         f"{SEMANTIC_DEIT} DATA.TEST_CROP_SIZE=32",
-        "STVIT.NUM_TOKENS must be at most the image tokens of a test frame",
+        "STVIT.NUM_TOKENS must be at most the number of image tokens in a test frame",
     ),
     (
         "MODEL.ARCH=deit STVIT.ENABLE=true STVIT.KEY_WINDOWS=[0,0]",
@@ -223,7 +229,7 @@ BROKEN = [
     ),
     (
         "STVIT.ENABLE=true STVIT.CROSS_WINDOW=4 STVIT.TEMPORAL_WINDOW=2",
-        "STVIT.CROSS_WINDOW must be 0 with DeiT, whose frame is one window, and where",
+        "STVIT.CROSS_WINDOW must be 0 with DeiT, whose frame is one window, and if",
     ),
     (
         "STVIT.ENABLE=true STVIT.RELEASED_GLOBAL=true STVIT.INITIALIZATION=spatial",
@@ -239,19 +245,22 @@ BROKEN = [
     ),
     (
         "STVIT.ENABLE=true STVIT.BORDER=cut STVIT.KEY_WINDOWS=[14,21]",
-        'STVIT.SEMANTIC_KEYS must be "none" where STVIT.BORDER is not "move": centered windows',
+        'STVIT.SEMANTIC_KEYS must be "none" if STVIT.BORDER is not "move": centered windows',
     ),
     (
         "STVIT.ENABLE=true STVIT.BORDER=cut STVIT.SEMANTIC_KEYS=none STVIT.KEY_WINDOWS=[6,21]",
-        "STVIT.KEY_WINDOWS must be at least the rows of SWIN.WINDOW_SIZE, or 0, where",
+        "STVIT.KEY_WINDOWS must be 0 or at least the rows of SWIN.WINDOW_SIZE if",
     ),
     (
         "STVIT.ENABLE=true STVIT.BORDER=released STVIT.SEMANTIC_KEYS=none",
-        'STVIT.BORDER must be "move" or "cut" where a window is 0',
+        'STVIT.BORDER must be "move" or "cut" if a window is 0',
     ),
-    ("STVIT.ENABLE=true STVIT.STAGE=5", "STVIT.STAGE must be a stage of SWIN.DEPTHS, counted"),
-    ("STVIT.ENABLE=true STVIT.STAGE=0", "STVIT.STAGE must be a stage of SWIN.DEPTHS, counted"),
-    ("STVIT.ENABLE=true STVIT.NUM_TOKENS=64", "STVIT.NUM_TOKENS must be at most the image tokens"),
+    ("STVIT.ENABLE=true STVIT.STAGE=5", "STVIT.STAGE must be a stage in SWIN.DEPTHS, counted"),
+    ("STVIT.ENABLE=true STVIT.STAGE=0", "STVIT.STAGE must be a stage in SWIN.DEPTHS, counted"),
+    (
+        "STVIT.ENABLE=true STVIT.NUM_TOKENS=64",
+        "STVIT.NUM_TOKENS must be at most the number of image tokens in a window",
+    ),
     ("SOLVER.OPTIMIZING_METHOD=adam", 'SOLVER.OPTIMIZING_METHOD must be "adamw" or "sgd"'),
     ("SOLVER.LR_POLICY=step", "SOLVER.LR_POLICY must be"),
     ("SOLVER.MAX_EPOCH=0", "SOLVER.MAX_EPOCH must be at least 1"),
@@ -271,16 +280,16 @@ BROKEN = [
         "SOLVER.WARMUP_EPOCHS=30 SOLVER.COSINE_AFTER_WARMUP=true",
         "SOLVER.WARMUP_EPOCHS must be below SOLVER.MAX_EPOCH",
     ),
-    ("SOLVER.LRS=[1,0.1]", "SOLVER.LRS must have an entry for each one of SOLVER.STEPS"),
-    ("SOLVER.STEPS=[5,10] SOLVER.LRS=[1,1]", "SOLVER.STEPS must rise from 0 without repeats"),
-    ("SOLVER.STEPS=[0,9,9] SOLVER.LRS=[1,1,1]", "SOLVER.STEPS must rise from 0 without repeats"),
-    ("SOLVER.STEPS=[] SOLVER.LRS=[]", "SOLVER.STEPS must rise from 0 without repeats"),
+    ("SOLVER.LRS=[1,0.1]", "SOLVER.LRS must have as many entries as SOLVER.STEPS"),
+    ("SOLVER.STEPS=[5,10] SOLVER.LRS=[1,1]", "SOLVER.STEPS must start with 0 and increase"),
+    ("SOLVER.STEPS=[0,9,9] SOLVER.LRS=[1,1,1]", "SOLVER.STEPS must start with 0 and increase"),
+    ("SOLVER.STEPS=[] SOLVER.LRS=[]", "SOLVER.STEPS must start with 0 and increase"),
     ("SOLVER.LRS=[-1]", "SOLVER.LRS must be at least 0 in every entry"),
     ("TRAIN.CHECKPOINT_STEPS=-1", "TRAIN.CHECKPOINT_STEPS must be at least 0"),
     ("TRAIN.KEEP_BEST=-1", "TRAIN.KEEP_BEST must be at least 0"),
     (
         "TRAIN.KEEP_BEST=0 TEST.CHECKPOINT_FILE_PATH=best",
-        'TRAIN.KEEP_BEST must be at least 1 where TEST.CHECKPOINT_FILE_PATH is "best", but it is 0',
+        'TRAIN.KEEP_BEST must be at least 1 if TEST.CHECKPOINT_FILE_PATH is "best", but it is 0',
     ),
     ("TRAIN.KEEP_LAST=1", "TRAIN.KEEP_LAST must be at least 2, or 0 for all, but it is 1"),
     ("TRAIN.KEEP_LAST=-1", "TRAIN.KEEP_LAST must be at least 2, or 0 for all"),
@@ -304,7 +313,7 @@ BROKEN = [
     ("SOLVER.BETAS=[0.9,1]", "SOLVER.BETAS must be at least 0 and below 1 in every entry"),
     (
         "SOLVER.OPTIMIZING_METHOD=sgd SOLVER.MOMENTUM=0",
-        "SOLVER.NESTEROV must be false where SOLVER.MOMENTUM is 0",
+        "SOLVER.NESTEROV must be false if SOLVER.MOMENTUM is 0",
     ),
     (
         "TRAIN.DATASET=coco DATA.NUM_FRAMES=1",
@@ -329,11 +338,11 @@ BROKEN = [
     ),
     (
         f"{DETECTOR} SWIN.PATCH_SIZE=[2,4,4]",
-        "SWIN.PATCH_SIZE must be of 1 frame with MODEL.ARCH",
+        "SWIN.PATCH_SIZE must have 1 frame with MODEL.ARCH",
     ),
     (
         f"{DETECTOR} SWIN.PATCH_SIZE=[1,3,3]",
-        "SWIN.PATCH_SIZE must have as many rows as columns, 1, 2 or 4, with MODEL.ARCH",
+        "SWIN.PATCH_SIZE must have equal rows and columns of 1, 2 or 4 with MODEL.ARCH",
     ),
     (
         f"{DETECTOR} SOLVER.BACKBONE_LR_FACTOR=0.1",
@@ -354,7 +363,11 @@ BROKEN = [
     *(
         (f"DETECTION.{key}=0", f"DETECTION.{key} must be at least 1")
         for key in (
-            *("MAX_SIZE", "TEST_SHORT_SIDE", "FPN_CHANNELS", "BOXES_PER_IMAGE", "BOX_FC_DIM"),
+            "MAX_SIZE",
+            "TEST_SHORT_SIDE",
+            "FPN_CHANNELS",
+            "BOXES_PER_IMAGE",
+            "BOX_FC_DIM",
             "MAX_DETECTIONS",
         )
     ),
@@ -362,13 +375,13 @@ BROKEN = [
         (f"DETECTION.{key}=-1", f"DETECTION.{key} must be at least 0")
         for key in ("MAX_BAD_ANNOTATIONS", "BOX_CONVS", "MASK_CONVS")
     ),
-    ("DETECTION.CROP_RANGE=[600,384]", "DETECTION.CROP_RANGE must be a lowest and a highest value"),
+    ("DETECTION.CROP_RANGE=[600,384]", "DETECTION.CROP_RANGE must be empty or a range (low, high)"),
     ("DETECTION.CROP_RANGE=[]", "DETECTION.CROP_RANGE must be empty if and only if"),
     (
         f"{DETECTOR} DETECTION.ANCHOR_SIZES=[32,64]",
-        "DETECTION.ANCHOR_SIZES must have one entry more than SWIN.DEPTHS",
+        "DETECTION.ANCHOR_SIZES must have one more entry than SWIN.DEPTHS",
     ),
-    ("DETECTION.STAGE_WEIGHTS=[1]", "DETECTION.STAGE_WEIGHTS must have an entry for each one"),
+    ("DETECTION.STAGE_WEIGHTS=[1]", "DETECTION.STAGE_WEIGHTS must have as many entries as"),
     (
         "DETECTION.IOU_THRESHOLDS=[0.5,0.6,1]",
         "DETECTION.IOU_THRESHOLDS must be above 0 and below 1 in every entry",
@@ -378,8 +391,8 @@ BROKEN = [
     ("DETECTION.NMS_THRESH=-1", "DETECTION.NMS_THRESH must be from 0 to 1"),
     ("DETECTION.BOX_LOSS=iou", 'DETECTION.BOX_LOSS must be "giou" or "smooth_l1"'),
 ]
-# What looks odd but runs.
-FINE = [
+# Unusual configs that are valid.
+VALID = [
     DETECTOR,
     "DETECTION.CROP_RANGE=[] DETECTION.CROP_SHORT_SIDES=[]",
     "AUG.ENABLE=true AUG.NUM_SAMPLE=2",
@@ -409,38 +422,39 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("overrides", "beginning"), BROKEN)
-def test_a_broken_rule_is_one_sentence(empty: Path, overrides: str, beginning: str) -> None:
+@pytest.mark.parametrize(("overrides", "message"), INVALID)
+def test_invalid_config_is_rejected(empty: Path, overrides: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load_config(empty, overrides.split())
-    assert str(caught.value).startswith(beginning)
+    assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("overrides", FINE)
-def test_what_can_run_is_not_refused(empty: Path, overrides: str) -> None:
+@pytest.mark.parametrize("overrides", VALID)
+def test_valid_config_is_accepted(empty: Path, overrides: str) -> None:
     load_config(empty, overrides.split())
 
 
-def test_every_rule_is_broken_above() -> None:
-    """Fails for a new rule until a line of BROKEN breaks it."""
-    unbroken = [
+def test_every_rule_is_tested() -> None:
+    """Fails for a new rule until a config in INVALID breaks it."""
+    untested = [
         f"{rule.keys[0]} {rule.text}"
         for rule in RULES
         if not any(
-            said.startswith(f"{rule.keys[0]} {rule.text}"[: len(said)]) for _, said in BROKEN
+            message.startswith(f"{rule.keys[0]} {rule.text}"[: len(message)])
+            for _, message in INVALID
         )
     ]
-    assert not unbroken, "\n".join(unbroken)
+    assert not untested, "\n".join(untested)
 
 
-def test_every_rule_is_about_keys_that_there_are() -> None:
-    known = leaves(default_config())
+def test_rules_use_existing_keys() -> None:
+    known = flatten(default_config())
     named = {key for rule in RULES for key in (*rule.keys, *([rule.when] if rule.when else []))}
     assert named <= set(known)
 
 
-def test_a_broken_rule_names_the_file_and_the_line(tmp_path: Path) -> None:
+def test_error_names_files_and_lines(tmp_path: Path) -> None:
     base = tmp_path / "base.yaml"
     base.write_text("TRAIN:\n  BATCH_SIZE: 9\n", encoding="utf-8")
     top = tmp_path / "top.yaml"

@@ -45,8 +45,8 @@ def test_training_replaces_a_bad_video_and_evaluation_leaves_it_out(workers):
 
 
 FATAL = {
-    "kill": "ended by SIGKILL (often a lack of memory)",
-    "crash": "ended by SIGSEGV",
+    "kill": "killed by SIGKILL (often out of memory)",
+    "crash": "killed by SIGSEGV",
     "hang": "took longer than 0.5 s (DATA.DECODE_TIMEOUT)",
 }
 
@@ -172,7 +172,7 @@ def test_too_many_bad_videos_are_one_sentence():
 
 
 def test_with_no_budget_the_first_death_stops_the_run():
-    with pytest.raises(UserError, match=r"0\.mp4: the worker that read it was ended by SIGKILL"):
+    with pytest.raises(UserError, match=r"0\.mp4: the worker that read it was killed by SIGKILL"):
         list(loader({0: "kill"}, train=False, max_bad=0))
 
 

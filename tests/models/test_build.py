@@ -48,8 +48,11 @@ def test_a_dense_model_does_not_read_the_semantic_keys():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", 'no model of PyTorchVideo (MODEL.MODEL_NAME) ""; there are "csn_r101", "mvit_base_16'),
-        ("slowfast_r5", 'MODEL.MODEL_NAME) "slowfast_r5"; there are "slowfast_r50", '),
+        (
+            "",
+            'model of PyTorchVideo (MODEL.MODEL_NAME) "": choose one of "csn_r101", "mvit_base_16',
+        ),
+        ("slowfast_r5", 'MODEL.MODEL_NAME) "slowfast_r5": choose one of "slowfast_r50", '),
     ],
 )
 def test_a_wrong_name_of_a_model_of_pytorchvideo_lists_the_right_ones(name, message):

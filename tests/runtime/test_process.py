@@ -1,4 +1,4 @@
-"""Processes end with their parent; items in threads: their order, how many at a time, failures."""
+"""Test that processes die with their parent, and map_in_threads."""
 
 import json
 import multiprocessing
@@ -15,21 +15,21 @@ import pytest
 import torch
 from faulty import loader
 
-from stvit_video.runtime.process import map_by_single_threads, spawn_ranks
+from stvit_video.runtime.process import map_in_threads, spawn_ranks
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG of Linux")
 
 RANKS, WORKERS = 2, 2
 
 
 def run_ranks_in_the_background(folder):
-    # As a job that was started by a shell with "&".
+    # A shell starts a job with "&" like this.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    spawn_ranks(partial(decode, folder=folder), num_processes=RANKS)
+    spawn_ranks(partial(hang_in_decoder, folder=folder), num_processes=RANKS)
 
 
-def decode(rank, *, folder):
-    """Be a rank that waits, with workers whose decoders hang."""
+def hang_in_decoder(rank, *, folder):
+    """Wait for workers whose decoders hang."""
     batches = iter(loader(dict.fromkeys(range(24), "hang"), workers=WORKERS))
     processes = [os.getpid(), *(worker.pid for worker in multiprocessing.active_children())]
     (folder / f"{rank}.tmp").write_text(json.dumps(processes))
@@ -37,9 +37,9 @@ def decode(rank, *, folder):
     next(batches)
 
 
-def lives(process):
+def is_alive(process):
     try:
-        # Nobody need wait for an orphan.
+        # An orphan may stay a zombie, as nobody waits for it.
         return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
@@ -52,7 +52,7 @@ def wait_until(condition, *, seconds=60):
         time.sleep(0.05)
 
 
-def test_ranks_and_their_workers_end_with_their_parent(tmp_path):
+def test_ranks_and_workers_die_with_their_parent(tmp_path):
     parent = multiprocessing.get_context("spawn").Process(
         target=run_ranks_in_the_background, args=(tmp_path,)
     )
@@ -63,25 +63,25 @@ def test_ranks_and_their_workers_end_with_their_parent(tmp_path):
         for file in tmp_path.glob("*.json"):
             processes += json.loads(file.read_text())
         assert len(processes) == RANKS * (1 + WORKERS)
-        assert all(map(lives, processes))
+        assert all(map(is_alive, processes))
         os.kill(parent.pid, signal.SIGKILL)
-        wait_until(lambda: not any(map(lives, processes)), seconds=10)
+        wait_until(lambda: not any(map(is_alive, processes)), seconds=10)
     finally:
-        for process in filter(lives, (parent.pid, *processes)):
+        for process in filter(is_alive, (parent.pid, *processes)):
             os.kill(process, signal.SIGKILL)
         parent.join()
 
 
-def test_a_parent_that_has_ended_already():
+def test_process_dies_if_its_parent_has_already_ended():
     ended = subprocess.Popen(["true"])
     ended.wait()
     code = (
         "import os; from stvit_video.runtime.process import die_with_parent\n"
-        "die_with_parent(os.getppid()); print('lives', flush=True)\n"
-        f"die_with_parent({ended.pid}); print('still lives', flush=True)"
+        "die_with_parent(os.getppid()); print('alive', flush=True)\n"
+        f"die_with_parent({ended.pid}); print('still alive', flush=True)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (told.stdout, told.returncode) == ("lives\n", -signal.SIGKILL)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.stdout, result.returncode) == ("alive\n", -signal.SIGKILL)
 
 
 @pytest.fixture
@@ -92,22 +92,22 @@ def three_threads():
     torch.set_num_threads(1)
 
 
-def test_results_keep_the_order_and_each_has_one_thread(three_threads):
-    together = threading.Barrier(3, timeout=20)
+def test_map_in_threads_keeps_order_and_uses_one_thread_each(three_threads):
+    barrier = threading.Barrier(3, timeout=20)
 
     def square(item):
         if item < 3:
-            together.wait()  # in work at the same time
+            barrier.wait()  # Three items run at the same time.
         time.sleep(0.01 * (item % 3 == 0))
         return item**2, torch.get_num_threads(), threading.current_thread().name
 
-    results = map_by_single_threads(square, iter(range(20)))
+    results = map_in_threads(square, iter(range(20)))
     assert [result for result, _, _ in results] == [item**2 for item in range(20)]
     assert {threads for _, threads, _ in results} == {1}
     assert len({name for _, _, name in results}) == 3
 
 
-def test_items_are_taken_only_when_they_are_needed(three_threads):
+def test_map_in_threads_consumes_items_lazily(three_threads):
     taken, done = [], []
 
     def items():
@@ -116,10 +116,10 @@ def test_items_are_taken_only_when_they_are_needed(three_threads):
             assert len(taken) - len(done) <= 5
             yield item
 
-    map_by_single_threads(done.append, items())
+    map_in_threads(done.append, items())
     assert len(done) == 30
 
 
-def test_a_failure_comes_out(three_threads):
+def test_map_in_threads_raises_errors(three_threads):
     with pytest.raises(ZeroDivisionError):
-        map_by_single_threads(lambda item: 1 / item, [1, 0, 2])
+        map_in_threads(lambda item: 1 / item, [1, 0, 2])

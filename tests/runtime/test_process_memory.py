@@ -1,4 +1,4 @@
-"""In processes of their own, because the setting is for the whole of one."""
+"""Test keep_freed_memory and trim_memory in a subprocess, because they affect the whole process."""
 
 import resource
 import subprocess
@@ -11,15 +11,15 @@ import torch
 from stvit_video.runtime.process import keep_freed_memory, trim_memory
 
 MEBIBYTES = 64
-OTHER_LIBRARY = 3
+UNSUPPORTED = 3
 
 
 def resident_pages():
     return int(Path("/proc/self/statm").read_text().split()[1])
 
 
-def faults_of_large_tensors():
-    """Pages faulted in by ten tensors, one after another, in a process that had ten before."""
+def page_faults_of_large_tensors():
+    """Return the page faults of ten successive tensors, after ten that warm up."""
     for index in range(20):
         if index == 10:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -29,19 +29,19 @@ def faults_of_large_tensors():
 
 def main():
     pages = (MEBIBYTES << 20) // resource.getpagesize()
-    faults = faults_of_large_tensors()
+    faults = page_faults_of_large_tensors()
     if not keep_freed_memory():
-        sys.exit(OTHER_LIBRARY)
-    assert faults_of_large_tensors() < 0.5 * faults
+        sys.exit(UNSUPPORTED)
+    assert page_faults_of_large_tensors() < 0.5 * faults
     kept = resident_pages()
     trim_memory()
     assert resident_pages() < kept - 0.9 * pages
 
 
-def test_a_process_keeps_what_it_frees_until_told_otherwise():
+def test_freed_memory_is_kept_until_trimmed():
     run = subprocess.run([sys.executable, __file__], capture_output=True, text=True, check=False)
-    if run.returncode == OTHER_LIBRARY:
-        pytest.skip("another C library than glibc")
+    if run.returncode == UNSUPPORTED:
+        pytest.skip("needs glibc")
     assert run.returncode == 0, run.stderr
 
 

@@ -4,15 +4,15 @@ from stvit_video.errors import UserError
 from stvit_video.runtime.registry import Registry
 
 
-def make() -> Registry[type]:
+def make_registry() -> Registry[type]:
     registry: Registry[type] = Registry("model (MODEL.ARCH)")
     for name in ("swin", "deit", "slowfast"):
         registry.register(name)(int)
     return registry
 
 
-def test_what_is_registered_is_found_and_left_as_it_was() -> None:
-    registry = make()
+def test_registered_object_is_returned_unchanged() -> None:
+    registry = make_registry()
 
     @registry.register("mine")
     class Mine:
@@ -22,16 +22,16 @@ def test_what_is_registered_is_found_and_left_as_it_was() -> None:
     assert registry.names() == ("deit", "mine", "slowfast", "swin")
 
 
-def test_an_unknown_name_lists_the_known_ones_the_nearest_first() -> None:
+def test_unknown_name_lists_similar_names_first() -> None:
     with pytest.raises(UserError) as caught:
-        make().get("SWIN_T")
+        make_registry().get("SWIN_T")
     assert str(caught.value) == (
-        'there is no model (MODEL.ARCH) "SWIN_T"; there are "swin", "slowfast", "deit"'
+        'unknown model (MODEL.ARCH) "SWIN_T": choose one of "swin", "slowfast", "deit"'
     )
 
 
-def test_a_name_is_given_once() -> None:
-    registry = make()
+def test_duplicate_name_is_rejected() -> None:
+    registry = make_registry()
     with pytest.raises(ValueError, match="swin"):
         registry.register("swin")(float)
     assert registry.get("swin") is int

@@ -1,4 +1,4 @@
-"""Ranks of a SLURM job meet each other, and nobody else."""
+"""Test that ranks of a SLURM job find each other, and no other job."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from stvit_video.runtime import distributed, rendezvous
 from stvit_video.runtime.distributed import join_ranks
 from stvit_video.runtime.launch import Launch
 from stvit_video.runtime.process import spawn_ranks
-from stvit_video.runtime.rendezvous import MeetingError, Rendezvous
+from stvit_video.runtime.rendezvous import Rendezvous, RendezvousError
 
 SHORT = timedelta(seconds=1)
 
@@ -33,41 +33,41 @@ def free_ports(number):
             each.close()
 
 
-def at(*ports, owner="job 7, step 0, restart 0"):
+def make_rendezvous(*ports, owner="job 7, step 0, restart 0"):
     return Rendezvous(owner=owner, addresses=("127.0.0.1",), ports=ports)
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(rendezvous, "_PATIENCE_SECONDS", 0.3)
+def short_timeout(monkeypatch):
+    monkeypatch.setattr(rendezvous, "_SOCKET_TIMEOUT_SECONDS", 0.3)
 
 
-def as_first(place):
-    return place.meeting(is_first=True, timeout=SHORT)
+def as_main(rendezvous):
+    return rendezvous.open_store(is_main=True, timeout=SHORT)
 
 
-def as_second(place):
-    return place.meeting(is_first=False, timeout=SHORT)
+def as_other(rendezvous):
+    return rendezvous.open_store(is_main=False, timeout=SHORT)
 
 
 def test_ranks_find_the_store_of_their_job():
-    place = at(*free_ports(1))
-    with as_first(place) as first, as_second(place) as second:
-        first.set("number", "1")
-        assert second.get("number") == b"1"
-    # Another meeting of the same job finds the port free, and not what was before.
-    with as_first(place) as first, as_second(place) as second:
-        assert not second.check(["number"])
-        first.set("other", "2")
-        assert second.get("other") == b"2"
+    meeting = make_rendezvous(*free_ports(1))
+    with as_main(meeting) as main_store, as_other(meeting) as other_store:
+        main_store.set("number", "1")
+        assert other_store.get("number") == b"1"
+    # When the same job meets again, the port is free and the old keys are gone.
+    with as_main(meeting) as main_store, as_other(meeting) as other_store:
+        assert not other_store.check(["number"])
+        main_store.set("other", "2")
+        assert other_store.get("other") == b"2"
 
 
-def test_srun_may_be_called_where_no_rank_is():
-    """On a login node, whose address comes first and may not answer; here nobody has it."""
-    place = replace(at(*free_ports(1)), addresses=("203.0.113.7", "127.0.0.1"))
-    with as_first(place) as first, as_second(place) as second:
-        first.set("number", "1")
-        assert second.get("number") == b"1"
+def test_srun_may_be_called_on_a_node_without_ranks():
+    """A login node comes first and may not answer. Nobody has the address used here."""
+    meeting = replace(make_rendezvous(*free_ports(1)), addresses=("203.0.113.7", "127.0.0.1"))
+    with as_main(meeting) as main_store, as_other(meeting) as other_store:
+        main_store.set("number", "1")
+        assert other_store.get("number") == b"1"
 
 
 @contextmanager
@@ -78,58 +78,60 @@ def silent_program(port):
 
 @contextmanager
 def talking_program(port):
-    ended = threading.Event()
+    stop = threading.Event()
     with socket.create_server(("127.0.0.1", port)) as listener:
-        talk = (listener, b"220 welcome\n" * 500, ended)
+        talk = (listener, b"220 welcome\n" * 500, stop)
         thread = threading.Thread(target=rendezvous._announce, args=talk)
         thread.start()
         yield
-        ended.set()
+        stop.set()
         thread.join()
 
 
 @contextmanager
 def other_job(port):
-    with as_first(at(port, owner="job 8, step 0, restart 0")):
+    with as_main(make_rendezvous(port, owner="job 8, step 0, restart 0")):
         yield
 
 
 @pytest.mark.parametrize("taken_by", [silent_program, talking_program, other_job])
-def test_a_port_that_is_taken_is_passed_over(taken_by):
+def test_port_in_use_is_skipped(taken_by):
     ports = free_ports(2)
     with (
         taken_by(ports[0]),
-        as_first(at(*ports)) as first,
-        as_second(at(*ports)) as second,
+        as_main(make_rendezvous(*ports)) as main_store,
+        as_other(make_rendezvous(*ports)) as other_store,
     ):
-        first.set("number", "1")
-        assert second.get("number") == b"1"
+        main_store.set("number", "1")
+        assert other_store.get("number") == b"1"
 
 
 @pytest.mark.parametrize("owner", ["job 8, step 0, restart 0", "job 7, step 0, restart 1"])
-def test_two_jobs_that_are_forced_onto_one_port_never_meet(owner):
+def test_two_jobs_on_one_port_stay_separate(owner):
     (port,) = free_ports(1)
-    ours = at(port, owner=owner)
-    with as_first(at(port)) as theirs:
+    ours = make_rendezvous(port, owner=owner)
+    with as_main(make_rendezvous(port)) as theirs:
         theirs.set("number", "1")
         sentence = f"none of the ports {port} is free .* of {owner}"
-        with pytest.raises(MeetingError, match=sentence), as_first(ours):
+        with pytest.raises(RendezvousError, match=sentence), as_main(ours):
             pass
-        sentence = f"rank 0 of {owner} was not found .* ports {port}, in 1 s, only job 7, step 0"
-        with pytest.raises(MeetingError, match=sentence), as_second(ours):
+        sentence = (
+            f"rank 0 of {owner} was not found .* ports {port}, within 1 s, only job 7, step 0"
+        )
+        with pytest.raises(RendezvousError, match=sentence), as_other(ours):
             pass
-        # Even one that had joined would find none of the other's keys.
+        # Even with the other job's store, the keys would not be found.
         assert not dist.PrefixStore(owner, theirs.underlying_store).check(["number"])
 
 
 def join(rank, *, launch, same):
-    mine = "config a" if same or rank == 0 else "config b"
-    with join_ranks(launch.of_local_rank(rank), timeout=timedelta(seconds=60), identity=mine):
+    identity = "config a" if same or rank == 0 else "config b"
+    with join_ranks(launch.with_local_rank(rank), timeout=timedelta(seconds=60), identity=identity):
         assert distributed.all_reduce_sum([1.0]) == [2.0]
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_ranks_with_different_configs_stop(same):
+def test_ranks_with_different_configs_raise(same):
     launch = Launch(
         rank=0,
         local_rank=0,
@@ -138,18 +140,18 @@ def test_ranks_with_different_configs_stop(same):
         init_method="",
         backend="gloo",
         device_type="cpu",
-        rendezvous=at(*free_ports(2)),
+        rendezvous=make_rendezvous(*free_ports(2)),
     )
     start = partial(spawn_ranks, partial(join, launch=launch, same=same), num_processes=2)
     if same:
         start()
         return
-    with pytest.raises(UserError, match=r"of one job .* rank 0 are .*config a.* 1 are .*config b"):
+    with pytest.raises(UserError, match=r"to one job .* rank 0 has .*config a.* 1 has .*config b"):
         start()
 
 
-def meet_twice(rank, *, init_method, env):
-    """Join two groups, each time looking for what was left in the store of the other."""
+def join_twice(rank, *, init_method, env):
+    """Join two groups, and check that the second sees no keys of the first."""
     os.environ |= env
     launch = Launch(
         rank=rank,
@@ -167,26 +169,28 @@ def meet_twice(rank, *, init_method, env):
             store.set("left behind", "1")
 
 
-def test_a_group_finds_nothing_of_the_one_before_in_the_store_of_torchrun():
-    """NCCL's id would be found again."""
+def test_groups_share_no_keys_in_the_store_of_torchrun():
+    """A rank would read the NCCL id of the previous group."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     env["TORCHELASTIC_USE_AGENT_STORE"] = "True"
-    spawn_ranks(partial(meet_twice, init_method="env://", env=env), num_processes=2)
+    spawn_ranks(partial(join_twice, init_method="env://", env=env), num_processes=2)
 
 
-def test_groups_meet_at_one_address_one_after_the_other():
+def test_successive_groups_at_one_address():
     where = f"tcp://127.0.0.1:{free_ports(1)[0]}"
-    spawn_ranks(partial(meet_twice, init_method=where, env={}), num_processes=2)
+    spawn_ranks(partial(join_twice, init_method=where, env={}), num_processes=2)
 
 
-def test_errors_by_which_others_are_lost_are_told_from_own_ones():
+def test_is_connection_error():
     gloo = RuntimeError("[/pytorch/third_party/gloo/pair.cc:547] Connection closed by peer")
-    not_met = UserError("rank 1 has not met the others")
-    not_met.__cause__ = MeetingError("none of the ports is free")
-    assert all(map(distributed.is_lost_contact, (gloo, not_met, dist.DistBackendError("nccl"))))
+    not_found = UserError("rank 1 did not find the other ranks")
+    not_found.__cause__ = RendezvousError("none of the ports is free")
+    assert all(
+        map(distributed.is_connection_error, (gloo, not_found, dist.DistBackendError("nccl")))
+    )
     for own in (RuntimeError("shapes differ"), UserError("no label"), KeyError("a")):
-        assert not distributed.is_lost_contact(own)
+        assert not distributed.is_connection_error(own)
 
 
 ENV = {
@@ -196,30 +200,32 @@ ENV = {
 }
 
 
-def test_the_place_follows_from_the_job():
-    place = Rendezvous.of_slurm(ENV)
-    assert place.owner == "job 12007, step 0, restart 0"
-    assert place.addresses == ("10.0.0.1",)
-    assert place.ports[:2] == (20007, 21016)
-    assert all(20000 <= port < 32000 for port in place.ports)
-    again = Rendezvous.of_slurm({**ENV, "SLURM_RESTART_COUNT": "2", "SLURM_STEP_ID": "1"})
-    assert again == replace(place, owner="job 12007, step 1, restart 2")
-    # Jobs that are queued together do not take each other's ports.
-    others = (Rendezvous.of_slurm({**ENV, "SLURM_JOB_ID": str(12007 + n)}) for n in range(1, 100))
-    assert not set(place.ports).intersection(port for other in others for port in other.ports)
+def test_rendezvous_from_slurm():
+    meeting = Rendezvous.from_slurm(ENV)
+    assert meeting.owner == "job 12007, step 0, restart 0"
+    assert meeting.addresses == ("10.0.0.1",)
+    assert meeting.ports[:2] == (20007, 21016)
+    assert all(20000 <= port < 32000 for port in meeting.ports)
+    again = Rendezvous.from_slurm({**ENV, "SLURM_RESTART_COUNT": "2", "SLURM_STEP_ID": "1"})
+    assert again == replace(meeting, owner="job 12007, step 1, restart 2")
+    # Jobs with adjacent ids have different ports.
+    others = (Rendezvous.from_slurm({**ENV, "SLURM_JOB_ID": str(12007 + n)}) for n in range(1, 100))
+    assert not set(meeting.ports).intersection(port for other in others for port in other.ports)
 
 
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [("n[1-4]", "n1"), ("a,b[2-3]", "a"), ("r[01-03,7]n2,b", "r01n2"), ("r[01,07]n[3]", "r01n3")],
 )
-def test_without_an_address_the_first_node_is_looked_up(monkeypatch, nodes, first):
+def test_first_node_is_resolved_without_an_address(monkeypatch, nodes, first):
     env = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": nodes}
     monkeypatch.setattr(socket, "gethostbyname", {first: "10.0.0.9"}.__getitem__)
-    assert Rendezvous.of_slurm(env).addresses == ("10.0.0.9",)
+    assert Rendezvous.from_slurm(env).addresses == ("10.0.0.9",)
 
 
-def test_a_node_that_cannot_be_found_is_a_sentence():
+def test_unresolvable_node_is_a_user_error():
     env = {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "no-such-node.invalid"}
-    with pytest.raises(UserError, match=re.escape('(the first of "no-such-node.invalid" does')):
-        Rendezvous.of_slurm(env)
+    with pytest.raises(
+        UserError, match=re.escape('the first node of "no-such-node.invalid" has none')
+    ):
+        Rendezvous.from_slurm(env)

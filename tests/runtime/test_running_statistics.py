@@ -1,4 +1,4 @@
-"""A model with running statistics (X3D) trains on two ranks, validates and is tested."""
+"""Test that X3D, a model with running statistics, trains on two ranks and is evaluated."""
 
 import json
 from pathlib import Path
@@ -18,14 +18,18 @@ from stvit_video.models import build_model, load_weights
 from stvit_video.runtime.distributed import run_ranks
 
 X3D = (
-    *("MODEL.ARCH", "ptv", "MODEL.MODEL_NAME", "x3d_s", "STVIT.ENABLE", "False"),
-    # The test's crops are larger than those of training, as in the published protocol.
-    *("DATA.TEST_CROP_SIZE", "48", "TEST.NUM_ENSEMBLE_VIEWS", "1", "SOLVER.BASE_LR", "1e-2"),
+    "MODEL.ARCH=ptv",
+    "MODEL.MODEL_NAME=x3d_s",
+    "STVIT.ENABLE=False",
+    # Test crops are larger than training crops, as in the published protocol.
+    "DATA.TEST_CROP_SIZE=48",
+    "TEST.NUM_ENSEMBLE_VIEWS=1",
+    "SOLVER.BASE_LR=1e-2",
 )
 
 
-def validation_of_one_process(cfg):
-    """Measure the checkpoint in OUTPUT_DIR on the validation videos."""
+def validate_in_one_process(cfg):
+    """Return the validation statistics of the checkpoint in OUTPUT_DIR."""
     cpu = torch.device("cpu")
     model = build_model(cfg)
     load_weights(model, next(Path(cfg.OUTPUT_DIR).rglob("*.pyth")), min_share=1.0)
@@ -38,7 +42,7 @@ def validation_of_one_process(cfg):
     )
 
 
-def test_x3d_trains_on_two_ranks_and_is_tested(video_config):
+def test_x3d_trains_and_evaluates_on_two_ranks(video_config):
     cfg = video_config(*X3D, "NUM_GPUS", "2", "LOG_MODEL_INFO", "True", "SOLVER.MAX_EPOCH", "1")
     preflight(cfg)
     run_ranks(train_recording, cfg, num_local_ranks=2, device="cpu")
@@ -46,8 +50,8 @@ def test_x3d_trains_on_two_ranks_and_is_tested(video_config):
     assert "Model x3d_s: 2.981 M parameters" in (folder / "stdout.log").read_text()
     lines = json.loads((folder / "lines.json").read_text())
     assert [line["_type"] for line in lines] == ["train_iter"] * 2 + ["train_epoch", "val_epoch"]
-    # Ranks have seen other clips, but all validate with the running statistics that are saved.
-    assert lines[-1]["loss"] == pytest.approx(validation_of_one_process(cfg)["loss"], abs=1e-5)
+    # Ranks train on different clips, but all validate with the saved running statistics.
+    assert lines[-1]["loss"] == pytest.approx(validate_in_one_process(cfg)["loss"], abs=1e-5)
 
     evaluate(cfg)
     scores = np.load(folder / "results" / "scores.npz")["scores"]

@@ -6,7 +6,7 @@ import torch
 
 from stvit_video.config import dump_config, load_config
 from stvit_video.config.defaults import default_config
-from stvit_video.config.keys import leaves
+from stvit_video.config.keys import flatten
 from stvit_video.errors import UserError
 from stvit_video.slurm.build import (
     PATH_KEYS,
@@ -22,7 +22,7 @@ OTHER_KEYS = {"TENSORBOARD.LOG_DIR", "TEST.SAVE_RESULTS_PATH"}
 
 def test_every_key_that_holds_a_path_is_made_absolute():
     looks = re.compile(r"(PATH|DIR|FILE|PREFIX|FOLDER)$")
-    paths = {key for key in leaves(default_config()) if looks.search(key)}
+    paths = {key for key in flatten(default_config()) if looks.search(key)}
     assert paths == set(PATH_KEYS) | OTHER_KEYS
 
 

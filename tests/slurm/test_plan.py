@@ -97,7 +97,7 @@ def test_an_array_is_a_job_for_each_value(plans):
 
 
 def test_every_value_of_an_array_is_validated(plans):
-    with pytest.raises(UserError, match=r"SOLVER\.BASE_LR takes a finite number, not 'fast'"):
+    with pytest.raises(UserError, match=r"SOLVER\.BASE_LR must be a finite number, not 'fast'"):
         plans(array="SOLVER.BASE_LR=1e-3,fast")
 
 

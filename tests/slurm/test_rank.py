@@ -81,7 +81,7 @@ def test_a_rank_that_waits_for_others_logs_its_stack(run, tmp_path):
     log = rank_log(tmp_path, 1).read_text()
     assert "Timeout (0:00:08)!" in log
     assert "rendezvous.py" in log
-    assert "rank 1 has not met the others" in log
+    assert "rank 1 did not find the other ranks" in log
 
 
 def test_a_rank_that_hangs_before_its_first_step_logs_its_stack(start, tmp_path):

@@ -64,7 +64,7 @@ def test_two_jobs_on_one_port_never_exchange_a_number(launch, whole, cluster, tm
 
 def ports_of(job):
     env = {"SLURM_JOB_ID": job.id, "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
-    return Rendezvous.of_slurm(env).ports
+    return Rendezvous.from_slurm(env).ports
 
 
 def read_owner(port):
