@@ -1,4 +1,4 @@
-"""Models: ``build_model`` makes them from a config, ``load_weights`` fills them from a file."""
+"""Models: ``build_model`` builds one from a config, ``load_weights`` loads its weights."""
 
 from stvit_video.models.build import build_model
 from stvit_video.models.weights.load import load_weights, save_weights

@@ -1,4 +1,7 @@
-"""From a config to a model."""
+"""Build a model from a config.
+
+Notation: B batch, T frames, H rows, W columns, K = MODEL.NUM_CLASSES.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,30 +17,30 @@ from stvit_video.models.heads import ClassificationHead, ClassTokenHead
 from stvit_video.models.layers.block import BlockSpec, CheckpointedSequential
 from stvit_video.models.layers.patch import ChannelDoubling, ConvStem, PatchEmbed
 from stvit_video.models.layers.position import PositionEmbedding
-from stvit_video.models.ptv import PTV_MODELS, set_head
-from stvit_video.models.semantic.build import deit_semantic, swin_semantic
+from stvit_video.models.ptv import PTV_MODELS, reset_classifier
+from stvit_video.models.semantic.build import deit_semantic_spec, swin_semantic_spec
 from stvit_video.models.swin import Swin, swin_stages
 from stvit_video.runtime.registry import Registry
 
-# Of the published DeiT; Swin has torch's 1e-5.
+# Epsilon of the published DeiT; Swin has torch's default of 1e-5.
 _DEIT_NORM_EPS = 1e-6
 
 MODELS: Registry[Callable[[CfgNode], nn.Module]] = Registry("model (MODEL.ARCH)")
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Build the model of a config, with its initial weights.
+    """Build the model of a config, with initial weights.
 
     Returns:
-        a module from a video ``[B, 3, T, H, W]`` (or an image ``[B, 3, H, W]``) to logits
-        ``[B, MODEL.NUM_CLASSES]``.
+        a module that maps a video ``[B, 3, T, H, W]`` (or an image ``[B, 3, H, W]``) to logits
+        ``[B, K]``; for detection see :func:`build_cascade_mask_rcnn`.
 
     Raises:
         UserError: the config does not describe a model.
     """
     model = MODELS.get(cfg.MODEL.ARCH)(cfg)
     if cfg.MODEL.PARAM_DTYPE != "float32":
-        _keep_parameters_in(model, getattr(torch, cfg.MODEL.PARAM_DTYPE))
+        _cast_parameters(model, getattr(torch, cfg.MODEL.PARAM_DTYPE))
     return model
 
 
@@ -46,11 +49,11 @@ def build_swin(cfg: CfgNode) -> nn.Module:
     """Build a Swin Transformer, dense or (STVIT.ENABLE) with semantic tokens.
 
     Raises:
-        UserError: the keys of its semantic tokens do not fit together.
+        UserError: the config keys of the semantic tokens contradict each other.
     """
     swin = cfg.SWIN
     final_dim = swin.EMBED_DIM << (len(swin.DEPTHS) - 1)
-    semantic = swin_semantic(cfg) if cfg.STVIT.ENABLE else None
+    semantic = swin_semantic_spec(cfg) if cfg.STVIT.ENABLE else None
     stages = swin_stages(
         dim=swin.EMBED_DIM,
         depths=swin.DEPTHS,
@@ -81,13 +84,13 @@ def build_swin(cfg: CfgNode) -> nn.Module:
 
 @MODELS.register("cascade_mask_rcnn")
 def build_cascade_mask_rcnn(cfg: CfgNode) -> nn.Module:
-    """Build a Cascade Mask R-CNN on a Swin; it takes images with their sizes, not videos.
+    """Build a Cascade Mask R-CNN on a Swin, for images and their sizes instead of videos.
 
     Raises:
-        UserError: the keys of its semantic tokens do not fit together.
+        UserError: the config keys of the semantic tokens contradict each other.
     """
     body = build_swin(cfg)
-    # Nothing would train them.
+    # Detection does not use them, so they would never be trained.
     body.norm, body.head = nn.Identity(), nn.Identity()
     stages = range(len(cfg.SWIN.DEPTHS))
     return build_cascade(
@@ -103,7 +106,7 @@ def build_deit(cfg: CfgNode) -> nn.Module:
     """Build a DeiT, dense or (STVIT.ENABLE) with semantic tokens.
 
     Raises:
-        UserError: the keys of its semantic tokens do not fit together.
+        UserError: the config keys of the semantic tokens contradict each other.
     """
     deit = cfg.DEIT
     size = cfg.DATA.TRAIN_CROP_SIZE
@@ -113,7 +116,7 @@ def build_deit(cfg: CfgNode) -> nn.Module:
         BlockSpec(deit.EMBED_DIM, deit.NUM_HEADS, deit.MLP_RATIO, norm_layer),
         depth=deit.DEPTH,
         drop_path=cfg.MODEL.DROPCONNECT_RATE,
-        semantic=deit_semantic(cfg) if cfg.STVIT.ENABLE else None,
+        semantic=deit_semantic_spec(cfg) if cfg.STVIT.ENABLE else None,
         sequence=_sequence(cfg),
     )
     blocks.apply(_init_linear)
@@ -132,12 +135,12 @@ def build_deit(cfg: CfgNode) -> nn.Module:
 
 @MODELS.register("ptv")
 def build_ptv(cfg: CfgNode) -> nn.Module:
-    """Build MODEL.MODEL_NAME, one of PyTorchVideo's models; it takes videos alone, no images."""
+    """Build the PyTorchVideo model MODEL.MODEL_NAME, which takes videos but no images."""
     side = cfg.DATA.TRAIN_CROP_SIZE
     model = PTV_MODELS.get(cfg.MODEL.MODEL_NAME)(
         size=(cfg.DATA.NUM_FRAMES, side, side), drop_path=cfg.MODEL.DROPCONNECT_RATE
     )
-    set_head(
+    reset_classifier(
         model.head,
         num_classes=cfg.MODEL.NUM_CLASSES,
         dropout=cfg.MODEL.DROPOUT_RATE,
@@ -160,18 +163,18 @@ def _head(cfg: CfgNode, dim: int, kind: type[ClassificationHead]) -> Classificat
 
 
 def _init_linear(module: nn.Module) -> None:
-    # As the released Swin and DeiT models.
+    # As in the released Swin and DeiT.
     if isinstance(module, nn.Linear) and not isinstance(module, ChannelDoubling):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def _keep_parameters_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Convert a model to ``dtype``, and make it convert what it is called with and returns.
+def _cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Convert a model to ``dtype``, and let it convert its inputs and outputs.
 
-    Inputs become what the parameters are at that moment, so a copy of the model in another type
-    works too; logits become float32, in which losses and scores are computed.
+    Inputs are converted to the current dtype of the parameters, so a copy of the model in another
+    dtype works too. Logits are converted to float32, for losses and scores.
     """
     model.to(dtype)
     model.register_forward_pre_hook(_convert_inputs)

@@ -1,13 +1,14 @@
-"""DeiT, dense or with semantic tokens: one stage of blocks that attend over the whole frame.
+"""DeiT, dense or with semantic tokens.
 
-Letters: B batch, T frames, H rows, W columns of a grid, C channels.
+Notation: B batch, T frames, H rows, W columns of a video, h w grid of patches, C channels,
+K classes.
 """
 
 from functools import partial
 
 from torch import Tensor, nn
 
-from stvit_video.models.depths import depths_by_name
+from stvit_video.models.depths import layer_depths
 from stvit_video.models.layers.block import BlockSpec, drop_path_rates, window_block
 from stvit_video.models.layers.windows import WindowSize
 from stvit_video.models.semantic.stage import SemanticSpec, base_blocks, semantic_stage
@@ -16,12 +17,12 @@ _FRAME: WindowSize = (1, None, None)
 
 
 class Deit(nn.Module):
-    """A vision transformer and a classifier, put together from their parts.
+    """Vision transformer with a classification head.
 
     Args:
-        patch_embed: maps a video to the first grid.
-        position: adds positions to the grid, and perhaps a class token before it.
-        blocks: map a grid to a grid.
+        patch_embed: maps a video to a grid of patches.
+        position: adds positions to the grid, and optionally prepends a class token.
+        blocks: transformer blocks, mapping a grid to a grid.
         norm: norm of the final grid.
         head: maps the final grid to logits.
     """
@@ -43,18 +44,19 @@ class Deit(nn.Module):
         self.head = head
 
     def parameter_depths(self) -> dict[str, int]:
-        """Give the depth of each parameter; see :func:`~.depths.depths_by_name`."""
-        return depths_by_name(name for name, _ in self.named_parameters())
+        """Return the depth of each parameter; see :func:`~.depths.layer_depths`."""
+        return layer_depths(name for name, _ in self.named_parameters())
 
     def no_weight_decay(self) -> set[str]:
-        """Name what no weight decay pulls at, as in DeiT's recipe: positions and class token."""
+        """Return the parameters that DeiT trains without weight decay."""
         return {"position.table", "position.class_token"}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map an image ``[B, 3, H, W]`` or a video ``[B, 3, T, H, W]`` to the final grid.
 
         Returns:
-            ``[B, T, h, w, C]``, normed; with a class token ``[B, T, 1, 1 + h w, C]``, it first.
+            the normalized grid ``[B, T, h, w, C]``; with a class token ``[B, T, 1, 1 + h w, C]``,
+            the class token first.
         """
         if x.ndim == 4:
             x = x.unsqueeze(2)
@@ -76,11 +78,11 @@ def deit_blocks(
     """Build the blocks of a DeiT, dense or with semantic tokens.
 
     Args:
-        spec: what the blocks have in common.
+        spec: settings shared by the blocks.
         depth: number of layers.
         drop_path: stochastic depth rate of the last layer; it rises linearly from 0.
-        semantic: how semantic tokens replace image tokens; None for a dense DeiT.
-        sequence: what runs the blocks one after the other.
+        semantic: settings of the semantic tokens; None for a dense DeiT.
+        sequence: class of the returned container.
     """
     rates = drop_path_rates(drop_path, depth=depth)
     if semantic is None:

@@ -1,58 +1,58 @@
-"""How deep each parameter of a backbone lies, told by its name."""
+"""Layer depths of parameters, and their names in a dense model, derived from parameter names."""
 
 import re
 from collections.abc import Iterable
 from itertools import accumulate
 from typing import NamedTuple
 
-# The stage, where there are several, and the number of a module in it, perhaps in a larger model.
+# Stage (if there are several) and number of a module, with an optional prefix of a larger model.
 _MODULE = re.compile(r"(?:.*?\.)??(?:stages\.(\d+)\.)?blocks\.(\d+)\.")
-# What stands between the two, and the layer: counted from the module's own number for generation
-# layers, and in the stage for others.
+# Layer inside a module. Generation layers count from the number of the module, the others carry
+# their number in the stage.
 _GENERATION = re.compile(r"(?:generation\.)?module\.(?:(first)|(second)|further\.(\d+))\.")
 _LAYER = re.compile(r"(?:semantic|recovery)\.(\d+)\.(?:module\.)?")
 _EMBEDDINGS = ("patch_embed.", "position.")
 _DOWNSAMPLE = re.compile(r"stages\.(\d+)\.downsample\.")
 
 
-def depths_by_name(names: Iterable[str]) -> dict[str, int]:
-    """Number parameters by layer: 0 embeddings, 1 to D the layers, D + 1 norm and head.
+def layer_depths(names: Iterable[str]) -> dict[str, int]:
+    """Return the depth of each parameter: 0 for embeddings, 1 to D for layers, D + 1 for the head.
 
-    A layer that generates semantic tokens has the depth of the dense layer whose place it takes;
-    pooling and global centers have that of the first one. What leads from a stage to the next has
-    the depth of the first layer there.
+    The final norm has depth D + 1 too. A layer that generates semantic tokens has the depth of the
+    dense layer that it replaces; pooling and global centers have that of the first generation
+    layer. Downsampling has the depth of the first layer of the next stage.
     """
-    names = list(names)
-    places = {name: _place(name) for name in names}
-    sizes: dict[int, int] = {}
-    for place in places.values():
-        if place is not None:
-            sizes[place.stage] = max(sizes.get(place.stage, 0), place.layer + 1)
-    # Of each stage, and of what comes after the last one.
-    starts = list(accumulate((sizes[stage] for stage in sorted(sizes)), initial=1))
-    return {name: _depth(name, place, starts) for name, place in places.items()}
+    locations = {name: _locate(name) for name in names}
+    stage_depths: dict[int, int] = {}
+    for location in locations.values():
+        if location is not None:
+            depth = max(stage_depths.get(location.stage, 0), location.layer + 1)
+            stage_depths[location.stage] = depth
+    # Depth of the first layer of each stage, and of the head.
+    starts = list(accumulate((stage_depths[stage] for stage in sorted(stage_depths)), initial=1))
+    return {name: _depth(name, location, starts) for name, location in locations.items()}
 
 
 def dense_name(name: str) -> str | None:
-    """Give the name that a parameter of a block would have in a dense model; None for others.
+    """Return the name of a block's parameter in a dense model; None for other parameters.
 
-    Each layer stands in the place of a dense one, but is named by the module that it is part of:
+    Each layer replaces a dense one, but is named after the module that contains it:
     ``blocks.1.generation.module.second.norm1.weight`` is ``blocks.2.norm1.weight``.
     """
-    place = _place(name)
-    return None if place is None else f"{place.blocks}{place.layer}.{place.rest}"
+    location = _locate(name)
+    return None if location is None else f"{location.prefix}{location.layer}.{location.suffix}"
 
 
-class _Place(NamedTuple):
-    """Where a parameter stands: the name of its stage's blocks, its layer there, its own name."""
+class _Location(NamedTuple):
+    """Layer of a parameter: the stage, the layer in it, and the name before and after the layer."""
 
     stage: int
-    blocks: str
+    prefix: str
     layer: int
-    rest: str
+    suffix: str
 
 
-def _place(name: str) -> _Place | None:
+def _locate(name: str) -> _Location | None:
     module = _MODULE.match(name)
     if module is None:
         return None
@@ -63,12 +63,12 @@ def _place(name: str) -> _Place | None:
         end = generation.end()
     elif inner := _LAYER.match(name, end):
         layer, end = int(inner[1]), inner.end()
-    return _Place(int(module[1] or 0), name[: module.start(2)], layer, name[end:])
+    return _Location(int(module[1] or 0), name[: module.start(2)], layer, name[end:])
 
 
-def _depth(name: str, place: _Place | None, starts: list[int]) -> int:
-    if place is not None:
-        return starts[place.stage] + place.layer
+def _depth(name: str, location: _Location | None, starts: list[int]) -> int:
+    if location is not None:
+        return starts[location.stage] + location.layer
     downsample = _DOWNSAMPLE.match(name)
     if downsample is not None:
         return starts[int(downsample[1]) + 1]

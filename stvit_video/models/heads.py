@@ -1,14 +1,17 @@
-"""Classification from a final grid of tokens."""
+"""Classification heads.
+
+Notation: B batch, T frames, C channels, K classes.
+"""
 
 from torch import Tensor, nn
 
 
 class ClassificationHead(nn.Module):
-    """Mean over all tokens, dropout, linear classifier.
+    """Mean over all tokens, dropout and a linear classifier.
 
     Args:
         dim: channels C of a token.
-        num_classes: classes.
+        num_classes: number of classes K.
         dropout: dropout rate before the classifier.
         init_std: standard deviation of the classifier's initial weights.
     """
@@ -23,17 +26,17 @@ class ClassificationHead(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens ``[B, ..., C]`` to logits ``[B, num_classes]``."""
+        """Map tokens ``[B, ..., C]`` to logits ``[B, K]``."""
         return self.fc(self.dropout(self.pool(x)))
 
     def pool(self, x: Tensor) -> Tensor:
-        """Map tokens ``[B, ..., C]`` to what is classified, ``[B, C]``."""
+        """Map tokens ``[B, ..., C]`` to pooled features ``[B, C]``."""
         return x.flatten(1, -2).mean(1)
 
 
 class ClassTokenHead(ClassificationHead):
-    """The same on the class token alone, the first token of each frame (DeiT)."""
+    """Classification head on the class token, the first token of each frame (DeiT)."""
 
     def pool(self, x: Tensor) -> Tensor:
-        """Map ``[B, T, 1, tokens, C]`` to the mean of the frames' class tokens, ``[B, C]``."""
+        """Map tokens ``[B, T, 1, tokens, C]`` to the mean of the class tokens ``[B, C]``."""
         return x[:, :, 0, 0].mean(1)

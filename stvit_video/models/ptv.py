@@ -1,6 +1,7 @@
-"""PyTorchVideo's models as dense baselines: its own modules, behind the interface of ours.
+"""PyTorchVideo's models as dense baselines, with the interface of this package's models.
 
-Letters: B clips, C channels, T frames, H rows, W columns of a video; t, h, w those of a map.
+Notation: B batch, C channels, T frames, H rows, W columns of a video, t h w size of a feature map,
+K classes.
 """
 
 from collections.abc import Callable
@@ -17,17 +18,17 @@ from stvit_video.errors import UserError
 from stvit_video.models.layers.windows import Size
 from stvit_video.runtime.registry import Registry
 
-# Rows or columns of a video for one of the map in front of the head.
+# Stride of the feature map in front of the head, in rows and columns of the video.
 _SPATIAL_STRIDE = 32
 
 
 class PyTorchVideoModel(nn.Module):
-    """A model of PyTorchVideo, parted into its backbone and its head.
+    """A PyTorchVideo model, split into backbone and head.
 
     Args:
-        inputs: maps a video to what the backbone takes.
-        backbone: maps that to the features that the head takes.
-        head: maps the features to logits.
+        inputs: maps a video to the inputs of the backbone.
+        backbone: maps the inputs to features.
+        head: maps features to logits.
     """
 
     def __init__(self, *, inputs: nn.Module, backbone: nn.Module, head: nn.Module) -> None:
@@ -37,17 +38,15 @@ class PyTorchVideoModel(nn.Module):
         self.head = head
 
     def forward_features(self, video: Tensor) -> Tensor:
-        """Map a video ``[B, 3, T, H, W]`` to what the head takes.
+        """Map a video ``[B, 3, T, H, W]`` to the features ``[B, C, t, h, w]`` of the head.
 
-        Returns:
-            ``[B, C, t, h, w]``, which is pooled already in SlowFast; of an MViT all tokens
-            ``[B, 1 + t h w, C]``.
+        SlowFast's features are already pooled. An MViT returns its tokens ``[B, 1 + t h w, C]``.
 
         Raises:
             UserError: the model cannot take the input.
         """
         if video.ndim != 5:
-            # A 3D convolution would take [3, 3, H, W] for a single video without a batch.
+            # A 3D convolution would accept [3, 3, H, W] as a single video without a batch.
             raise UserError(
                 "PyTorchVideo's models take videos [B, 3, T, H, W], not an input of shape "
                 f"{list(video.shape)}."
@@ -60,10 +59,10 @@ class PyTorchVideoModel(nn.Module):
 
 
 class SlowFastPathways(nn.Module):
-    """The two inputs of a SlowFast network, both taken from one video.
+    """The slow and fast inputs of a SlowFast network.
 
     Args:
-        alpha: frames of the fast pathway for one of the slow pathway.
+        alpha: ratio of the frame rates of the fast and the slow pathway.
     """
 
     def __init__(self, alpha: int) -> None:
@@ -71,31 +70,31 @@ class SlowFastPathways(nn.Module):
         self.alpha = alpha
 
     def forward(self, video: Tensor) -> list[Tensor]:
-        """Map ``[B, 3, T, H, W]`` to the slow ``[B, 3, T / alpha, H, W]`` and the fast, all of it.
+        """Map ``[B, 3, T, H, W]`` to slow ``[B, 3, T / alpha, H, W]`` and fast ``[B, 3, T, H, W]``.
 
         Raises:
-            UserError: T is no multiple of alpha.
+            UserError: T is not a multiple of alpha.
         """
         frames = int(video.shape[2])
         if frames % self.alpha:
             raise UserError(
                 f"SlowFast takes clips of a multiple of {self.alpha} frames, not {frames}."
             )
-        return [video.index_select(2, _slow_frames(frames, self.alpha, video.device)), video]
+        return [video.index_select(2, _slow_frame_indices(frames, self.alpha, video.device)), video]
 
 
-# As a GPU's copy of it, made anew, is waited for.
+# Cached, because every copy to a GPU makes the CPU wait.
 @torch.compiler.disable
 @lru_cache(maxsize=64)
-def _slow_frames(frames: int, alpha: int, device: torch.device) -> Tensor:
-    # From the first frame to the last, as PySlowFast does it: not quite every alpha-th. On the CPU,
-    # because other devices may round a whole number down to the one before.
+def _slow_frame_indices(frames: int, alpha: int, device: torch.device) -> Tensor:
+    # As in PySlowFast, indices span the first to the last frame, so they are not exactly every
+    # alpha-th. Computed on the CPU, because other devices may round an integer down to the next.
     with torch.inference_mode(False):
         return torch.linspace(0, frames - 1, frames // alpha, device="cpu").long().to(device)
 
 
-class OneSize(nn.Module):
-    """Lets videos of one size pass: that of a model's position embeddings.
+class FixedSizeInput(nn.Module):
+    """Check that videos have the size of a model's position embeddings.
 
     Args:
         size: (T, H, W).
@@ -106,10 +105,10 @@ class OneSize(nn.Module):
         self.size = size
 
     def forward(self, video: Tensor) -> Tensor:
-        """Return ``[B, 3, T, H, W]`` as it is.
+        """Map ``[B, 3, T, H, W]`` to ``[B, 3, T, H, W]``, unchanged.
 
         Raises:
-            UserError: the video is of another size.
+            UserError: the video has another size.
         """
         size = tuple(int(side) for side in video.shape[2:])
         if size != self.size:
@@ -122,11 +121,11 @@ class OneSize(nn.Module):
 
 
 class HeadPooling(nn.Module):
-    """Average over all frames and over windows of the rows and columns of the map in training.
+    """Average pooling over all frames and over a window of the size of the training feature map.
 
-    A larger map, of a larger crop in the test, is covered by several windows, one step apart, as
-    it was for the published accuracies. The head is applied at each of them, and PyTorchVideo
-    averages the logits there (PySlowFast their softmax). A smaller map has one window, cut to it.
+    The feature map of a larger test crop has several windows with a stride of 1, as for the
+    published accuracies. The head is applied to each window, and PyTorchVideo averages the logits
+    (PySlowFast their softmax). On a smaller feature map the window is reduced to its size.
 
     Args:
         window: (h, w).
@@ -137,7 +136,7 @@ class HeadPooling(nn.Module):
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, C, t, h, w]`` to ``[B, C, 1, h', w']``, which is 1 x 1 x 1 in training."""
+        """Map ``[B, C, t, h, w]`` to ``[B, C, 1, h', w']``, with h' = w' = 1 in training."""
         frames, *sides = (int(side) for side in x.shape[2:])
         rows, columns = map(min, self.window, sides)
         return F.avg_pool3d(x, (frames, rows, columns), stride=1)
@@ -149,15 +148,15 @@ def build_convolutional(
     """Build a convolutional network, which takes clips of any size.
 
     Args:
-        name: what PyTorchVideo's hub calls it.
-        size: (T, H, W) of a clip in training.
-        drop_path: must be 0, as there is none.
-        inputs: maps a video to what the network takes; None for a network that takes a video.
+        name: name in PyTorchVideo's hub.
+        size: (T, H, W) of a training clip.
+        drop_path: must be 0, as these networks have no stochastic depth.
+        inputs: maps a video to the inputs of the network; None if they are the video.
     """
     assert drop_path == 0, drop_path
     net = getattr(hub, name)()
     window = (ceil(size[1] / _SPATIAL_STRIDE), ceil(size[2] / _SPATIAL_STRIDE))
-    # PyTorchVideo's own windows have the size of the published training, whatever the clips are.
+    # PyTorchVideo's own windows have the size of the published training clips.
     pools = [
         (parent, child_name)
         for parent in net.modules()
@@ -177,7 +176,7 @@ def build_mvit(name: str, *, size: Size, drop_path: float = 0.0) -> PyTorchVideo
     """Build a Multiscale Vision Transformer, which takes clips of one size.
 
     Args:
-        name: what PyTorchVideo's hub calls it.
+        name: name in PyTorchVideo's hub.
         size: (T, H, W) of every clip, multiples of (2, 4, 4).
         drop_path: stochastic depth rate of the last layer; it rises linearly from 0.
     """
@@ -186,15 +185,15 @@ def build_mvit(name: str, *, size: Size, drop_path: float = 0.0) -> PyTorchVideo
         spatial_size=tuple(sides), temporal_size=frames, droppath_rate_block=drop_path
     )
     head, net.head = net.head, None
-    return PyTorchVideoModel(inputs=OneSize(size), backbone=net, head=head)
+    return PyTorchVideoModel(inputs=FixedSizeInput(size), backbone=net, head=head)
 
 
-def set_head(head: Any, *, num_classes: int, dropout: float, init_std: float) -> None:
-    """Give a head of PyTorchVideo a new classifier, in place, and no activation.
+def reset_classifier(head: Any, *, num_classes: int, dropout: float, init_std: float) -> None:
+    """Replace the classifier of a PyTorchVideo head in place, and remove its activation.
 
     Args:
-        head: one of PyTorchVideo's heads, which all have the attributes set here.
-        num_classes: classes.
+        head: any of PyTorchVideo's heads, which all have the attributes set here.
+        num_classes: number of classes K.
         dropout: dropout rate before the classifier.
         init_std: standard deviation of the classifier's initial weights.
     """
@@ -202,14 +201,14 @@ def set_head(head: Any, *, num_classes: int, dropout: float, init_std: float) ->
     head.proj = nn.Linear(head.proj.in_features, num_classes)
     nn.init.normal_(head.proj.weight, std=init_std)
     nn.init.zeros_(head.proj.bias)
-    # X3D and R(2+1)D have a softmax here, in training too; the loss takes logits.
+    # X3D and R(2+1)D have a softmax here even in training, but the loss takes logits.
     head.activation = None
 
 
 PTV_MODELS: Registry[Callable[..., PyTorchVideoModel]] = Registry(
     "model of PyTorchVideo (MODEL.MODEL_NAME)"
 )
-# X3D-S and X3D-M are one network, for clips of different sizes.
+# X3D-S and X3D-M are the same network, for clips of different sizes.
 for _name in ("slow_r50", "x3d_s", "x3d_m", "csn_r101", "r2plus1d_r50"):
     PTV_MODELS.register(_name)(partial(build_convolutional, _name))
 PTV_MODELS.register("mvit_base_16x4")(partial(build_mvit, "mvit_base_16x4"))

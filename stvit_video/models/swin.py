@@ -2,7 +2,8 @@
 
 An image is a video of one frame: Video Swin has a window of (8, 7, 7), Swin one of (1, 7, 7).
 
-Letters: B batch, T frames, H rows, W columns of a grid, C channels.
+Notation: B batch, T frames, H rows, W columns of a video, t h w grid of tokens, C channels,
+K classes.
 """
 
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from stvit_video.errors import UserError
-from stvit_video.models.depths import depths_by_name
+from stvit_video.models.depths import layer_depths
 from stvit_video.models.layers.block import BlockSpec, drop_path_rates, window_block
 from stvit_video.models.layers.patch import ChannelDoubling, PatchMerging
 from stvit_video.models.layers.windows import Size
@@ -25,14 +26,14 @@ from stvit_video.models.semantic.stage import (
 
 
 class Swin(nn.Module):
-    """A backbone of four stages and a classifier, put together from its parts.
+    """Hierarchical backbone with a classification head.
 
     Args:
         patch_embed: maps a video to the first grid.
-        stages: each maps a grid to the next stage's grid.
+        stages: each maps its grid to the grid of the next stage.
         norm: norm of the final grid.
         head: maps the final grid to logits.
-        is_pyramid: each stage ends in image tokens.
+        is_pyramid: whether each stage ends in image tokens.
     """
 
     def __init__(
@@ -52,14 +53,14 @@ class Swin(nn.Module):
         self.head = head
 
     def parameter_depths(self) -> dict[str, int]:
-        """Give the depth of each parameter; see :func:`~.depths.depths_by_name`."""
-        return depths_by_name(name for name, _ in self.named_parameters())
+        """Return the depth of each parameter; see :func:`~.depths.layer_depths`."""
+        return layer_depths(name for name, _ in self.named_parameters())
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map a video ``[B, 3, T, H, W]`` or an image ``[B, 3, H, W]`` to the final grid.
 
         Returns:
-            ``[B, t, h, w, C]``, normed; any input size works.
+            the normalized grid ``[B, t, h, w, C]``. Any input size works.
         """
         if x.ndim == 4:
             x = x.unsqueeze(2)
@@ -69,9 +70,9 @@ class Swin(nn.Module):
         """Map a video ``[B, 3, T, H, W]`` or an image ``[B, 3, H, W]`` to each stage's grid.
 
         Returns:
-            A grid ``[B, t, h, w, C]`` for each stage, as its last block leaves it: before the
-            stage's downsampling and without a norm. Their strides are 4, 8, 16 and 32, and any
-            input size works, each side rounded up.
+            the grid ``[B, t, h, w, C]`` after the last block of each stage, before downsampling
+            and without a norm. Their strides are 4, 8, 16 and 32. Any input size works; sides are
+            rounded up.
 
         Raises:
             UserError: a stage ends in semantic tokens.
@@ -116,11 +117,11 @@ def swin_stages(
         depths: layers of each stage.
         num_heads: attention heads of each stage.
         window: frames, rows and columns of an attention window.
-        mlp_ratio: hidden channels of the MLPs as a multiple of theirs.
+        mlp_ratio: hidden channels of the MLPs as a multiple of the stage's channels.
         drop_path: stochastic depth rate of the last layer; it rises linearly from 0.
-        cut_windows: windows are cut to a smaller grid, which is else padded.
-        semantic: where and how semantic tokens replace image tokens; None for a dense Swin.
-        sequence: what runs the blocks of a stage one after the other.
+        cut_windows: reduce windows to the size of a smaller grid, instead of padding the grid.
+        semantic: settings of the semantic tokens; None for a dense Swin.
+        sequence: class of the container of a stage's blocks.
     """
     rates = drop_path_rates(drop_path, depth=sum(depths))
     stages: list[nn.Module] = []

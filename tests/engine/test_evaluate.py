@@ -53,7 +53,7 @@ def test_without_weights_a_test_does_not_start(video_config):
 def test_weights_of_another_model_are_refused(video_config, weights):
     path = ("TEST.CHECKPOINT_FILE_PATH", str(weights[1]))
     with pytest.raises(
-        UserError, match=r"is of 3 classes, and the model of 4 \(MODEL\.NUM_CLASSES\): set 3"
+        UserError, match=r"has 3 classes, but the model has 4 \(MODEL\.NUM_CLASSES\): set 3"
     ):
         evaluate(video_config(*path, "MODEL.NUM_CLASSES", "4"))
 

@@ -1,7 +1,6 @@
-"""Attention written token by token from its definition, to hold the fast layers against.
+"""Window attention written token by token, as a reference for the fast layers.
 
-Nothing here rolls, pads or masks a grid: each token is asked for its window, and which tokens
-share it.
+Nothing here rolls or masks a grid: the window of each token is computed from its position.
 """
 
 import math
@@ -12,11 +11,11 @@ import torch
 
 
 def window_attention(module, x, *, padding):
-    """What ``module`` (a WindowAttention) should make of grids ``[B, T, H, W, C]``.
+    """Return the expected output of ``module`` (a WindowAttention) for ``[B, T, H, W, C]``.
 
     Args:
-        padding: tokens of zeros fill the last windows and are attended to, as in the released
-            models; else windows hold the tokens of the grid alone.
+        padding: attend to zeros that pad the last windows, as in the released models; otherwise
+            windows hold only the tokens of the grid.
     """
     return torch.stack([_one_grid(module, grid, padding=padding) for grid in x])
 
@@ -49,7 +48,7 @@ def _one_grid(module, x, *, padding):
 
 
 def _home(place, padded, sides, shifts):
-    """The window of a token, and on which side of the grid's edge it lies in that window."""
+    """Return the window of a token, and whether the shift wrapped it around the edge."""
     return tuple(
         (((at - shift) % size) // side, at < shift)
         for at, size, side, shift in zip(place, padded, sides, shifts, strict=True)
@@ -57,7 +56,7 @@ def _home(place, padded, sides, shifts):
 
 
 def _position_bias(module, places, padded, sides, shifts):
-    """The bias of each pair of tokens, ``[heads, N, N]``, or 0."""
+    """Return the bias of each pair of tokens, ``[heads, N, N]``, or 0."""
     table = module.relative_position_bias_table
     if table is None:
         return 0
@@ -67,10 +66,10 @@ def _position_bias(module, places, padded, sides, shifts):
 
 
 def _spot(place, padded, sides, shifts, *, full):
-    """Where a token is in its window.
+    """Return the position of a token in its window.
 
-    Of a cut window the released models take the first entries of the full window's index, so the
-    n-th token of the cut window is placed where the full window has its n-th.
+    For a reduced window the released models use the first entries of the full window's index, so
+    its n-th token has the position of the full window's n-th token.
     """
     number = 0
     for at, size, side, shift in zip(place, padded, sides, shifts, strict=True):
@@ -86,7 +85,7 @@ def _table_row(a, b, window):
 
 
 def multi_head(q, k, v, *, heads, bias=0):
-    """Softmax attention of ``[Q, C]`` over ``[K, C]``, head by head."""
+    """Compute softmax attention of ``[Q, C]`` over ``[K, C]``, head by head."""
     outs = []
     for head, (q1, k1, v1) in enumerate(
         zip(*(x.chunk(heads, dim=-1) for x in (q, k, v)), strict=True)

@@ -1,4 +1,4 @@
-"""Every test of the models draws the same random numbers each time."""
+"""Seed every test of the models."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""One model of each family, of full depth but few channels, and a size that pads and shifts."""
+"""Build one model of each family, at full depth but with few channels, and its input."""
 
 import torch
 from small import CONFIGS
@@ -11,10 +11,10 @@ _DEIT = ("DEIT.EMBED_DIM", "24", "DEIT.NUM_HEADS", "2", "MODEL.NUM_CLASSES", "5"
 _DETECTOR = (
     *_SWIN,
     *("DETECTION.FPN_CHANNELS", "8", "DETECTION.BOX_FC_DIM", "8", "SWIN.DEPTHS", "(2, 2, 6, 2)"),
-    *("STVIT.LAYOUT", "base 1, stgm 2, semantic 2, recovery 1"),  # one unit of the three
+    *("STVIT.LAYOUT", "base 1, stgm 2, semantic 2, recovery 1"),  # one of the three units
 )
 
-# name: (config, overrides, input size without its batch).
+# name: (config, overrides, input shape without the batch).
 FAMILIES = {
     "DeiT": ("imagenet/deit_t", _DEIT, (3, 224, 224)),
     "STViT-DeiT": ("imagenet/stvit_deit_t", _DEIT, (3, 224, 224)),
@@ -38,7 +38,7 @@ FAMILIES = {
 
 
 def build_family(name, *overrides):
-    """The model, or a detector's backbone, which maps images to a dict of maps."""
+    """Build the model, or for a detector its backbone, which returns a dict of feature maps."""
     config, small, _ = FAMILIES[name]
     model = build_model(load_config(CONFIGS.parent / f"{config}.yaml", (*small, *overrides)))
     return model.backbone if name.startswith("detector") else model
@@ -49,5 +49,5 @@ def input_of(name, batch=2):
 
 
 def outputs_of(result):
-    """What a model returns, as a list."""
+    """Return the outputs of a model as a list."""
     return list(result.values()) if isinstance(result, dict) else [result]

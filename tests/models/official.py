@@ -1,6 +1,6 @@
-"""Weights made by a rule from their names, so that two programs can be given the same ones.
+"""Generate weights from their names, so that two programs can use the same weights.
 
-``reference/`` holds what the official codes give with such weights.
+``reference/`` holds the outputs of the official code with such weights.
 """
 
 import zlib
@@ -10,7 +10,7 @@ import torch
 
 
 def make_weight(key, shape):
-    """The float32 weight that the rule gives to a name and a shape."""
+    """Return the float32 weight for a name and a shape."""
     r = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
     last = key.rpartition(".")[2]
     if last == "running_var":
@@ -25,7 +25,7 @@ def make_weight(key, shape):
 
 
 def make_state(shapes):
-    """The state dict of a released file, whose names and shapes are given."""
+    """Return a state dict with the names and shapes of a released file."""
     return {
         key: torch.zeros(shape, dtype=torch.int64)
         if key.endswith(("relative_position_index", "num_batches_tracked"))
@@ -35,12 +35,12 @@ def make_state(shapes):
 
 
 def make_input(*shape, seed=0):
-    """The input that goes with a seed."""
+    """Return the random input of a seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def refill(model):
-    """Give every weight of ``model`` the rule's value for its own name."""
+    """Set every weight of ``model`` to the value for its name."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(make_weight(name, parameter.shape))

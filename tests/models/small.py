@@ -1,4 +1,4 @@
-"""The models of the released configs, as they are or with fewer channels."""
+"""Build the models of the released configs, unchanged or with fewer channels."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ FEWER_CHANNELS = ("SWIN.EMBED_DIM", "12", "MODEL.NUM_CLASSES", "5")
 
 
 def model_of(name, *overrides):
-    """The model of ``configs/k400/{name}.yaml``."""
+    """Build the model of ``configs/k400/{name}.yaml``."""
     return build_model(load_config(CONFIGS / f"{name}.yaml", overrides))
 
 
 def small_model(name, *overrides):
-    """The same with 12 channels in its first stage and 5 classes, and without any dropout."""
+    """Build the same with 12 channels in the first stage, 5 classes and no dropout."""
     plain = ("MODEL.DROPCONNECT_RATE", "0.0", "MODEL.DROPOUT_RATE", "0.0")
     return model_of(name, *FEWER_CHANNELS, *plain, *overrides)
 
@@ -25,12 +25,12 @@ def number_of_values(model):
 
 
 def imagenet_model(name, *overrides):
-    """The model of ``configs/imagenet/{name}.yaml``."""
+    """Build the model of ``configs/imagenet/{name}.yaml``."""
     return build_model(load_config(CONFIGS.parent / "imagenet" / f"{name}.yaml", overrides))
 
 
 def small_deit(*overrides):
-    """A DeiT of 24 channels, its positions for 64 x 64 pixels, without any dropout."""
+    """Build a DeiT of 24 channels for 64 x 64 pixels, without dropout."""
     small = ("DEIT.EMBED_DIM", "24", "DEIT.NUM_HEADS", "2", "MODEL.NUM_CLASSES", "5")
     plain = ("MODEL.DROPCONNECT_RATE", "0.0", "DATA.TRAIN_CROP_SIZE", "64")
     stgm = ("STVIT.LAYOUT", "base 4, stgm 2, semantic 6", "STVIT.KEY_WINDOWS", "(0, 0)")

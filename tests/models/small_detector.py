@@ -1,4 +1,4 @@
-"""A Cascade Mask R-CNN with few channels, and images with objects."""
+"""Build a Cascade Mask R-CNN with few channels, and images with objects."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ SMALL = (
 
 
 def detector(name, *overrides):
-    """The model of ``configs/coco/cascade_mask_rcnn_{name}.yaml``."""
+    """Build the model of ``configs/coco/cascade_mask_rcnn_{name}.yaml``."""
     return build_model(load_config(CONFIGS / f"cascade_mask_rcnn_{name}.yaml", overrides))
 
 
@@ -27,7 +27,7 @@ def small_detector(*overrides, seed=0):
 
 
 def batch(*, objects=(3, 2), sizes=((96, 128), (80, 100)), seed=0):
-    """Images [2, 3, 96, 128] with padding, their sizes and their targets."""
+    """Return padded images [2, 3, 96, 128], their sizes and their targets."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.zeros(len(sizes), 3, 96, 128)
     targets = []

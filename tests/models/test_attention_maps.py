@@ -1,4 +1,4 @@
-"""Attention maps are what the layers that generate semantic tokens weigh image tokens by."""
+"""Test attention maps against the attention weights of the token generation layers."""
 
 from math import prod
 
@@ -12,11 +12,11 @@ from stvit_video.models.semantic.attention_maps import attention_maps, record_at
 from stvit_video.models.semantic.key_windows import KeyWindows
 from stvit_video.models.semantic.stgm import SemanticTokenLayer
 
-IMAGE, SEMANTIC = (9, 8), (4, 4)  # two windows along each axis, the last ones not whole
+IMAGE, SEMANTIC = (9, 8), (4, 4)  # two windows along each axis, the last ones incomplete
 
 
 def layer_that_gives_its_weights(*, side, border, **options):
-    """A layer whose values are one-hot, a channel for each token and head."""
+    """Return a layer with one-hot values, whose output is its attention weights."""
     count = prod(IMAGE) + prod(SEMANTIC)
     layer = SemanticTokenLayer(
         BlockSpec(2 * count, 2, norm_layer=lambda dim: nn.Identity()),

@@ -1,4 +1,4 @@
-"""What a config may not ask of a model."""
+"""Test that contradictory model configs are refused."""
 
 import pytest
 from small import small_model

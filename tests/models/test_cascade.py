@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN against torchvision's Mask R-CNN, and what it adds to that."""
+"""Test Cascade Mask R-CNN against torchvision's Mask R-CNN, and its cascade."""
 
 import math
 
@@ -26,7 +26,7 @@ ONE_STAGE = (
 
 
 def their_mask_rcnn(ours):
-    """torchvision's Mask R-CNN over the same features, with the weights of our only stage."""
+    """Return torchvision's Mask R-CNN on the same features, with the weights of our only stage."""
 
     class Features(nn.Module):
         out_channels = 8
@@ -61,7 +61,7 @@ def both():
 def test_one_stage_has_the_losses_of_torchvisions_mask_rcnn(both):
     ours, theirs = (model.train() for model in both)
     images, sizes, targets = batch()
-    torch.manual_seed(7)  # of the samplers
+    torch.manual_seed(7)  # for the samplers
     found = ours(images, sizes, targets)
     torch.manual_seed(7)
     features = ours.fpn(ours.backbone(images))
@@ -105,7 +105,7 @@ def test_every_parameter_learns_from_objects_and_from_their_absence():
 
 
 def regress_to_the_truth(stage, seen):
-    """Let a stage record the boxes it is given, and regress them to each image's only object."""
+    """Make a stage record its input boxes and regress them to the only object of each image."""
     select, offsets = stage.select_training_samples, []
 
     def recording(proposals, targets):
@@ -137,7 +137,7 @@ def test_each_stage_gets_the_boxes_of_the_one_before_as_it_regressed_them():
         first, second, third = (box_iou(boxes[image], target["boxes"]) for boxes in seen)
         assert first.min() < 0.3
         assert len(second) > 20 and second.min() > 0.999
-        # A box that is the truth is taken for the one that the stage added.
+        # A box equal to a true box is treated as the one that the stage added.
         assert len(third) < len(second) and (third > 0.999).all()
 
 
@@ -152,15 +152,15 @@ def test_later_stages_match_more_strictly_and_regress_more_finely():
 def test_the_giou_loss_is_that_of_the_decoded_boxes():
     coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 10.0]])
-    # To the right by 5 pixels; and of double width, so half of it is outside of the true box.
+    # One box is shifted by 5 pixels; the other has twice the width of its true box.
     offsets = torch.tensor([[5.0, 0, 0, 0], [0, 0, 5 * math.log(2), 0]])
     found = giou_loss(coder, offsets=offsets, boxes=boxes, true_boxes=boxes)
-    # IoU 1/3, and the union fills its hull; IoU 1/2, the hull is the larger box.
+    # IoU 1/3 and 1/2; in both cases the union fills the enclosing box.
     assert found.item() == pytest.approx(10 * (2 / 3 + 1 / 2), rel=1e-5)
 
 
 def test_pooling_does_not_depend_on_what_came_first():
-    """torchvision's own takes the strides from its first batch, here 2 instead of 4."""
+    """torchvision infers the strides from its first batch, here 2 instead of 4."""
     generator = torch.Generator().manual_seed(0)
     maps = {str(i): torch.randn(1, 3, 64 >> i, 64 >> i, generator=generator) for i in range(4)}
     small = {name: map_[:, :, : 16 >> int(name), : 16 >> int(name)] for name, map_ in maps.items()}
@@ -193,7 +193,7 @@ def test_boxes_stay_float32_in_mixed_precision():
         assert maps["0"].dtype == torch.bfloat16
         (found, *_) = model(images, sizes)
     assert {value.dtype for value in found.values()} == {torch.float32, torch.int64}
-    # Numbers of 8 significant bits would be whole, or halves, from 64 on.
+    # With 8 significant bits, values from 64 on would be multiples of 1/2.
     large = found["boxes"][found["boxes"] > 64]
     assert (large * 4 % 1 != 0).any()
 

@@ -1,4 +1,4 @@
-"""Activation checkpointing: the same gradients, for less memory."""
+"""Test that activation checkpointing gives the same gradients with less memory."""
 
 import weakref
 
@@ -12,7 +12,7 @@ STOCHASTIC = ("MODEL.DROPCONNECT_RATE", "0.5", "MODEL.DROPOUT_RATE", "0.5")
 
 
 class PeakMemory(TorchDispatchMode):
-    """Most bytes that lived at once, of all that operations made."""
+    """Track the peak of the bytes of all live tensors."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,7 @@ def build(name, *overrides):
 
 
 def step(name, *overrides, size=(2, 3, 4, 64, 64)):
-    """Logits, gradients and peak memory of a forward and backward pass in training."""
+    """Return logits, gradients and peak memory of a training step."""
     torch.manual_seed(0)
     model = build(name, *overrides).train()
     video = torch.randn(size)
@@ -57,7 +57,7 @@ def test_gradients_are_those_of_a_plain_model(name):
     assert list(checkpointed) == list(plain)
     for parameter, gradient in plain.items():
         torch.testing.assert_close(checkpointed[parameter], gradient, atol=1e-6, rtol=0)
-    # With other random numbers the gradients are others.
+    # Other random numbers give other gradients.
     _, other, _ = step(name)
     assert (other["head.fc.weight"] - plain["head.fc.weight"]).abs().max() > 1e-3
 

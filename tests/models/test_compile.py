@@ -1,8 +1,8 @@
-"""Every family compiles as one graph, for inference and for training with drop path.
+"""Test that every family compiles as one graph, for inference and for training with drop path.
 
 CI compiles with the backend ``aot_eager`` at full depth, and two small models with inductor.
-``COMPILE_BACKEND=inductor pytest tests/models/test_compile.py --durations 0`` compiles all of them
-so, which takes an hour.
+``COMPILE_BACKEND=inductor pytest tests/models/test_compile.py --durations 0`` compiles all families
+with inductor, which takes an hour.
 """
 
 import copy
@@ -16,15 +16,15 @@ from small import small_deit, small_model
 from torch._dynamo.testing import CompileCounterWithBackend
 
 BACKEND = os.environ.get("COMPILE_BACKEND", "aot_eager")
-# Their padded forms need more: these are compiled for inference alone.
+# Compiled for inference only, as training compiles their padded forms, which need more operators.
 _PLAIN = ("Swin", "STViT-Swin", "Video Swin")
-pytestmark = pytest.mark.filterwarnings("ignore")  # of torch, about itself
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch's warnings about itself
 
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():
     torch._dynamo.reset()
-    # Inductor's own random numbers would be others than eager ones.
+    # Inductor's random numbers differ from eager ones by default.
     with torch._inductor.config.patch(fallback_random=True):
         yield
 

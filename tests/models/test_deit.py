@@ -1,4 +1,4 @@
-"""DeiT against timm's, and its semantic form."""
+"""Test DeiT against timm's, and DeiT with semantic tokens."""
 
 import pytest
 import timm
@@ -15,7 +15,7 @@ SEMANTIC = ("STVIT.ENABLE", "True", "DEIT.CLASS_TOKEN", "False", "STVIT.NUM_TOKE
 
 @pytest.fixture(scope="module", params=THEIRS)
 def pair(request, tmp_path_factory):
-    """timm's model, and ours with its weights."""
+    """Return timm's model, and ours with its weights."""
     theirs = timm.create_model(THEIRS[request.param], pretrained=False, dynamic_img_size=True)
     theirs = refill(theirs).eval()
     ours = imagenet_model(request.param).eval()
@@ -86,13 +86,13 @@ def test_each_initialization_has_its_parameters(initialization, names):
     parameters = dict(generation.named_parameters())
     own = {name for name in parameters if not name.startswith(("first.", "second."))}
     assert own == names
-    assert all(parameters[name].shape == (4, 4, 24) for name in own)  # N_s rows
+    assert all(parameters[name].shape == (4, 4, 24) for name in own)  # N_s = 16
 
 
 def test_the_first_layer_of_deit_attends_to_image_tokens_alone():
     generation = small_deit(*SEMANTIC, "STVIT.SEMANTIC_KEYS", "later").blocks[4].module
     tokens, image = torch.randn(1, 4, 4, 24), torch.randn(1, 5, 6, 24)
-    others = tokens.index_fill(1, torch.tensor([0]), 3.0)  # the first row is another
+    others = tokens.index_fill(1, torch.tensor([0]), 3.0)  # changes the first row
     first, second = (
         [layer(each, image)[:, 1:] for each in (tokens, others)]
         for layer in (generation.first, generation.second)
@@ -102,13 +102,13 @@ def test_the_first_layer_of_deit_attends_to_image_tokens_alone():
 
 
 def position_file(model, table, folder):
-    """The model's weights with another table of positions."""
+    """Save the model's weights with another position table."""
     return saved({**model.state_dict(), "position.table": table}, folder)
 
 
 @pytest.mark.parametrize("before", [0, 2])
 def test_positions_of_models_with_other_tokens_before_the_grid_find_their_places(before, tmp_path):
-    """None before it is DeiT III's, and ours without a class token; two are a distilled DeiT's."""
+    """Test DeiT III (no position before the grid) and a distilled DeiT (two)."""
     model = small_deit()
     table = torch.randn(1, before + 16, 24)
     report = load_weights(model, position_file(small_deit(), table, tmp_path), min_share=1.0)
@@ -126,12 +126,12 @@ def test_positions_of_a_grid_that_is_not_square_are_resized_as_such(tmp_path):
     report = load_weights(model, file, min_share=1.0)
     assert "position.table" in report.interpolated
     found = model.position.table.view(4, 8, 24)
-    torch.testing.assert_close(found, found[:1].expand_as(found))  # all rows are the same ramp
+    torch.testing.assert_close(found, found[:1].expand_as(found))  # all rows are equal
     assert (found.diff(dim=1) > 0).all()
 
 
 def test_positions_that_stay_random_are_told(tmp_path):
     file = position_file(small_deit(), torch.randn(1, 15, 24), tmp_path)
     (sentence,) = load_weights(small_deit(), file).warnings
-    assert sentence.startswith("position.table stays as it was")
+    assert sentence.startswith("position.table keeps its initial value")
     assert sentence.endswith("another patch size or width")

@@ -1,4 +1,4 @@
-"""Our dense Video Swin gives what torchvision's and the official code give."""
+"""Compare our dense Video Swin with torchvision's and with the official code."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ THEIRS = {
 
 @pytest.fixture(scope="module", params=THEIRS)
 def pair(request, tmp_path_factory):
-    """torchvision's model, and ours with its weights."""
+    """Return torchvision's model, and ours with its weights."""
     theirs = refill(THEIRS[request.param](weights=None)).eval()
     path = tmp_path_factory.mktemp("weights") / "swin3d.pth"
     torch.save(theirs.state_dict(), path)
@@ -51,7 +51,7 @@ def test_logits_are_torchvisions(pair, size):
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
-    """Swin-T with the official file's names and weights, and what its stages give."""
+    """Return Swin-T with the weights of the official file, and the outputs of its stages."""
     state = {
         key: torch.zeros(shape, dtype=torch.int64)
         if key.endswith("relative_position_index")

@@ -1,4 +1,4 @@
-"""The depths of parameters, which the layer-wise learning rates go by."""
+"""Test the layer depths of parameters, which layer-wise learning rates depend on."""
 
 import pytest
 from small import small_deit, small_model
@@ -13,7 +13,7 @@ def test_depths_of_a_dense_model():
     for stage, first in enumerate(firsts):
         assert depths[f"stages.{stage}.blocks.0.attn.qkv.weight"] == first
         assert depths[f"stages.{stage}.blocks.1.mlp.fc2.bias"] == first + 1
-    # Merging belongs to the stage that it opens.
+    # Patch merging belongs to the stage after it.
     for stage, first in enumerate(firsts[1:]):
         assert depths[f"stages.{stage}.downsample.reduction.weight"] == first
     assert depths["stages.2.blocks.5.norm1.weight"] == 10

@@ -1,4 +1,4 @@
-"""What a detector takes from other programs' files."""
+"""Test loading classifiers and official detectors into a detector."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from weight_files import accounted_for, saved
 
 from stvit_video.errors import UserError
 from stvit_video.models import load_weights, save_weights
-from stvit_video.models.weights.formats import BODY, STVIT_R, to_detector_names
+from stvit_video.models.weights.formats import BODY_PREFIX, STVIT_R, convert_detector_state_dict
 
 REFERENCE = Path(__file__).parent / "reference" / "official_stvit_r_detection.json"
 RELEASED = json.loads(REFERENCE.read_text())
@@ -34,10 +34,11 @@ def test_a_classifier_fills_the_backbone(tmp_path):
     report = load_weights(model, tmp_path / "classifier.safetensors", min_share=0.4)
     assert report.format == "stvit_video"
     assert set(report.unexpected) == {
-        BODY + name for name in ("norm.weight", "norm.bias", "head.fc.weight", "head.fc.bias")
+        BODY_PREFIX + name
+        for name in ("norm.weight", "norm.bias", "head.fc.weight", "head.fc.bias")
     }
-    assert all(name.startswith(BODY) for name in report.loaded)
-    assert not any(name.startswith(BODY) for name in report.missing)
+    assert all(name.startswith(BODY_PREFIX) for name in report.loaded)
+    assert not any(name.startswith(BODY_PREFIX) for name in report.missing)
     assert accounted_for(report) == sum(value.numel() for value in model.state_dict().values())
     images, _, _ = batch()
     for grid, map_ in zip(
@@ -53,7 +54,7 @@ def test_timms_swin_fills_the_backbone(tmp_path):
     model = small_detector()
     report = load_weights(model, saved(theirs.state_dict(), tmp_path), min_share=0.4)
     assert report.format == "timm Swin"
-    assert not any(name.startswith(BODY) for name in report.missing)
+    assert not any(name.startswith(BODY_PREFIX) for name in report.missing)
     torch.testing.assert_close(
         model.backbone.body.stages[2].blocks[1].attn.qkv.weight,
         theirs.layers[2].blocks[1].attn.qkv.weight,
@@ -61,7 +62,7 @@ def test_timms_swin_fills_the_backbone(tmp_path):
 
 
 def official_names(state):
-    """The names that the official detector has for a backbone, its norms and its pyramid."""
+    """Rename backbone, norms and feature pyramid as in the official detector."""
     renames = (
         (r"backbone\.body\.stages\.", "backbone.layers."),
         (r"backbone\.body\.", "backbone."),
@@ -81,7 +82,8 @@ def test_an_official_detector_fills_backbone_and_pyramid(tmp_path):
         for name, value in source.state_dict().items()
         if name.startswith(("backbone.", "fpn."))
     }
-    state["backbone.patch_embed.proj.weight"] = state.pop(BODY + "patch_embed.proj.weight")[:, :, 0]
+    patch_embed = state.pop(BODY_PREFIX + "patch_embed.proj.weight")
+    state["backbone.patch_embed.proj.weight"] = patch_embed[:, :, 0]
     file = {"state_dict": official_names(state) | {"rpn_head.rpn_conv.bias": torch.zeros(8)}}
     report = load_weights(model, saved(file, tmp_path))
     assert report.format == "official Swin"
@@ -114,10 +116,10 @@ def test_weights_that_belong_together_are_joined_wherever_they_stand_in_the_file
     names = list(file)
     parted = [name for name in names if name.endswith(".attn.q.weight")]
     assert names.index(parted[0].replace(".q.", ".kv.")) - names.index(parted[0]) > 5
-    found = to_detector_names(file, STVIT_R)
+    found = convert_detector_state_dict(file, STVIT_R)
     assert len(parted) > 10
     for name in parted:
-        ours = name.replace("backbone.layers.", f"{BODY}stages.").replace(".q.", ".qkv.")
+        ours = name.replace("backbone.layers.", f"{BODY_PREFIX}stages.").replace(".q.", ".qkv.")
         whole = torch.cat([state[name], state[name.replace(".q.", ".kv.")]])
         torch.testing.assert_close(found[ours], whole)
 

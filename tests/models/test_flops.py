@@ -1,7 +1,7 @@
-"""FLOPs and parameters against the paper's, at batch 1 and 32 x 224 x 224 pixels.
+"""Test FLOPs and parameters against the paper's, at batch 1 and 32 x 224 x 224 pixels.
 
-Models are measured on the meta device, where nothing is computed. A convolution cannot be traced
-there, so the pooling that has some is measured by itself on the CPU; all else costs the same with
+Models are measured on the meta device, where nothing is computed. Convolutions cannot be traced
+there, so intra and inter-window pooling is measured separately on the CPU, and the model with
 average pooling.
 """
 
@@ -13,12 +13,11 @@ from small import imagenet_model, model_of, number_of_values
 
 from stvit_video.models.layers.patch import ConvStem, PatchEmbed
 from stvit_video.models.profile import count_flops
-from stvit_video.models.semantic.key_windows import Windows
-from stvit_video.models.semantic.pooling import IntraInterPooling
+from stvit_video.models.semantic.pooling import IntraInterPooling, PoolingRegions
 from stvit_video.paper.rows import paper_rows
 from stvit_video.paper.tables import MeasuredRow
 
-FRAMES = 16  # in stage 3, of 14 x 14 tokens of 384 channels
+FRAMES = 16  # in stage 3, with 14 x 14 tokens of 384 channels
 
 
 @cache
@@ -30,7 +29,7 @@ def gflops(name, *overrides):
 
 @cache
 def pooling_gflops():
-    pooling = IntraInterPooling(Windows(window=7, tokens=3), dim=384, grid=(14, 14))
+    pooling = IntraInterPooling(PoolingRegions(window=7, tokens=3), dim=384, grid=(14, 14))
     return count_flops(pooling, torch.zeros(FRAMES, 14, 14, 384)) / 1e9
 
 
@@ -45,8 +44,8 @@ def test_dense_models_cost_what_the_paper_says(name, paper):
 
 @pytest.mark.parametrize(("name", "paper"), [("stvit_swin_t", 64.4), ("stvit_swin_s", 120.5)])
 def test_semantic_models_cost_what_the_paper_says_or_a_little_less(name, paper):
-    # Less, because keys and values are projected once a token, not once for each of the
-    # overlapping windows that hold it.
+    # Less, because keys and values are projected once per token instead of once for each of the
+    # overlapping windows.
     assert 0.98 * paper <= semantic_gflops(name) <= 1.005 * paper
 
 
@@ -58,7 +57,7 @@ def test_attention_over_frames_costs_at_most_a_hundredth_more(name):
 
 
 def test_the_pooling_is_all_that_the_choice_of_pooling_adds():
-    # In a model that a test can afford, with 2 frames of 5 x 4 tokens of 48 channels in stage 3.
+    # A small model, with 2 frames of 5 x 4 tokens of 48 channels in stage 3.
     small = ("SWIN.EMBED_DIM", "12", "SWIN.DEPTHS", "(1, 1, 2, 1)", "STVIT.LAYOUT", "stgm 2")
     costs = [
         count_flops(
@@ -66,7 +65,7 @@ def test_the_pooling_is_all_that_the_choice_of_pooling_adds():
         )
         for pooling in ("intra_inter", "average")
     ]
-    pooling = IntraInterPooling(Windows(window=7, tokens=3), dim=48, grid=(14, 14))
+    pooling = IntraInterPooling(PoolingRegions(window=7, tokens=3), dim=48, grid=(14, 14))
     assert costs[0] - costs[1] == count_flops(pooling, torch.zeros(2, 5, 4, 48)) > 0
 
 
@@ -81,14 +80,14 @@ def test_the_pooling_has_as_few_parameters_as_the_paper_says(name):
 
 
 def stem_gflops(dim):
-    """What a convolutional stem costs more than the linear one, at 800 x 1344 pixels."""
+    """Return the extra cost of a convolutional stem over a linear one, at 800 x 1344 pixels."""
     linear = PatchEmbed((1, 4, 4), dim=dim, norm=torch.nn.LayerNorm(dim))
     pixels = torch.zeros(1, 3, 1, 800, 1344)
     return (count_flops(ConvStem(dim=dim), pixels) - count_flops(linear, pixels)) / 1e9
 
 
 def backbone_gflops(row):
-    """Of a row whose model is a detector's backbone."""
+    """Return the cost of the detector backbone of a row."""
     name = row.config.removeprefix("imagenet/").removesuffix(".yaml")
     with torch.device("meta"):
         model = imagenet_model(name, *row.overrides, "SWIN.STEM", "patch")
@@ -96,7 +95,7 @@ def backbone_gflops(row):
     return count if row.is_base else count + stem_gflops(model.patch_embed.proj.out_channels)
 
 
-# The larger ones, which take long to trace, are left to tools/paper_tables.py.
+# Larger models take long to trace; tools/paper_tables.py measures them.
 BACKBONES = {row.name: row for row in paper_rows() if row.table == 5}
 
 
@@ -118,7 +117,7 @@ def test_the_ablations_of_table_9_cost_as_much_as_the_full_model(name, gflops):
 
 @pytest.mark.parametrize(("size", "dim", "paper"), [("s", 96, 5.83), ("b", 128, 10.26)])
 def test_keys_projected_once_are_all_that_the_paper_counts_more(size, dim, paper):
-    """Its first generation layers project each of 4 windows' 9 + 100 tokens, ours 36 + 196."""
+    """The paper's first layers project 9 + 100 tokens in each of 4 windows, ours 36 + 196."""
     model = imagenet_model(f"stvit_r_swin_{size}")
     here = count_flops(model, torch.zeros(1, 3, 224, 224)) / 1e9
     again = 3 * (4 * (9 + 100) - (36 + 196)) * 2 * (4 * dim) ** 2 / 1e9

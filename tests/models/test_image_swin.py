@@ -1,7 +1,7 @@
-"""Dense Swin for images against timm's.
+"""Test dense Swin for images against timm's.
 
-At sizes that whole windows tile: elsewhere timm rolls first and pads afterwards, while the released
-Swin (in its detection code), torchvision and this package pad first.
+Sizes are multiples of the window: otherwise timm rolls before it pads, while the released Swin (in
+its detection code), torchvision and this package pad before they roll.
 """
 
 import pytest

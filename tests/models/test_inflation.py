@@ -1,4 +1,4 @@
-"""Weights of image models, and of other windows, made to fit."""
+"""Test inflating weights of image models, and resizing weights of other windows."""
 
 import math
 
@@ -14,7 +14,7 @@ from stvit_video.models.weights.resize import inflate_bias_table, resize_bias_ta
 
 @pytest.fixture(scope="module")
 def image_model():
-    """timm's Swin-T with 12 channels and 5 classes, with biases as large as its logits."""
+    """Return timm's Swin-T with 12 channels and 5 classes, with biases as large as its logits."""
     model = timm.create_model(
         "swin_tiny_patch4_window7_224", pretrained=False, embed_dim=12, num_classes=5
     ).eval()
@@ -25,9 +25,9 @@ def image_model():
 
 
 def official_names(state):
-    """The names of timm's weights in the official Swin files.
+    """Rename timm's weights as in the official Swin files.
 
-    There patches are merged at the end of a stage, in timm's at the start of the next.
+    Official models merge patches at the end of a stage, timm's at the start of the next.
     """
     renamed = {}
     for key, value in state.items():
@@ -69,7 +69,7 @@ def test_patches_of_a_still_video_are_those_of_the_image(inflated, image_model):
 
 
 def test_a_still_video_gives_the_images_logits(inflated, image_model):
-    # Attention to the same tokens in every frame is attention to them in one.
+    # Attention over equal frames equals attention over one of them.
     image = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
         expected = image_model(image)
@@ -132,7 +132,7 @@ def test_a_patch_embedding_that_stays_random_is_told(tmp_path):
         model, saved(small_model("swin_t", *one_frame).state_dict(), tmp_path), min_share=0.5
     )
     (sentence,) = report.warnings
-    assert sentence.startswith("patch_embed.convs.0.weight stays as it was")
+    assert sentence.startswith("patch_embed.convs.0.weight keeps its initial value")
     assert f"  warning: {sentence}" in str(report).splitlines()
 
 
@@ -144,7 +144,7 @@ def test_tables_of_another_window_are_interpolated(window, tmp_path):
     with torch.no_grad():
         for name, parameter in source.named_parameters():
             if name.endswith("bias_table"):
-                # Each head: a constant, whatever the distance in time and space.
+                # A constant for each head, whatever the distance in time and space.
                 parameter.copy_(torch.arange(1.0, parameter.shape[1] + 1).expand_as(parameter))
     report = load_weights(model, saved(source.state_dict(), tmp_path), min_share=1.0)
     tables = {name: value for name, value in model.state_dict().items() if "bias_table" in name}
@@ -156,7 +156,7 @@ def test_tables_of_another_window_are_interpolated(window, tmp_path):
 
 
 def table_over(window, value):
-    """The table of one head whose bias is a function of the distances."""
+    """Return the table of one head whose bias is a function of the distances."""
     ranges = [range(1 - side, side) for side in window]
     return torch.tensor(
         [[value(t, h, w)] for t in ranges[0] for h in ranges[1] for w in ranges[2]],
@@ -193,7 +193,7 @@ def test_a_window_of_images_is_repeated_for_each_distance_in_time():
     smooth = table_over((1, 7, 7), lambda t, h, w: math.cos(h / 4) * math.cos(w / 4))
     resized = inflate_bias_table(smooth, window=(2, 12, 12)).view(3, 23, 23)
     assert torch.equal(resized[0], resized[2])
-    assert resized[0].argmax() == 11 * 23 + 11  # the largest bias stays that of no distance
+    assert resized[0].argmax() == 11 * 23 + 11  # the largest bias stays at distance zero
     torch.testing.assert_close(resized, resized.flip(1, 2), atol=1e-5, rtol=0)
 
 

@@ -1,9 +1,11 @@
+"""Test parsing of STVIT.LAYOUT."""
+
 import pytest
 
 from stvit_video.errors import UserError
 from stvit_video.models.semantic.layout import (
     Unit,
-    modules_of,
+    group_units,
     parse_layout,
     restores_image_tokens,
 )
@@ -48,13 +50,13 @@ def test_layouts(text, depth, expected):
         ("2 x (base 1, stgm 2", 6, "'2 x (base 1' of"),
         ("2 x (3 x (stgm 2, recovery 1))", 18, "of '2 x (3 x (stgm 2, recovery 1))'"),
         ("3 x (base 1, stgm 2, semantic 2, recovery 1)", 6, "has 18 layers, but the stage has 6"),
-        ("base 2, recovery 2", 4, "begins anew after recovery alone"),
-        ("recovery 1, stgm 2", 3, "begins anew after recovery alone"),
-        ("2 x (base 1, stgm 2)", 6, "begins anew after recovery alone"),
-        ("stgm 2, recovery 1, recovery 1", 4, "begins anew after recovery alone"),
-        ("stgm 2, recovery 1, base 1, semantic 1", 5, "begins anew after recovery alone"),
-        ("stgm 2, recovery 1, semantic 1, recovery 1", 5, "begins anew after recovery alone"),
-        ("base 2, semantic 2", 4, "never without stgm"),
+        ("base 2, recovery 2", 4, "starts again only after recovery"),
+        ("recovery 1, stgm 2", 3, "starts again only after recovery"),
+        ("2 x (base 1, stgm 2)", 6, "starts again only after recovery"),
+        ("stgm 2, recovery 1, recovery 1", 4, "starts again only after recovery"),
+        ("stgm 2, recovery 1, base 1, semantic 1", 5, "starts again only after recovery"),
+        ("stgm 2, recovery 1, semantic 1, recovery 1", 5, "starts again only after recovery"),
+        ("base 2, semantic 2", 4, "needs a stgm"),
         ("stgm 2, base 2", 4, "in the order base, stgm, semantic"),
         ("base 1, stgm 2, stgm 2", 5, "one unit of each kind"),
         ("base 5, stgm 1", 6, "at least two layers"),
@@ -71,7 +73,7 @@ def test_what_is_no_layout(text, depth, message):
 def test_a_dumbbell_unit_is_one_module():
     text = "base 1, stgm 2, semantic 2, recovery 1, base 2, stgm 2, recovery 1, stgm 2, semantic 3"
     units = parse_layout(text, depth=16)
-    assert [[unit.kind for unit in module] for module in modules_of(units)] == [
+    assert [[unit.kind for unit in module] for module in group_units(units)] == [
         ["base"],
         ["stgm", "semantic", "recovery"],
         ["base"],
@@ -79,7 +81,7 @@ def test_a_dumbbell_unit_is_one_module():
         ["stgm"],
         ["semantic"],
     ]
-    assert sum(modules_of(units), ()) == units
+    assert sum(group_units(units), ()) == units
 
 
 @pytest.mark.parametrize(

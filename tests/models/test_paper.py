@@ -1,4 +1,4 @@
-"""The modules equal the paper's equations, written as loops, in values and gradients."""
+"""Compare values and gradients of the modules with the paper's equations, written as loops."""
 
 import random
 from functools import partial
@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from stvit_video.models.layers.block import BlockSpec
-from stvit_video.models.semantic.key_windows import CrossWindowAttention, KeyWindows, Windows
-from stvit_video.models.semantic.pooling import IntraInterPooling, new_centers
+from stvit_video.models.semantic.key_windows import CrossWindowAttention, KeyWindows
+from stvit_video.models.semantic.pooling import IntraInterPooling, PoolingRegions, new_centers
 from stvit_video.models.semantic.recovery import Recovery
 from stvit_video.models.semantic.stgm import SemanticTokenGeneration, SemanticTokenLayer
 
 CHANNELS, HEADS, EPS = 8, 2, 1e-6
 TRAINED = (14, 14)  # image tokens of stage 3 of Swin and of DeiT at 224 pixels
-# (rows, columns, window, semantic tokens along an axis of a window): the paper's, then others.
+# (rows, columns, w, w_s): first the paper's, then others.
 GRIDS = [
     *((14, 14, None, tokens) for tokens in (4, 6, 8, 10)),
     *((*size, None, 4) for size in ((24, 24), (15, 10), (12, 16), (5, 3), (1, 1))),
@@ -33,7 +33,7 @@ def random_grids(count, *, seed):
 
 
 def randomized(module):
-    """All weights drawn anew, so that none hides another by being zero or one."""
+    """Draw all weights at random, as weights of zero or one would hide others."""
     torch.manual_seed(0)
     for name, parameter in module.named_parameters():
         is_norm = "norm" in name and name.endswith("weight")
@@ -46,11 +46,11 @@ def spec():
 
 
 def pooling_of(window, tokens):
-    return IntraInterPooling(Windows(window, tokens), dim=CHANNELS, grid=TRAINED)
+    return IntraInterPooling(PoolingRegions(window, tokens), dim=CHANNELS, grid=TRAINED)
 
 
 def generation_of(window, tokens, *, layers=3, has_centers=True, **options):
-    """A generation module as the configs build it: key windows of 10 and 14 in Swin."""
+    """Return a generation module as in the configs: key windows of 10 and 14 in Swin."""
     sides = [None] * layers if window is None else [10, 14, 10][:layers]
     made = [
         SemanticTokenLayer(
@@ -61,13 +61,13 @@ def generation_of(window, tokens, *, layers=3, has_centers=True, **options):
         )
         for index, side in enumerate(sides)
     ]
-    windows = Windows(window, tokens)
+    regions = PoolingRegions(window, tokens)
     return SemanticTokenGeneration(
         pooling_of(window, tokens),
         first=made[0],
         second=made[1],
         further=made[2:],
-        global_centers=(new_centers(windows, dim=CHANNELS, grid=TRAINED) if has_centers else None),
+        global_centers=(new_centers(regions, dim=CHANNELS, grid=TRAINED) if has_centers else None),
     )
 
 
@@ -92,9 +92,9 @@ def largest_region(window, tokens):
 
 
 def assert_equal(module, reference, inputs, *, float32=False):
-    """Hold a module against ``reference(inputs, weights)``, in values and gradients.
+    """Compare values and gradients of a module with ``reference(inputs, weights)``.
 
-    The module gets a batch of one; differences are relative to the largest value, if above 1.
+    The module gets a batch of one. Differences are relative to the largest value, if above 1.
     """
     weights = {name: value.detach().clone() for name, value in module.named_parameters()}
     leaves = [*weights.values(), *(x.clone() for x in inputs)]
@@ -189,7 +189,7 @@ def assert_recovery(x, semantic, *, window, tokens, side):
 @pytest.mark.parametrize("size", [(14, 14), (20, 9), (3, 5)], ids=str)
 def test_recovery_is_equation_6(size, side):
     x = torch.randn(*size, CHANNELS, dtype=torch.float64)
-    counts = [len(Windows(7, 3).regions(length)) for length in size]
+    counts = [len(PoolingRegions(7, 3).spans(length)) for length in size]
     semantic = torch.randn(*counts, CHANNELS, dtype=torch.float64)
     assert_recovery(x, semantic, window=7, tokens=3, side=side)
 
@@ -207,7 +207,7 @@ def test_other_roles_of_global_centers(grid, role):
 
 
 def test_global_centers_are_added_to_queries_alone():
-    """Equation 2 differs from both other readings by far."""
+    """Both other readings of equation 2 give clearly different values."""
     x = torch.randn(1, 14, 14, CHANNELS, dtype=torch.float64)
     outs = [
         randomized(generation_of(None, 4, layers=2, centers_role=role))(x)
@@ -257,11 +257,11 @@ def test_without_shortcut_tokens_are_replaced():
 @pytest.mark.parametrize("size", [(14, 14), (22, 10), (20, 30)], ids=str)
 @pytest.mark.parametrize("side", [14, 21])
 def test_centered_key_windows_are_cut_off_at_the_border(size, side):
-    """As in detection: image tokens alone are keys (released recipe)."""
+    """In detection only image tokens are keys (released recipe)."""
     key_windows = KeyWindows(side, queries=3, keys=7, border="clip")
     module = randomized(SemanticTokenLayer(spec(), key_windows=key_windows, semantic_keys=False))
     x = torch.randn(*size, CHANNELS, dtype=torch.float64)
-    counts = [len(Windows(7, 3).regions(length)) for length in size]
+    counts = [len(PoolingRegions(7, 3).spans(length)) for length in size]
     semantic = torch.randn(*counts, CHANNELS, dtype=torch.float64)
 
     def reference(semantic, x, weights):
@@ -290,7 +290,7 @@ def test_decoupled_attention_is_equation_3():
 
 @pytest.mark.parametrize("size", [(6, 6), (9, 12), (24, 36), (13, 25)], ids=str)
 def test_cross_window_connection_sees_the_tokens_of_a_large_window(size):
-    """Section 3.2: each 3 x 3 window sees 4 x 4 windows around it; few tokens see all."""
+    """Section 3.2: each 3 x 3 window sees 4 x 4 windows around it; in small grids it sees all."""
     module = CrossWindowAttention(
         CHANNELS, num_heads=HEADS, key_windows=KeyWindows(12, queries=3, keys=3)
     ).double()

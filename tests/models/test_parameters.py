@@ -1,4 +1,4 @@
-"""Models whose parameters are bfloat16."""
+"""Test models with bfloat16 parameters."""
 
 import copy
 from functools import partial
@@ -22,5 +22,5 @@ def test_a_bfloat16_model_takes_and_gives_float32_and_is_nearly_the_float32_one(
     exact = copy.deepcopy(model).float()
     expected = exact(video).detach()
     torch.testing.assert_close(logits, expected, atol=0.02 * expected.abs().max().item(), rtol=0)
-    # What rounding loses, and what shows that the model does work in bfloat16.
+    # Rounding errors show that the model computes in bfloat16.
     assert (logits - expected).abs().max() > 1e-4 * expected.abs().max()

@@ -1,25 +1,25 @@
-"""Initial cluster centers: pooled ones at any size, and learned ones."""
+"""Test pooled initial cluster centers at any size, and learned ones."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from stvit_video.models.semantic.key_windows import Windows
 from stvit_video.models.semantic.pooling import (
     AveragePooling,
     IntraInterPooling,
     LearnedCenters,
     MaxPooling,
+    PoolingRegions,
     new_centers,
 )
 
-SEVEN = Windows(window=7, tokens=3)
-FRAME = Windows(window=None, tokens=4)
+SEVEN = PoolingRegions(window=7, tokens=3)
+FRAME = PoolingRegions(window=None, tokens=4)
 GRIDS = [(14, 14), (7, 7), (28, 7), (15, 10), (5, 3), (1, 1)]
 
 
-def intra_inter(windows, *, dim):
-    return IntraInterPooling(windows, dim=dim, grid=(14, 14))
+def intra_inter(regions, *, dim):
+    return IntraInterPooling(regions, dim=dim, grid=(14, 14))
 
 
 @pytest.mark.parametrize("grid", [(7, 7), (14, 21)])
@@ -48,20 +48,20 @@ def test_whole_windows_are_pooled_as_torch_pools_them(grid, pooling, adaptive):
 def test_one_window_over_the_grid_is_adaptive_pooling(grid, pooling, adaptive):
     x = torch.randn(2, *grid, 4)
     expected = adaptive(x.permute(0, 3, 1, 2), 3).permute(0, 2, 3, 1)
-    torch.testing.assert_close(pooling(Windows(window=None, tokens=3))(x), expected)
+    torch.testing.assert_close(pooling(PoolingRegions(window=None, tokens=3))(x), expected)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("windows", [SEVEN, FRAME], ids=["windows", "frame"])
-def test_untrained_intra_inter_pooling_is_average_pooling(windows, grid):
+@pytest.mark.parametrize("regions", [SEVEN, FRAME], ids=["windows", "frame"])
+def test_untrained_intra_inter_pooling_is_average_pooling(regions, grid):
     x = torch.randn(2, *grid, 8)
-    found = intra_inter(windows, dim=8)(x)
-    torch.testing.assert_close(found, AveragePooling(windows)(x))
+    found = intra_inter(regions, dim=8)(x)
+    torch.testing.assert_close(found, AveragePooling(regions)(x))
 
 
-@pytest.mark.parametrize("windows", [SEVEN, FRAME], ids=["windows", "frame"])
-def test_no_mask_or_offset_leaves_a_region_without_tokens(windows):
-    pooling = intra_inter(windows, dim=4)
+@pytest.mark.parametrize("regions", [SEVEN, FRAME], ids=["windows", "frame"])
+def test_no_mask_or_offset_leaves_a_region_without_tokens(regions):
+    pooling = intra_inter(regions, dim=4)
     for weight, bias in ((1e4, 0.0), (-1e4, 0.0), (0.0, 1e4), (0.0, -1e4), (1e4, 1e4)):
         for function in (pooling.intra, pooling.inter):
             torch.nn.init.constant_(function.pointwise.weight, weight)
@@ -102,10 +102,10 @@ def test_masks_stay_finite_in_float16(std, tolerance):
         torch.testing.assert_close(found.float(), expected, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize(("windows", "dim", "expected"), [(FRAME, 192, 7888), (SEVEN, 384, 13065)])
-def test_its_parameters_are_few(windows, dim, expected):
-    """Those of DeiT-T and Swin-T."""
-    assert sum(p.numel() for p in intra_inter(windows, dim=dim).parameters()) == expected
+@pytest.mark.parametrize(("regions", "dim", "expected"), [(FRAME, 192, 7888), (SEVEN, 384, 13065)])
+def test_its_parameters_are_few(regions, dim, expected):
+    """DeiT-T and Swin-T."""
+    assert sum(p.numel() for p in intra_inter(regions, dim=dim).parameters()) == expected
 
 
 def test_learned_centers_are_the_same_for_every_image_and_repeat_over_larger_grids():
@@ -121,7 +121,7 @@ def test_learned_centers_are_the_same_for_every_image_and_repeat_over_larger_gri
 
 @pytest.mark.parametrize("grid", [(14, 14), (9, 10)])
 def test_mixed_precision_leaves_centers_as_precise_as_tokens(grid):
-    """They begin the residual stream of all later layers."""
+    """Centers are the start of the residual stream of all later layers."""
     x = torch.randn(2, *grid, 8)
     with torch.autocast("cpu", torch.bfloat16):
         for pooling in (AveragePooling(SEVEN), MaxPooling(SEVEN), intra_inter(SEVEN, dim=8)):

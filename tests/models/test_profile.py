@@ -1,3 +1,5 @@
+"""Test the counts of parameters and FLOPs."""
+
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 class Attention(nn.Module):
-    """Attention of which both ways of writing it must count alike."""
+    """Attention, fused or written out, which must have the same count."""
 
     def __init__(self, keys, values, mask, *, fused):
         super().__init__()
@@ -53,7 +55,7 @@ def test_a_model_counts_without_warnings_and_keeps_its_mode(small_config, caplog
     assert caplog.records == []
 
 
-# Padding, mixed sizes of windows, recovery, pooling and stem use what fvcore does not know.
+# Padding, windows of several sizes, recovery, pooling and stem use operators unknown to fvcore.
 @pytest.mark.parametrize(
     ("config", "part", "shape"),
     [

@@ -1,6 +1,6 @@
-"""PyTorchVideo's models: the numbers that its own builders' models give, and what was added.
+"""Compare our PyTorchVideo models with the originals, and test what we add to them.
 
-The originals are built for clips of 8 x 64 x 64, as PyTorchVideo's heads pool maps of one size.
+The originals are built for clips of 8 x 64 x 64, as PyTorchVideo's heads pool a fixed size.
 """
 
 from functools import partial
@@ -80,7 +80,7 @@ def ptv_model(name, *overrides, frames=FRAMES, side=SIDE):
 
 @torch.no_grad()
 def with_all_branches(model):
-    """Without the initial weights that switch residual branches off, and with some statistics."""
+    """Replace the initial weights that disable residual branches, and the batch statistics."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.uniform_(module.weight, 0.2, 1.0)
@@ -90,7 +90,7 @@ def with_all_branches(model):
 
 
 def pathways(video, alpha=4):
-    """What ``PackPathway`` in PyTorchVideo's tutorials makes, of a batch."""
+    """Return the pathways as ``PackPathway`` of PyTorchVideo's tutorials does, for a batch."""
     frames = video.shape[2]
     slow = torch.linspace(0, frames - 1, frames // alpha).long()
     return [torch.index_select(video, 2, slow), video]
@@ -108,7 +108,7 @@ def test_a_file_of_pytorchvideo_gives_its_own_logits(name, tmp_path):
     report = load_weights(model, path, min_share=1.0)
     assert report.format == ("PyTorchVideo MViT" if name == MVIT else "PyTorchVideo")
     assert not report.unexpected
-    # The larger clip, as in the test, has the head at several places of the map.
+    # On a larger clip, as in testing, the head is applied at several positions.
     for side in (SIDE,) if name == MVIT else (SIDE, SIDE + 16):
         video = torch.randn(1, 3, FRAMES, side, side)
         expected = original(pathways(video) if name == "slowfast_r50" else video.clone())
@@ -128,7 +128,7 @@ def test_it_trains_at_any_size(name, caplog):
     assert gradients[0].any()
     assert model.head.dropout.p == 0.3
     assert model.head.proj.weight.std().item() == pytest.approx(0.01, rel=0.1)
-    # Smaller than in training, where the window of the head's pooling is cut.
+    # On a smaller clip than in training, the pooling window of the head is reduced.
     assert name == MVIT or model(torch.randn(2, 3, 4, 16, 16)).shape == (2, CLASSES)
     assert count_flops(model, torch.zeros(1, 3, *size)) > 1e7
     assert caplog.records == []

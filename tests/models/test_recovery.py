@@ -1,4 +1,4 @@
-"""Dumbbell units and pyramids of image tokens, at any size."""
+"""Test dumbbell units and feature pyramids at any size."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ DIM = 48
 
 
 def make_unit(*overrides):
-    """A dumbbell unit in double precision, its layer scale too large to be overlooked."""
+    """Return a dumbbell unit in double precision, with a layer scale that is not negligible."""
     model = imagenet_model("stvit_r_swin_t", *SMALL, *overrides)
     unit = dict(model.stages[2].blocks.named_children())["1"].double()
     for parameter in unit.parameters():

@@ -1,11 +1,11 @@
-"""The released mask of padding, of which only the corner is right."""
+"""Test the released mask of padding, which covers only a corner."""
 
 import pytest
 import torch
 
 from stvit_video.models.layers.block import BlockSpec
-from stvit_video.models.semantic.key_windows import KeyWindows, Windows
-from stvit_video.models.semantic.pooling import AveragePooling, MaxPooling
+from stvit_video.models.semantic.key_windows import KeyWindows
+from stvit_video.models.semantic.pooling import AveragePooling, MaxPooling, PoolingRegions
 from stvit_video.models.semantic.recovery import Recovery
 from stvit_video.models.semantic.released import PaddedKeyWindows
 from stvit_video.models.semantic.stgm import SemanticTokenLayer
@@ -20,7 +20,7 @@ def tokens(*shape):
 
 
 def with_key_windows(*choices, recovers=False):
-    """A layer with the same weights for each choice of key windows."""
+    """Return layers with the same weights for each choice of key windows."""
     make, options = (Recovery, {}) if recovers else (SemanticTokenLayer, {"semantic_keys": False})
     torch.manual_seed(1)
     layers = [make(BlockSpec(DIM, 2), key_windows=each, **options).double() for each in choices]
@@ -32,7 +32,7 @@ def with_key_windows(*choices, recovers=False):
 
 
 def padded(**sides):
-    """The released key windows, as they are and without their mask, and those cut off."""
+    """Return the released key windows with and without their mask, and clipped key windows."""
     recovers = sides["queries"] == 7
     return (
         *(
@@ -51,12 +51,12 @@ def test_the_mask_cancels_where_nothing_is_padded(recovers):
     operands = (image, semantic) if recovers else (semantic, image)
     found = masked(*operands)
     torch.testing.assert_close(found, unmasked(*operands))
-    # Zeros outside then take part.
+    # Tokens attend to the zeros outside of the grid.
     assert not torch.allclose(found, clipped(*operands))
 
 
 def test_the_mask_is_right_where_one_side_is_padded():
-    # The corner is then all of that side's padding: columns 16 to 20.
+    # The corner covers all padded columns, 16 to 20.
     image, semantic = tokens(1, 14, 16), tokens(1, 6, 9)
     masked, unmasked, clipped = with_key_windows(*padded(**SIDES))
     found = masked(semantic, image)
@@ -66,8 +66,8 @@ def test_the_mask_is_right_where_one_side_is_padded():
 
 @pytest.mark.parametrize("pooling", [AveragePooling, MaxPooling])
 def test_a_grid_is_padded_with_zeros_before_it_is_pooled(pooling):
-    whole = pooling(Windows(window=7, tokens=3))
+    whole = pooling(PoolingRegions(window=7, tokens=3))
     x = tokens(2, 8, 13)
     expected = whole(torch.nn.functional.pad(x, (0, 0, 0, 1, 0, 6)))
-    assert torch.equal(pooling(Windows(window=7, tokens=3), padded=True)(x), expected)
+    assert torch.equal(pooling(PoolingRegions(window=7, tokens=3), padded=True)(x), expected)
     assert expected.shape == (2, 6, 6, DIM)

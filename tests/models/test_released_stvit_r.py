@@ -1,4 +1,4 @@
-"""The released STViT-R, by its keys and with weights made by a rule, gives the official outputs."""
+"""Compare outputs of the released STViT-R with the official code, for generated weights."""
 
 import json
 import re
@@ -17,7 +17,7 @@ VARIANTS = {
     tuple(case["config"].values()): case
     for case in json.loads((REFERENCE / "official_stvit_r.json").read_text(encoding="utf-8"))
 }
-# (SHORTCUT, USE_GLOBAL) of the released code -> our keys.
+# (SHORTCUT, USE_GLOBAL) of the released code -> our config keys.
 OVERRIDES = {
     (False, False): (),
     (True, True): (
@@ -25,7 +25,7 @@ OVERRIDES = {
         *("STVIT.RELEASED_GLOBAL", "True"),
     ),
 }
-# The detectors' backbone, as released and with its pad_mask off.
+# The detection backbone, as released and with pad_mask off.
 DETECTION = json.loads((REFERENCE / "official_stvit_r_detection.json").read_text(encoding="utf-8"))
 DETECTION_FORM = (
     *("STVIT.SHORTCUT", "True", "STVIT.SEMANTIC_KEYS", "none"),
@@ -36,7 +36,7 @@ DETECTION_FORM = (
 
 @pytest.fixture(scope="module", params=OVERRIDES, ids=["as released", "with both switches"])
 def official(request, tmp_path_factory):
-    """What the official code gives, and what our model gives with the file's weights."""
+    """Return the outputs of the official code, and of our model with the file's weights."""
     case = VARIANTS[request.param]
     path = tmp_path_factory.mktemp("weights") / "stvit_r_swin_s.pth"
     torch.save({"model": make_state(case["keys"])}, path)
@@ -88,7 +88,7 @@ def test_pyramids_are_the_official_detection_codes(case, border, tmp_path):
     report = load_weights(model, tmp_path / "detector.pth", min_share=0.98)
     assert report.format == "released STViT-R"
     assert report.missing.keys() == {"norm.weight", "norm.bias", "head.fc.weight", "head.fc.bias"}
-    # The norms are the detector's, not the classifier's.
+    # The norms belong to the detector, not to the classifier.
     assert all(name.startswith("norm") for name in report.unexpected)
     with torch.inference_mode():
         grids = model.forward_pyramid(
@@ -114,7 +114,7 @@ DETECTOR_NORM = "norm0.weight"
 
 
 def released_names(model, *more):
-    """The state dict of one of our models, with the names and the projections of the released."""
+    """Convert a state dict of ours to the names and projections of the released code."""
     state = {name: torch.zeros(3) for name in more}
     for name, value in model.state_dict().items():
         found = re.fullmatch(r"stages(.*blocks)\.1\.generation\.module\.first\.(.*)", name)
@@ -129,7 +129,7 @@ def released_names(model, *more):
 
 
 def about_switches(report):
-    """The warnings but for that of the stem, which the files of these tests lack."""
+    """Return the warnings without that of the stem, which these files lack."""
     return [sentence for sentence in report.warnings if not sentence.startswith("patch_embed.")]
 
 

@@ -1,4 +1,4 @@
-"""Whole models: any number of frames, any input size, training and testing."""
+"""Test whole models: any number of frames and input size, training and evaluation."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from stvit_video.models.semantic.stgm import SemanticTokenGeneration
 
 # Batch, channels, frames, rows and columns.
 SIZES = [(2, 3, 1, 33, 47), (1, 3, 2, 224, 160), (1, 3, 7, 33, 47), (1, 3, 16, 64, 64)]
-# Their last layers start at zero, so the layers before them get no gradient at first.
+# The last layers of the pooling start at zero, so earlier ones have no gradient before a step.
 WAITING = tuple(
     f"pooling.{function}.{layer}"
     for function in ("intra", "inter")
@@ -21,7 +21,7 @@ WAITING = tuple(
 
 
 def split_parameters(model):
-    """The parameters that get no gradient before the first step, and those that get one."""
+    """Return the parameters without a gradient before the first step, and the others."""
     parameters = dict(model.named_parameters())
     waiting = {name for name in parameters if any(part in name for part in WAITING)}
     return (
@@ -99,7 +99,7 @@ def test_224_pixels_give_36_semantic_tokens_a_frame():
 
 
 def test_semantic_blocks_see_no_padding():
-    # A frame of 128 pixels: 8 x 8 image tokens in stage 3, 4 x 4 semantic tokens in windows of 3.
+    # 128 pixels have 8 x 8 image tokens in stage 3, and 4 x 4 semantic tokens in windows of 3.
     model = small_model("stvit_swin_t", "STVIT.TEMPORAL_WINDOW", "2").eval()
     seen = []
 
@@ -111,7 +111,7 @@ def test_semantic_blocks_see_no_padding():
     for stage in (2, 3):
         for module in model.stages[stage].modules():
             if isinstance(module, WindowAttention) and module.relative_position_bias_table is None:
-                nn.init.normal_(module.qkv.bias)  # what padding would put into the sum
+                nn.init.normal_(module.qkv.bias)  # so that unmasked padding would change the output
                 module.register_forward_hook(compare)
     with torch.inference_mode():
         model(torch.randn(1, 3, 6, 128, 128))

@@ -1,4 +1,4 @@
-"""From a layout to the layers of a stage, and which of its units have what."""
+"""Test the layers that a stage has for a layout."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_units_may_be_without_layers_on_semantic_tokens():
     ("overrides", "shapes"),
     [
         ((), [(6, 6, 48)] * 3),
-        # 10 x 10 image tokens; whole windows, so that centers repeat window by window.
+        # 10 x 10 image tokens are rounded up to complete windows.
         (("DATA.TRAIN_CROP_SIZE", "160"), [(6, 6, 48)] * 3),
         (("STVIT.GLOBAL_WINDOWS", "1"), [(3, 3, 48)] * 3),
         (("STVIT.RELEASED_GLOBAL", "True"), [(6, 6, 48), None, None]),
@@ -73,7 +73,7 @@ def test_reused_tokens_are_pooled_once_and_generated_in_each_unit():
     pooled = [generation.pooling is not None for generation in generations(model)]
     assert pooled == [True, False, False]
     stage = model.stages[2].blocks
-    # Layer scale of 1e-5 would hide what the semantic tokens do.
+    # A layer scale of 1e-5 would hide the effect of the semantic tokens.
     for name, parameter in stage.named_parameters():
         if name.endswith("gamma"):
             nn.init.ones_(parameter)

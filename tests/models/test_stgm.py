@@ -1,18 +1,23 @@
-"""Generation of semantic tokens beside its equations: frames, sizes, and both branches."""
+"""Test token generation beyond its equations: frames, sizes, and both residual branches."""
 
 import pytest
 import torch
 
 from stvit_video.models.layers.block import BlockSpec
-from stvit_video.models.semantic.key_windows import KeyWindows, Windows
-from stvit_video.models.semantic.pooling import AveragePooling, IntraInterPooling, new_centers
+from stvit_video.models.semantic.key_windows import KeyWindows
+from stvit_video.models.semantic.pooling import (
+    AveragePooling,
+    IntraInterPooling,
+    PoolingRegions,
+    new_centers,
+)
 from stvit_video.models.semantic.stage import PerFrame
 from stvit_video.models.semantic.stgm import SemanticTokenGeneration, SemanticTokenLayer
 
 DIM = 8
-SEVEN = Windows(window=7, tokens=3)
-FRAME = Windows(window=None, tokens=4)
-# The last windows of these are not whole; some hold fewer image tokens than semantic ones at 224.
+SEVEN = PoolingRegions(window=7, tokens=3)
+FRAME = PoolingRegions(window=None, tokens=4)
+# The last windows of these grids are incomplete; some hold fewer image tokens than regions.
 RAGGED = [(15, 10), (10, 16), (24, 9), (5, 3), (1, 1), (2, 12), (8, 1)]
 
 
@@ -25,13 +30,13 @@ def make_layer(side, **options):
 
 
 def make_generation(pooling):
-    sides = (10, 14) if pooling.windows.window else (None, None)
+    sides = (10, 14) if pooling.regions.window else (None, None)
     first, second = (make_layer(side) for side in sides)
     return SemanticTokenGeneration(
         pooling,
         first=first,
         second=second,
-        global_centers=new_centers(pooling.windows, dim=DIM, grid=(14, 14)),
+        global_centers=new_centers(pooling.regions, dim=DIM, grid=(14, 14)),
     ).double()
 
 
@@ -40,15 +45,15 @@ def tokens(*shape):
 
 
 @pytest.mark.parametrize("size", RAGGED, ids=str)
-@pytest.mark.parametrize("windows", [SEVEN, FRAME], ids=["windows", "frame"])
-def test_any_size_has_finite_tokens_and_gradients(windows, size):
-    pooling = IntraInterPooling(windows, dim=DIM, grid=(14, 14))
+@pytest.mark.parametrize("regions", [SEVEN, FRAME], ids=["windows", "frame"])
+def test_any_size_has_finite_tokens_and_gradients(regions, size):
+    pooling = IntraInterPooling(regions, dim=DIM, grid=(14, 14))
     for parameter in pooling.parameters():
         torch.nn.init.normal_(parameter)
     generation = make_generation(pooling)
     x = tokens(2, *size).requires_grad_()
     found = generation(x)
-    assert found.shape == (2, *(len(windows.regions(length)) for length in size), DIM)
+    assert found.shape == (2, *(len(regions.spans(length)) for length in size), DIM)
     assert found.isfinite().all()
     found.square().sum().backward()
     assert x.grad.isfinite().all()
@@ -83,12 +88,12 @@ def test_layer_scale_and_drop_path_act_on_both_branches(side):
     assert torch.equal(scaled(semantic, image), semantic)
     dropped = make_layer(side, drop_path=0.5).train()
     kept = (dropped(semantic, image) == semantic).flatten(1).all(1)
-    assert 0.05 < kept.double().mean() < 0.6  # both branches of a frame: a quarter
+    assert 0.05 < kept.double().mean() < 0.6  # a quarter of the frames drop both branches
     assert not (dropped.eval()(semantic, image) == semantic).flatten(1).all(1).any()
 
 
 def test_what_is_dropped_leaves_something_behind():
-    """Without its shortcut the first branch is all that there is."""
+    """Without its shortcut the first branch must not be dropped."""
     dropped = make_layer(10, drop_path=0.5, shortcut=False).train()
     found = dropped(tokens(64, 6, 6), tokens(64, 14, 14))
     assert found.flatten(1).any(1).all()

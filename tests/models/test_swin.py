@@ -1,4 +1,4 @@
-"""Swin as a backbone: the grids of its stages."""
+"""Test the feature pyramid of Swin."""
 
 import pytest
 import torch

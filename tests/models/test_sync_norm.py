@@ -1,9 +1,9 @@
-"""Batch norm over ranks on the CPU, as torch has it for GPUs."""
+"""Test batch norm over all ranks on the CPU."""
 
 import torch
 from torch import nn
 
-from stvit_video.models.detection.cascade import SyncBatchNorm
+from stvit_video.models.detection.cascade import NaiveSyncBatchNorm
 from stvit_video.runtime import distributed
 
 
@@ -12,7 +12,7 @@ def inputs():
 
 
 def run(norm, x):
-    """Train for one step, and give the output, the gradients and the running statistics."""
+    """Train for one step, and return the output, the gradients and the running statistics."""
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]))
     x = x.clone().requires_grad_()
@@ -28,8 +28,8 @@ def run(norm, x):
 
 
 def run_and_save(folder):
-    first, last = [(0, 5), (5, 7)][distributed.get_rank()]  # of 5 and of 2 boxes
-    found = run(SyncBatchNorm(4), inputs()[first:last])
+    first, last = [(0, 5), (5, 7)][distributed.get_rank()]  # 5 and 2 boxes
+    found = run(NaiveSyncBatchNorm(4), inputs()[first:last])
     torch.save(found, folder / f"{distributed.get_rank()}.pth")
 
 
@@ -49,7 +49,7 @@ def test_two_ranks_normalize_as_one(tmp_path):
 
 
 def test_one_rank_and_evaluation_are_plain_batch_norm():
-    plain, ours = nn.BatchNorm2d(4), SyncBatchNorm(4)
+    plain, ours = nn.BatchNorm2d(4), NaiveSyncBatchNorm(4)
     expected, found = run(plain, inputs()), run(ours, inputs())
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value)

@@ -1,6 +1,6 @@
-"""Models export, never wait for a GPU, and keep nothing between calls.
+"""Test that models export, never synchronize with a GPU, and keep no state between calls.
 
-Without a GPU, fake CUDA tensors show what a forward pass would do on one.
+Fake CUDA tensors show what a forward pass does on a GPU without having one.
 """
 
 import copy
@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Operations whose results the CPU waits for, and those that make a tensor of Python's numbers.
+# Operations that synchronize, and operations that copy Python numbers to the device.
 _WAITING = {
     "aten::_local_scalar_dense",
     "aten::equal",
@@ -27,7 +27,7 @@ _FROM_PYTHON = {"aten::lift", "aten::lift_fresh"}
 
 
 class StaysOnDevice(TorchDispatchMode):
-    """Refuses what copies between devices, waits for one, or copies numbers to it."""
+    """Reject operations that synchronize or copy between devices."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name
@@ -48,7 +48,7 @@ def fake_model(name, *overrides):
 def test_a_forward_pass_never_waits_for_the_device(name, half):
     with FakeTensorMode():
         model, x = fake_model(name, "MODEL.DROPCONNECT_RATE", "0.3")
-        # The context manager turns itself off where there is no GPU.
+        # The autocast context manager disables itself without a GPU.
         torch.set_autocast_enabled("cuda", half)
         torch.set_autocast_dtype("cuda", torch.float16)
         try:
@@ -59,7 +59,7 @@ def test_a_forward_pass_never_waits_for_the_device(name, half):
     assert all(result.device.type == "cuda" for result in results)
     if not name.startswith(
         "detector"
-    ):  # whose maps come from norms, which autocast runs in float32
+    ):  # their outputs come from norms, which autocast runs in float32
         assert results[0].dtype == (torch.float16 if half else torch.float32)
 
 
@@ -93,7 +93,7 @@ def test_an_exported_model_takes_any_batch(name):
 
 @pytest.mark.parametrize("name", ["STViT-DeiT", "STViT-Swin", "Video Swin, padded"])
 def test_weights_may_change_in_any_way(name):
-    """A moving average is written into ``.data`` of a model that stays in ``eval()``."""
+    """Averaged weights are copied into ``.data`` of a model that stays in ``eval()``."""
     torch.manual_seed(0)
     model, other, x = build_family(name).eval(), build_family(name).eval(), input_of(name, batch=1)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_weights_may_change_in_any_way(name):
 
 @pytest.mark.parametrize("name", ["STViT-DeiT", "STViT-Swin, padded", "STViT-R-Swin"])
 def test_hooks_keep_what_they_see(name):
-    """Nothing is overwritten in place, with gradients or without."""
+    """No output of a module is overwritten in place later."""
     model, seen = build_family(name).eval(), []
 
     def keep(module, arguments, result):

@@ -1,4 +1,4 @@
-"""Loading: what fits is taken, what does not is reported, and a refused file changes nothing."""
+"""Test loading: fitting weights load, others are reported, rejected files change nothing."""
 
 import re
 
@@ -81,7 +81,7 @@ def test_a_dense_file_loads_into_a_semantic_model(tmp_path):
     assert accounted_for(report) == number_of_values(model)
     assert report.share == pytest.approx(sum(report.loaded.values()) / number_of_values(model))
     blocks = "stages.2.blocks"
-    # Layers 3 and 4 of the dense stage became the generation module's.
+    # Layers 3 and 4 of the dense stage are the layers of the generation module.
     generation = f"{blocks}.2.module"
     theirs, ours = dense.state_dict(), model.state_dict()
     for index, layer in enumerate(("first", "second")):
@@ -111,7 +111,7 @@ def test_a_dense_file_loads_into_a_model_with_recovery(tmp_path):
     dense, model = small_model("swin_s"), small_model("stvit_r_swin_s")
     report = load_weights(model, saved(dense.state_dict(), tmp_path))
     assert accounted_for(report) == number_of_values(model)
-    # Five layers in each of three units have two layer scales.
+    # Five layers in each of three units have two layer scales each.
     assert len(report.missing) == 30
     assert all(name.endswith(".scale.gamma") for name in report.missing)
     tables = {f"stages.2.blocks.{i}.attn.relative_position_bias_table" for i in range(18) if i % 6}
@@ -161,7 +161,7 @@ def test_a_file_that_fills_too_little_changes_nothing(tmp_path):
     share = load_weights(small_model("stvit_swin_t"), path).share
     assert 0.8 < share < 1
     with pytest.raises(
-        UserError, match=rf"fills {share:.1%} of .* at least 100% are asked for"
+        UserError, match=rf"fills {share:.1%} of .* at least 100% are required"
     ) as error:
         load_weights(model, path, min_share=1.0)
     assert str(path) in str(error.value)
@@ -253,13 +253,13 @@ def test_a_share_is_rounded_up_to_no_whole(tmp_path):
     assert 0.9995 < report.share < 1
     assert ": 99.9% of the model's" in str(report)
     with pytest.raises(
-        UserError, match=r"fills 99\.9% .*: .*blocks\.3\.norm1\.bias is missing there"
+        UserError, match=r"fills 99\.9% .*: .*blocks\.3\.norm1\.bias is missing in the file"
     ):
         load_weights(model, saved(state, tmp_path), min_share=1.0)
 
 
 def test_centers_and_offsets_fit_another_training_size(tmp_path):
-    """DeiT's offsets are resized with its regions; Swin's centers repeat over more windows."""
+    """Offsets of DeiT's pooling are resized with its regions."""
     size = ("DATA.TRAIN_CROP_SIZE", "64"), ("DATA.TRAIN_CROP_SIZE", "128")
     options = ("STVIT.ENABLE", "True", "DEIT.CLASS_TOKEN", "False", "STVIT.NUM_TOKENS", "4")
     small, large = (small_deit(*options, *pair) for pair in size)

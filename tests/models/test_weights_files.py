@@ -1,4 +1,4 @@
-"""Files that hold no weights, or broken ones: one sentence, and no code is run."""
+"""Test that damaged and other files give a one-sentence error, and run no code."""
 
 import pickle
 import re
@@ -13,7 +13,7 @@ from stvit_video.models import load_weights, save_weights
 
 
 class Evil:
-    """A pickle of this creates a file when it is read carelessly."""
+    """An object whose pickle creates a file when it is loaded without ``weights_only``."""
 
     def __init__(self, path):
         self.path = path
@@ -73,7 +73,7 @@ def cut_safetensors(folder):
 
 
 def damaged_pickle(folder):
-    # The unpickler's stack is empty here, and it says so with an IndexError.
+    # The unpickler raises IndexError, because its stack is empty.
     (folder / "weights.pth").write_bytes(b"\x80\x02s.")
     return folder / "weights.pth"
 
@@ -145,7 +145,7 @@ def test_a_pickle_runs_no_code(zipped, model, tmp_path):
     assert_one_sentence(str(error.value))
     assert not trace.exists()
     torch.load(path, weights_only=False)
-    assert trace.exists()  # so the file was dangerous indeed
+    assert trace.exists()  # the file is dangerous
 
 
 def test_a_plain_pickle_runs_no_code(model, tmp_path):

@@ -1,4 +1,4 @@
-"""Window attention against its definition."""
+"""Test window attention against its definition."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ CASES = [
 
 
 def make(*, window=(2, 3, 3), shift=(1, 1, 1), **options):
-    """An attention in double precision whose biases are as large as its logits."""
+    """Return an attention in double precision with biases as large as its logits."""
     module = WindowAttention(8, num_heads=2, window=window, shift=shift, **options).double()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -59,8 +59,8 @@ def test_padding_is_seen_only_where_it_is_not_masked():
     masked, released = (make(mask_padding=choice) for choice in (True, False))
     released.load_state_dict(masked.state_dict())
     difference = (masked(x) - released(x)).abs().amax(dim=(0, 4))
-    # Padded to 4, 6, 6 and cut behind the first token of each axis: with a token of padding in its
-    # window, and not on the other side of an edge, is the last column alone.
+    # The grid is padded to 4, 6, 6 and rolled by one token along each axis, so only the last column
+    # shares a window with padding that the shift mask does not hide.
     assert difference[..., :4].max() < 1e-12
     assert difference[..., 4].min() > 1e-3
 

@@ -1,4 +1,4 @@
-"""Cutting a grid into windows: a permutation that is undone, whatever the size and the shift."""
+"""Test that partitioning a grid into windows is a permutation, and its inverse, at any size."""
 
 from itertools import product
 from math import prod
@@ -8,10 +8,10 @@ import torch
 
 from stvit_video.models.layers.windows import (
     group_mask,
-    merge,
-    partition,
     plan_windows,
     window_order,
+    window_partition,
+    window_reverse,
 )
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ WINDOWS = [((2, 3, 3), (1, 1, 1)), ((8, 7, 7), (4, 3, 3)), ((1, None, None), (0,
 
 
 def groups_of(plan):
-    """How many windows of a grid form each group, and their mask."""
+    """Return the number of windows and the mask of each group."""
     return [
         (prod(run.windows for run in group), group_mask(plan, group, CPU)) for group in plan.groups
     ]
@@ -30,14 +30,14 @@ def groups_of(plan):
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize(("window", "shift"), WINDOWS)
 @pytest.mark.parametrize("mask_padding", [False, True])
-def test_merge_undoes_partition(batch, grid, window, shift, mask_padding):
+def test_window_reverse_undoes_window_partition(batch, grid, window, shift, mask_padding):
     plan = plan_windows(grid, window, shift, mask_padding=mask_padding)
     order = window_order(plan, batch, CPU)
     x = torch.randn(batch, *grid, 2)
-    windows = partition(x, plan, order)
+    windows = window_partition(x, plan, order)
     counts = sum(count for count, _ in groups_of(plan))
     assert windows.shape == (counts, batch, prod(plan.window), 2)
-    assert torch.equal(merge(windows, plan, order), x)
+    assert torch.equal(window_reverse(windows, plan, order), x)
 
 
 @pytest.mark.parametrize("shift", [(0, 0, 0), (1, 2, 1)])
@@ -47,7 +47,7 @@ def test_a_window_holds_neighbors_of_the_rolled_grid(shift):
     places = torch.stack(
         torch.meshgrid(*(torch.arange(size) for size in (batch, *grid)), indexing="ij"), dim=-1
     )
-    windows = partition(places, plan, window_order(plan, batch, CPU))
+    windows = window_partition(places, plan, window_order(plan, batch, CPU))
     seen = set()
     for tokens in windows.flatten(0, 1).tolist():
         assert len({token[0] for token in tokens}) == 1, "a window mixes two grids"
@@ -65,7 +65,7 @@ def test_a_window_holds_neighbors_of_the_rolled_grid(shift):
 
 def test_padding_is_zeros_behind_the_grid():
     plan = plan_windows((1, 2, 3), (1, 2, 2))
-    windows = partition(torch.ones(1, 1, 2, 3, 1), plan, window_order(plan, 1, CPU))
+    windows = window_partition(torch.ones(1, 1, 2, 3, 1), plan, window_order(plan, 1, CPU))
     assert plan.padded == (1, 2, 4)
     assert windows[:, 0, :, 0].tolist() == [[1, 1, 1, 1], [1, 0, 1, 0]]
 
@@ -98,14 +98,14 @@ def test_windows_without_a_mask_form_one_group():
 
 
 def test_masks_keep_apart_what_the_shift_brought_together():
-    # 4 columns in windows of 2, shifted by 1: columns 1 2 | 3 0.
+    # 4 columns in windows of 2, shifted by 1: the windows are 1 2 | 3 0.
     ((_, free), (_, mask)) = groups_of(plan_windows((1, 1, 4), (1, 1, 2), (0, 0, 1)))
     assert free is None
     assert mask.tolist() == [[0, -100], [-100, 0]]
 
 
 def test_masks_hide_padding_from_all_tokens():
-    # 3 columns in windows of 2: columns 0 1 | 2 and padding.
+    # 3 columns in windows of 2: the windows are 0 1 | 2 padding.
     plan = plan_windows((1, 1, 3), (1, 1, 2), mask_padding=True)
     ((_, free), (_, mask)) = groups_of(plan)
     assert free is None
@@ -125,12 +125,12 @@ def test_the_gradient_of_the_permutation_is_its_inverse():
     plan = plan_windows((3, 5, 4), (2, 3, 3), (1, 1, 1))
     order = window_order(plan, 2, CPU)
     x = torch.randn(2, 3, 5, 4, 3, dtype=torch.float64, requires_grad=True)
-    windows = partition(x, plan, order)
+    windows = window_partition(x, plan, order)
     weights = torch.randn_like(windows)
     (windows * weights).sum().backward()
-    assert torch.equal(x.grad, merge(weights, plan, order))
+    assert torch.equal(x.grad, window_reverse(weights, plan, order))
 
     def there_and_back(x):
-        return merge(partition(x, plan, order).square(), plan, order)
+        return window_reverse(window_partition(x, plan, order).square(), plan, order)
 
     assert torch.autograd.gradcheck(there_and_back, x)

@@ -1,1 +1,1 @@
-"""Cascade Mask R-CNN on the parts that torchvision has, with any backbone of stages in front."""
+"""Cascade Mask R-CNN on a hierarchical backbone, built on torchvision's components."""

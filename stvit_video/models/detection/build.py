@@ -1,4 +1,4 @@
-"""From a config to a detector around a backbone."""
+"""Build a Cascade Mask R-CNN from a config and a backbone."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -16,7 +16,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from stvit_video.models.detection.cascade import (
     BoxLoss,
     CascadeHeads,
-    SyncBatchNorm,
+    NaiveSyncBatchNorm,
     giou_loss,
     smooth_l1_loss,
 )
@@ -31,8 +31,9 @@ BOX_LOSSES: dict[str, BoxLoss] = {"giou": giou_loss, "smooth_l1": smooth_l1_loss
 
 _ASPECT_RATIOS = (0.5, 1.0, 2.0)
 _BOX_SIDE, _MASK_SIDE = 7, 14
-# Of the first stage: one over the standard deviations of the offsets, 0.1, 0.1, 0.2, 0.2.
-_OFFSET_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+# Box regression weights of the first stage: the inverse of the standard deviations of the offsets,
+# 0.1, 0.1, 0.2, 0.2. Stage n uses n times these.
+_BOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 def build_cascade(
@@ -43,16 +44,18 @@ def build_cascade(
     Args:
         cfg: the config.
         body: see :class:`PyramidBackbone`.
-        channels: of each stage of the body.
-        strides: of each stage's map, in pixels.
+        channels: channels of each stage of the body.
+        strides: stride of each stage's feature map, in pixels.
     """
     detection = cfg.DETECTION
-    # Regions are pooled from the stages' maps; the smallest map, after them, is for proposals.
-    stages = [_stage(cfg, number, strides) for number in range(len(detection.IOU_THRESHOLDS))]
+    stages = [_roi_heads(cfg, number, strides) for number in range(len(detection.IOU_THRESHOLDS))]
     return CascadeMaskRCNN(
         backbone=PyramidBackbone(body, channels=channels),
         fpn=FeaturePyramidNetwork(
-            list(channels), detection.FPN_CHANNELS, extra_blocks=LastLevelMaxPool()
+            list(channels),
+            detection.FPN_CHANNELS,
+            # This smallest map is used for proposals only.
+            extra_blocks=LastLevelMaxPool(),
         ),
         rpn=_rpn(cfg),
         roi_heads=CascadeHeads(
@@ -66,7 +69,7 @@ def build_cascade(
 def _rpn(cfg: CfgNode) -> RegionProposalNetwork:
     detection = cfg.DETECTION
     training, testing = detection.NUM_PROPOSALS
-    # As many before the suppression, of each map, as after it in all.
+    # The same number before NMS, for each feature map, and after it, in total.
     counts = {"training": training, "testing": testing}
     return RegionProposalNetwork(
         AnchorGenerator(
@@ -84,20 +87,20 @@ def _rpn(cfg: CfgNode) -> RegionProposalNetwork:
     )
 
 
-def _stage(cfg: CfgNode, number: int, strides: Sequence[int]) -> RoIHeads:
+def _roi_heads(cfg: CfgNode, number: int, strides: Sequence[int]) -> RoIHeads:
     detection = cfg.DETECTION
     width = detection.FPN_CHANNELS
-    # The background is a class to the heads.
+    # The background is a class of the heads.
     classes = cfg.MODEL.NUM_CLASSES + 1
     threshold = detection.IOU_THRESHOLDS[number]
-    weights = tuple((number + 1) * weight for weight in _OFFSET_WEIGHTS)
+    weights = tuple((number + 1) * weight for weight in _BOX_REG_WEIGHTS)
     return RoIHeads(
         box_roi_pool=PyramidRoIAlign(strides, side=_BOX_SIDE),
         box_head=FastRCNNConvFCHead(
             (width, _BOX_SIDE, _BOX_SIDE),
             [width] * detection.BOX_CONVS,
             [detection.BOX_FC_DIM],
-            norm_layer=SyncBatchNorm,
+            norm_layer=NaiveSyncBatchNorm,
         ),
         box_predictor=FastRCNNPredictor(detection.BOX_FC_DIM, classes),
         fg_iou_thresh=threshold,

@@ -1,6 +1,7 @@
-"""Cascade Mask R-CNN, put together from its parts: backbone, pooling and heads.
+"""Cascade Mask R-CNN: backbone, feature pyramid, proposals and cascade heads.
 
-Letters: B images, H rows and W columns of the padded batch, n boxes, m objects of an image.
+Notation: B images, H rows and W columns of the padded batch, h w size of a feature map, C channels,
+A anchors at each position, n boxes and m objects of an image, s side of a mask.
 """
 
 import math
@@ -12,16 +13,20 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from stvit_video.models.detection.cascade import CascadeHeads, Sizes
+from stvit_video.models.detection.cascade import CascadeHeads, ImageSizes
+
+# From the feature pyramid's paper: a box of 224 pixels is pooled from the map of stride 16.
+_CANONICAL_SIDE, _CANONICAL_LEVEL = 224, 4
 
 
 class PyramidBackbone(nn.Module):
-    """Feature maps of every stage of a backbone, each behind a norm of its own.
+    """Normalized feature maps of every stage of a backbone.
 
     Args:
-        body: has ``forward_pyramid``, from images ``[B, 3, H, W]`` to a grid ``[B, 1, h, w, C]``
-            for each stage; its classifier and final norm must be gone, as nothing trains them.
-        channels: C of each stage.
+        body: backbone whose ``forward_pyramid`` maps images ``[B, 3, H, W]`` to a grid
+            ``[B, 1, h, w, C]`` for each stage. Its classifier and final norm must be removed, as
+            nothing would train them.
+        channels: channels C of each stage.
     """
 
     def __init__(self, body: nn.Module, *, channels: Sequence[int]) -> None:
@@ -30,7 +35,7 @@ class PyramidBackbone(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map images ``[B, 3, H, W]`` to maps ``[B, C, h, w]``, "0" the largest."""
+        """Map images ``[B, 3, H, W]`` to maps ``[B, C, h, w]`` by name; "0" is the largest."""
         grids = self.body.forward_pyramid(images)  # type: ignore[operator]
         return {
             str(stage): norm(grid.squeeze(1)).permute(0, 3, 1, 2)
@@ -38,19 +43,16 @@ class PyramidBackbone(nn.Module):
         }
 
 
-# Of the feature pyramid's paper: a box of 224 pixels is pooled from the map of stride 16.
-_CANONICAL_SIDE, _CANONICAL_LEVEL = 224, 4
-
-
 class PyramidRoIAlign(MultiScaleRoIAlign):
-    """torchvision's pooling, which would take the strides from the first batch that it sees.
+    """torchvision's ``MultiScaleRoIAlign`` with fixed strides.
 
-    It compares maps with images without their padding there, so a first batch of small images
-    with much padding would make all later ones be pooled at wrong places.
+    torchvision infers the strides from the first batch, by comparing feature maps with the sizes
+    of the images without padding. A first batch of small images with much padding would lead to
+    wrong strides, and boxes would be pooled from wrong positions ever after.
 
     Args:
-        strides: of the maps "0", "1", ..., rising powers of two.
-        side: rows and columns of what is pooled.
+        strides: strides of the feature maps "0", "1", ..., increasing powers of two.
+        side: rows and columns of the pooled features.
     """
 
     def __init__(self, strides: Sequence[int], *, side: int) -> None:
@@ -63,10 +65,10 @@ class PyramidRoIAlign(MultiScaleRoIAlign):
 
 
 class FloatRPNHead(RPNHead):
-    """torchvision's head of the region proposal network, with float32 outputs under autocast.
+    """torchvision's ``RPNHead`` with float32 outputs under autocast.
 
-    They are decoded to pixels: in bfloat16, with its 8 significant bits, the place of a box in an
-    image of 1333 pixels would be off by up to four of them.
+    Outputs are decoded to pixels. bfloat16 has 8 significant bits, so the position of a box in an
+    image of 1333 pixels would be off by up to four pixels.
     """
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -76,13 +78,13 @@ class FloatRPNHead(RPNHead):
 
 
 class CascadeMaskRCNN(nn.Module):
-    """A detector that also outlines what it finds.
+    """Cascade Mask R-CNN for object detection and instance segmentation.
 
     Args:
-        backbone: images to a map for each stage.
-        fpn: the maps to as many of equal channels, and further smaller ones.
-        rpn: maps to proposals.
-        roi_heads: maps and proposals to detections.
+        backbone: maps images to a feature map for each stage.
+        fpn: feature pyramid network.
+        rpn: region proposal network.
+        roi_heads: maps feature maps and proposals to detections.
     """
 
     def __init__(
@@ -102,25 +104,25 @@ class CascadeMaskRCNN(nn.Module):
     def forward(
         self,
         images: Tensor,
-        sizes: Sizes,
+        sizes: ImageSizes,
         targets: Sequence[Mapping[str, Tensor]] | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Give the losses of a batch with targets, the detections of one without.
+        """Map images ``[B, 3, H, W]`` to losses in training, otherwise to detections.
 
         Args:
-            images: normalized ``[B, 3, H, W]``, padded at the bottom and on the right.
+            images: normalized images, padded at the bottom and on the right.
             sizes: rows and columns of each image, without padding.
-            targets: ``boxes`` [m, 4] (left, top, right, bottom, in pixels), ``labels`` int64 [m]
-                from 1 on, ``masks`` uint8 [m, rows, columns], for each image; in training only.
+            targets: for each image ``boxes`` [m, 4] (left, top, right, bottom, in pixels),
+                ``labels`` int64 [m] from 1 on and ``masks`` uint8 [m, rows, columns]; only in
+                training.
 
         Returns:
-            losses by name, or ``boxes`` [n, 4], ``scores`` [n], ``labels`` [n] and ``masks``
-            [n, 1, s, s] (probabilities over the box) of each image.
+            losses by name, or for each image ``boxes`` [n, 4], ``scores`` [n], ``labels`` [n] and
+            ``masks`` [n, 1, s, s] (probabilities over the box).
         """
-        assert self.training == (targets is not None), "targets are for training alone"
-        # In float32 they make anchors, and pool features, exactly; convolutions convert for
-        # themselves under autocast.
-        maps = {name: each.float() for name, each in self.fpn(self.backbone(images)).items()}
+        assert self.training == (targets is not None), "targets are given in training only"
+        # Anchors and pooled features need float32; convolutions cast by themselves under autocast.
+        maps = {name: value.float() for name, value in self.fpn(self.backbone(images)).items()}
         image_list = ImageList(images, list(sizes))
         proposals, rpn_losses = self.rpn(image_list, maps, targets)
         if targets is None:

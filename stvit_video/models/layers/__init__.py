@@ -1,1 +1,1 @@
-"""Layers that know nothing of configs, data or semantic tokens: torch in, torch out."""
+"""Transformer layers, independent of configs, data and semantic tokens."""

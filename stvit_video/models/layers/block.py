@@ -1,6 +1,6 @@
-"""The transformer block that every backbone is made of.
+"""Pre-norm transformer blocks.
 
-Letters: C channels; ``...`` are the axes of a grid, which a block never looks at.
+Notation: B batch, C channels; ``...`` are the axes of a grid, which a block does not depend on.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from stvit_video.models.layers.windows import Size, WindowSize
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between them, on ``[..., C]``.
+    """Feed-forward network (FFN) of two linear layers with a GELU in between.
 
     Args:
         dim: channels C.
@@ -36,11 +36,11 @@ class Mlp(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch (CaiT, section 2).
+    """Learned scale of each channel of a residual branch (CaiT, section 2).
 
     Args:
         dim: channels C.
-        init: initial value of the factors.
+        init: initial value of the scale.
     """
 
     def __init__(self, dim: int, *, init: float) -> None:
@@ -48,12 +48,12 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), init))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale ``[..., C]``."""
+        """Map ``[..., C]`` to ``[..., C]``."""
         return x * self.gamma
 
 
 class Residual(nn.Module):
-    """What a residual branch passes on its way back: layer scale, then stochastic depth.
+    """Layer scale and stochastic depth at the end of a residual branch.
 
     Args:
         dim: channels C.
@@ -67,25 +67,20 @@ class Residual(nn.Module):
         self.drop = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
 
     def forward(self, branch: Tensor) -> Tensor:
-        """Scale and drop ``[B, ..., C]``."""
+        """Map ``[B, ..., C]`` to ``[B, ..., C]``."""
         return self.drop(self.scale(branch))
-
-
-def drop_path_rates(last: float, *, depth: int) -> list[float]:
-    """Give the stochastic depth rate of each of ``depth`` layers, from 0 linearly to ``last``."""
-    return [last * layer / max(depth - 1, 1) for layer in range(depth)]
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What all blocks of a stage have in common, those on semantic tokens too.
+    """Settings shared by all blocks of a stage, including those on semantic tokens.
 
     Attributes:
         dim: channels C.
         num_heads: attention heads.
         mlp_ratio: hidden channels of the MLP as a multiple of C.
         norm_layer: builds a norm of C channels.
-        cut_windows: windows are cut to a smaller grid, which is else padded.
+        cut_windows: reduce windows to the size of a smaller grid, instead of padding the grid.
     """
 
     dim: int
@@ -96,11 +91,11 @@ class BlockSpec:
 
 
 class TransformerLayer(nn.Module):
-    """The parts of a pre-norm transformer layer, whatever attends to what in it.
+    """Base class: the submodules of a pre-norm transformer layer.
 
     Args:
-        spec: what the layers of its stage have in common.
-        attention: used by :meth:`forward` of the layer.
+        spec: settings shared by the layers of the stage.
+        attention: attention layer, applied by ``forward`` of a subclass.
         drop_path: stochastic depth rate of both branches.
         layer_scale: initial layer scale of both branches; 0 for none.
     """
@@ -123,15 +118,15 @@ class TransformerLayer(nn.Module):
         self.residual2 = Residual(dim, drop_path=drop_path, layer_scale=layer_scale)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """Add the second branch, the MLP, to ``[B, ..., C]``: FFN(x) + x of the paper."""
+        """Map ``[B, ..., C]`` to FFN(x) + x of the same shape."""
         return x + self.residual2(self.mlp(self.norm2(x)))
 
 
 class Block(TransformerLayer):
-    """A transformer layer around any attention that keeps the shape of its grid."""
+    """A transformer layer around an attention that keeps the shape of its grid."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a grid ``[B, ..., C]`` to a grid of the same shape."""
+        """Map a grid ``[B, ..., C]`` to ``[B, ..., C]``."""
         return self.feed_forward(x + self.residual1(self.attn(self.norm1(x))))
 
 
@@ -145,15 +140,15 @@ def window_block(
     mask_padding: bool = False,
     layer_scale: float = 0.0,
 ) -> Block:
-    """Build a block with attention inside windows: that of Swin, DeiT and semantic tokens.
+    """Build a block with window attention, for Swin, DeiT and semantic tokens.
 
     Args:
         window: frames, rows and columns of a window; None covers the whole axis.
-        shift: the roll of each axis.
+        shift: roll of each axis.
         drop_path: stochastic depth rate of both branches.
-        spec: what the blocks of its stage have in common.
-        position_bias: learn a bias for each relative position; needs a window without None.
-        mask_padding: tokens never attend to the padding of the last windows.
+        spec: settings shared by the blocks of the stage.
+        position_bias: learn a bias for each relative position; the window must not contain None.
+        mask_padding: mask the padding of the last windows.
         layer_scale: initial layer scale of both branches; 0 for none.
     """
     attention = WindowAttention(
@@ -168,15 +163,20 @@ def window_block(
     return Block(spec, attention=attention, drop_path=drop_path, layer_scale=layer_scale)
 
 
-class CheckpointedSequential(nn.Sequential):
-    """A sequence that keeps nothing but the input of each of its modules for the backward pass.
+def drop_path_rates(last: float, *, depth: int) -> list[float]:
+    """Return the stochastic depth rates of ``depth`` layers, rising linearly from 0 to ``last``."""
+    return [last * layer / max(depth - 1, 1) for layer in range(depth)]
 
-    The backward pass runs each module a second time, with the random numbers of the first, so
-    gradients are those of a plain sequence. So are the names of the parameters.
+
+class CheckpointedSequential(nn.Sequential):
+    """``nn.Sequential`` with activation checkpointing of each module.
+
+    The backward pass runs each module again with the same random numbers, so gradients equal those
+    of ``nn.Sequential``. Parameter names are the same too.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` by all modules in turn."""
+        """Map ``[B, ..., C]`` by all modules in turn."""
         if not torch.is_grad_enabled():
             return super().forward(x)
         for module in self:

@@ -1,6 +1,6 @@
-"""From pixels to tokens, and from a stage of tokens to the next.
+"""Patch embedding, and downsampling between stages.
 
-Letters: B batch, T frames, H rows, W columns, C channels; t, h, w the grid of patches.
+Notation: B batch, T frames, H rows, W columns, C channels; t h w grid of patches.
 """
 
 import torch
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 
 class PatchEmbed(nn.Module):
-    """A linear map of disjoint patches, then a norm if there is one.
+    """Linear projection of non-overlapping patches, and an optional norm.
 
-    (ViT, section 3.1, without a norm; Video Swin Transformer, section 3.1, with one.)
+    ViT (section 3.1) has no norm, Video Swin Transformer (section 3.1) has one.
 
-    The weight is a convolution's, as in the released models, but is applied as one matrix
-    product: patches do not overlap, and a matrix product is faster on every device.
+    The weight has the shape of a convolution, as in the released models, but is applied as a matrix
+    product, which is faster on every device.
 
     Args:
         patch: frames, rows and columns of a patch.
         in_channels: channels of the video.
         dim: channels C of a token.
-        norm: of the tokens; None for none.
+        norm: norm of the tokens; None for none.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class PatchEmbed(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """Two convolutions of stride 2 in the place of a patch embedding (released STViT-R).
+    """Patch embedding by two convolutions of stride 2 (released STViT-R).
 
-    Each is followed by a batch norm and a Hardswish; the first has half of the channels. Frames
-    are embedded one by one.
+    Each is followed by a batch norm and a Hardswish; the first has half the channels. Frames are
+    embedded independently.
 
     Args:
         in_channels: channels of the video.
@@ -68,7 +68,7 @@ class ConvStem(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """Map a video ``[B, 3, T, H, W]`` to a grid ``[B, T, ceil(H/4), ceil(W/4), C]``."""
         batch = video.shape[0]
-        # Channels last is what the convolutions are fastest in, and leaves tokens contiguous.
+        # Convolutions are fastest in channels-last format, which also keeps tokens contiguous.
         x = video.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.hardswish(norm(conv(x)))
@@ -76,10 +76,10 @@ class ConvStem(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Join 2 x 2 neighbors into one token of twice the channels (Swin, section 3.1).
+    """Merge 2 x 2 neighboring tokens into one of twice the channels (Swin, section 3.1).
 
     Args:
-        dim: channels C of the incoming tokens.
+        dim: input channels C.
     """
 
     def __init__(self, dim: int) -> None:
@@ -97,28 +97,30 @@ class PatchMerging(nn.Module):
 
 
 class ChannelDoubling(nn.Linear):
-    """Takes the place of patch merging where tokens are semantic: the grid stays (STViT, 4.1).
+    """Replacement of patch merging for semantic tokens, which keeps the grid (STViT, section 4.1).
 
-    "A simple linear layer", without a norm; its initial weights keep the size of tokens. (With
-    those of other layers, of standard deviation 0.02, tokens of 48 channels shrink to 0.14 of
-    their size: training of ``configs/demo/stvit_swin_motion.yaml`` then stayed at chance for 7
-    epochs, where it learns from the second on.)
+    "A simple linear layer", without a norm, whose initial weights preserve the magnitude of tokens.
+    (With the standard deviation of other layers, 0.02, tokens of 48 channels shrink to 0.14 of
+    their magnitude: training of ``configs/demo/stvit_swin_motion.yaml`` then stayed at chance for
+    7 epochs, instead of learning from the second on.)
+
+    Maps ``[..., C]`` to ``[..., 2C]``.
 
     Args:
-        dim: channels C of the incoming tokens; ``[..., C]`` becomes ``[..., 2C]``.
+        dim: input channels C.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, 2 * dim)
 
     def reset_parameters(self) -> None:
-        """Give new weights, which keep the size of tokens."""
+        """Initialize weights that preserve the magnitude of tokens."""
         nn.init.trunc_normal_(self.weight, std=self.in_features**-0.5)
         nn.init.zeros_(self.bias)
 
 
 def _pad_to_multiple(video: Tensor, patch: tuple[int, int, int]) -> Tensor:
-    missing = [-size % side for size, side in zip(video.shape[2:], patch, strict=True)]
-    if not any(missing):
+    padding = [-size % side for size, side in zip(video.shape[2:], patch, strict=True)]
+    if not any(padding):
         return video
-    return F.pad(video, (0, missing[2], 0, missing[1], 0, missing[0]))
+    return F.pad(video, (0, padding[2], 0, padding[1], 0, padding[0]))

@@ -1,6 +1,6 @@
-"""Learned absolute positions, and the class token that has one too.
+"""Learned absolute position embeddings, and the class token.
 
-Letters: B batch, T frames, H rows, W columns of a grid, C channels.
+Notation: B batch, T frames, H rows, W columns of a grid, C channels.
 """
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class PositionEmbedding(nn.Module):
-    """Adds a learned position to each token of a frame (ViT, section 3.1).
+    """Add a learned position to each token of a frame (ViT, section 3.1).
 
-    At another size than its own the table is resized: bicubic, with antialiasing, as timm does.
+    For a grid of another size the table is resized (bicubic, with antialiasing, as in timm).
 
     Args:
         size: rows and columns of the table.
         dim: channels C.
-        class_token: put a learned token, with a position of its own, before those of each frame.
+        class_token: prepend a learned token, with its own position, to those of each frame.
     """
 
     def __init__(self, size: tuple[int, int], *, dim: int, class_token: bool = False) -> None:
@@ -32,25 +32,24 @@ class PositionEmbedding(nn.Module):
             nn.init.trunc_normal_(self.class_token, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map a grid ``[B, T, H, W, C]`` to itself, or, with a class token, to a line.
+        """Map ``[B, T, H, W, C]`` to ``[B, T, H, W, C]``.
 
-        Returns:
-            ``[B, T, H, W, C]``, or ``[B, T, 1, 1 + H W, C]`` with the class token first.
+        With a class token, return ``[B, T, 1, 1 + H W, C]`` with the class token first.
         """
         height, width = x.shape[2:4]
-        places = self.size[0] * self.size[1]
-        first, grid = self.table[:, :-places], self.table[:, -places:]
-        grid = resize_positions(grid, self.size, (height, width)).view(height, width, -1)
-        x = x + grid
+        count = self.size[0] * self.size[1]
+        class_position, positions = self.table[:, :-count], self.table[:, -count:]
+        positions = resize_positions(positions, self.size, (height, width))
+        x = x + positions.view(height, width, -1)
         if self.class_token is None:
             return x
-        line = x.flatten(2, 3).unsqueeze(2)
-        token = (self.class_token + first).expand(*line.shape[:2], 1, 1, -1)
-        return torch.cat([token, line], dim=3)
+        tokens = x.flatten(2, 3).unsqueeze(2)
+        class_token = (self.class_token + class_position).expand(*tokens.shape[:2], 1, 1, -1)
+        return torch.cat([class_token, tokens], dim=3)
 
 
 def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Resize positions ``[1, rows columns, C]`` of a grid to those of another grid."""
+    """Resize the positions ``[1, rows columns, C]`` of one grid size to another."""
     if old == new:
         return table
     grid = table.unflatten(1, old).permute(0, 3, 1, 2)

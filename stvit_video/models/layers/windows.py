@@ -1,17 +1,17 @@
-"""Cutting a grid of tokens into attention windows, and putting it together again.
+"""Partition a grid of tokens into attention windows, and reverse it.
 
-Letters: B batch, T frames, H rows, W columns, C channels; M windows of a grid, N tokens of a
+Notation: B batch, T frames, H rows, W columns, C channels; M windows of a grid, N tokens of a
 window.
 
-Shifted windows follow Swin Transformer, section 3.2: the grid is rolled by the shift, so that
-some windows hold tokens that are not neighbors, and a mask keeps those apart. Along each axis only
-the last windows need one. Windows that share a mask form a group, and attention runs once a group:
-for all windows of a Video Swin's first stage at once, the masks alone would be 79 MB.
+Shifted windows follow Swin Transformer, section 3.2: the grid is rolled by the shift, and a mask
+keeps tokens apart that are not neighbors but share a window. Only the last windows along each axis
+need a mask. Windows with the same mask form a group, and attention runs once per group: the masks
+of all windows of a Video Swin's first stage would take 79 MB.
 
-What a grid of some size needs follows from Python integers. Tensors are made in each pass, by
-plain operations on the device: tokens are numbered, the numbers are rolled and cut, and then the
-tokens are gathered once. (Cutting the tokens themselves copies them three times: 6.3 instead of
-1.9 ms for the first stage of a Video Swin-T, one clip, one core.)
+The plan for a grid size consists of Python integers. Tensors are created in each forward pass on
+the device: the indices of the tokens are rolled and partitioned, then the tokens are gathered once.
+(Partitioning the tokens themselves copies them three times: 6.3 instead of 1.9 ms for the first
+stage of a Video Swin-T, one clip, one core.)
 """
 
 from dataclasses import dataclass
@@ -26,17 +26,17 @@ from torch import Tensor
 Size = tuple[int, int, int]
 WindowSize = tuple[int | None, int | None, int | None]
 
-# What Swin adds to the logits of tokens that a shift brought together.
+# Added to the logits of pairs of tokens that the shift brought into one window, as in Swin.
 SHIFT_PENALTY = -100.0
 
 
-class Run(NamedTuple):
-    """Neighboring windows along one axis that have the same mask.
+class WindowRun(NamedTuple):
+    """Consecutive windows along one axis that have the same mask.
 
     Attributes:
-        first: number of the first one.
-        windows: how many.
-        masked: they hold padding, or tokens that the shift brought together.
+        first: index of the first window.
+        windows: number of windows.
+        masked: whether they hold masked padding, or tokens that the shift brought together.
     """
 
     first: int
@@ -46,37 +46,37 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """How a grid of one size is cut into windows, each attribute by axis (frames, rows, columns).
+    """Partition of a grid into windows, with each attribute by axis (frames, rows, columns).
 
     Attributes:
         grid: size of the grid.
-        window: sides of a window; never larger than the grid, unless windows are not cut.
-        shift: the roll.
+        window: sides of a window; not larger than the grid, unless windows are never cut.
+        shift: roll of the grid.
         runs: windows that have the same mask.
-        mask_padding: padding is masked.
+        mask_padding: whether padding is masked.
     """
 
     grid: Size
     window: Size
     shift: Size
-    runs: tuple[tuple[Run, ...], ...]
+    runs: tuple[tuple[WindowRun, ...], ...]
     mask_padding: bool
 
     @property
     def counts(self) -> Size:
-        """Windows along each axis."""
+        """Number of windows along each axis."""
         t, h, w = (runs[-1].first + runs[-1].windows for runs in self.runs)
         return t, h, w
 
     @property
     def padded(self) -> Size:
-        """Size of the grid, padded to whole windows."""
+        """Size of the grid, padded to complete windows."""
         t, h, w = (count * side for count, side in zip(self.counts, self.window, strict=True))
         return t, h, w
 
     @property
-    def groups(self) -> list[tuple[Run, ...]]:
-        """Windows that share a mask: a run along each axis."""
+    def groups(self) -> list[tuple[WindowRun, ...]]:
+        """Groups of windows with the same mask: a run along each axis."""
         return list(product(*self.runs))
 
 
@@ -93,11 +93,11 @@ def plan_windows(
     Args:
         grid: frames, rows and columns.
         window: sides of a window; None covers the whole axis.
-        shift: the roll of each axis.
-        mask_padding: tokens never attend to padding. Without it padding takes part as zeros,
-            which is what the released Swin and Video Swin models were trained with.
-        cut: windows are cut to a smaller grid, as in the released Video Swin. Without, as in
-            the released Swin for detection, the grid is padded instead.
+        shift: roll of each axis.
+        mask_padding: mask padding. Otherwise tokens attend to padding as zeros, which the released
+            Swin and Video Swin models were trained with.
+        cut: reduce windows to the size of a smaller grid, as in the released Video Swin.
+            Otherwise pad the grid, as in the released Swin for detection.
     """
     sides, shifts, runs = [], [], []
     for size, side, step in zip(grid, window, shift, strict=True):
@@ -114,37 +114,44 @@ def plan_windows(
     )
 
 
-def _runs(size: int, side: int, shift: int, *, mask_padding: bool) -> tuple[Run, ...]:
+def _runs(size: int, side: int, shift: int, *, mask_padding: bool) -> tuple[WindowRun, ...]:
     count = -(-size // side)
-    first = count - 1 if shift else count  # the first window with a mask
+    first = count - 1 if shift else count  # first masked window
     if mask_padding and size < count * side:
         first = min(first, max(size - shift, 0) // side)
-    plain = (Run(0, first, masked=False),) if first else ()
-    return (*plain, *(Run(index, 1, masked=True) for index in range(first, count)))
+    plain = (WindowRun(0, first, masked=False),) if first else ()
+    return (*plain, *(WindowRun(index, 1, masked=True) for index in range(first, count)))
 
 
 def window_order(plan: WindowPlan, batch: int, device: torch.device) -> Tensor | None:
-    """Give the token at each place of the windows of padded grids, group by group.
+    """Return the index of the token at each position of the windows, group by group.
 
     Returns:
-        int64 ``[M, B, N]``, or None where all tokens stay in place.
+        int64 ``[M, B, N]``, indices into the flattened padded grids; None if all tokens stay in
+        place.
     """
     counts, sides = plan.counts, plan.window
     if prod(counts) == 1 and not any(plan.shift):
         return None
-    numbers = torch.arange(prod(plan.padded), device=device).view(plan.padded)
+    indices = torch.arange(prod(plan.padded), device=device).view(plan.padded)
     if any(plan.shift):
-        numbers = numbers.roll([-step for step in plan.shift], dims=(0, 1, 2))
+        indices = indices.roll([-step for step in plan.shift], dims=(0, 1, 2))
     split = [size for pair in zip(counts, sides, strict=True) for size in pair]
-    windows = numbers.view(split).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    windows = indices.view(split).permute(0, 2, 4, 1, 3, 5).flatten(3)
     slices = [tuple(slice(run.first, run.first + run.windows) for run in g) for g in plan.groups]
     order = torch.cat([windows[group].flatten(0, 2) for group in slices])
     starts = torch.arange(batch, device=device) * prod(plan.padded)
     return order[:, None] + starts[:, None]
 
 
-def partition(x: Tensor, plan: WindowPlan, order: Tensor | None) -> Tensor:
-    """Cut grids ``[B, T, H, W, C]`` into windows ``[M, B, N, C]`` in the given order."""
+def window_partition(x: Tensor, plan: WindowPlan, order: Tensor | None) -> Tensor:
+    """Partition grids ``[B, T, H, W, C]`` into windows ``[M, B, N, C]``.
+
+    Args:
+        x: the grids.
+        plan: plan of their size.
+        order: see :func:`window_order`.
+    """
     if plan.padded != plan.grid:
         (t, h, w), (pt, ph, pw) = plan.grid, plan.padded
         x = F.pad(x, (0, 0, 0, pw - w, 0, ph - h, 0, pt - t))
@@ -154,19 +161,21 @@ def partition(x: Tensor, plan: WindowPlan, order: Tensor | None) -> Tensor:
     return rows.view(prod(plan.counts), x.shape[0], prod(plan.window), x.shape[4])
 
 
-def merge(windows: Tensor, plan: WindowPlan, order: Tensor | None) -> Tensor:
-    """Put windows ``[M, B, N, C]`` back into grids ``[B, T, H, W, C]``."""
+def window_reverse(windows: Tensor, plan: WindowPlan, order: Tensor | None) -> Tensor:
+    """Reverse :func:`window_partition`: ``[M, B, N, C]`` to grids ``[B, T, H, W, C]``."""
     rows = windows.flatten(0, 2)
     if order is not None:
         order = order.flatten()
-        places = torch.arange(order.shape[0], device=order.device)
-        rows = rows.index_select(0, torch.empty_like(order).scatter_(0, order, places))
+        positions = torch.arange(order.shape[0], device=order.device)
+        rows = rows.index_select(0, torch.empty_like(order).scatter_(0, order, positions))
     t, h, w = plan.grid
     return rows.view(windows.shape[1], *plan.padded, windows.shape[3])[:, :t, :h, :w]
 
 
-def group_mask(plan: WindowPlan, group: tuple[Run, ...], device: torch.device) -> Tensor | None:
-    """Make the mask of a group, float32 ``[N, N]``, which is added to the logits; None for none."""
+def group_mask(
+    plan: WindowPlan, group: tuple[WindowRun, ...], device: torch.device
+) -> Tensor | None:
+    """Return the mask of a group to add to the logits, float32 ``[N, N]``; None for no mask."""
     if not any(run.masked for run in group):
         return None
     apart = torch.zeros((1,) * 6, dtype=torch.bool, device=device)
@@ -176,13 +185,13 @@ def group_mask(plan: WindowPlan, group: tuple[Run, ...], device: torch.device) -
             continue
         size, side, shift = plan.grid[axis], plan.window[axis], plan.shift[axis]
         padded = plan.padded[axis]
-        places = torch.arange(run.first * side, (run.first + 1) * side, device=device)
-        wrapped = places >= padded - shift
+        positions = torch.arange(run.first * side, (run.first + 1) * side, device=device)
+        wrapped = positions >= padded - shift
         queries, keys = [1] * 6, [1] * 6
         queries[axis] = keys[3 + axis] = side
         apart = apart | (wrapped.view(queries) ^ wrapped.view(keys))
         if plan.mask_padding:
-            padding = padding | ((places + shift) % padded >= size).view(keys[3:])
+            padding = padding | ((positions + shift) % padded >= size).view(keys[3:])
     full = torch.zeros((*plan.window, *plan.window), device=device)
     mask = full.masked_fill(apart, SHIFT_PENALTY).masked_fill(padding, float("-inf"))
     return mask.flatten(0, 2).flatten(1)

@@ -1,4 +1,4 @@
-"""From a config to the description of semantic tokens."""
+"""Build the :class:`SemanticSpec` of a config."""
 
 from collections.abc import Callable
 from math import isqrt
@@ -6,13 +6,14 @@ from math import isqrt
 from fvcore.common.config import CfgNode
 
 from stvit_video.errors import UserError
-from stvit_video.models.semantic.key_windows import Border, KeyWindows, Windows
+from stvit_video.models.semantic.key_windows import Border, KeyWindows
 from stvit_video.models.semantic.layout import parse_layout, restores_image_tokens
 from stvit_video.models.semantic.pooling import (
     AveragePooling,
     IntraInterPooling,
     LearnedCenters,
     MaxPooling,
+    PoolingRegions,
     SpatialPooling,
     new_centers,
 )
@@ -20,7 +21,8 @@ from stvit_video.models.semantic.released import PaddedKeyWindows
 from stvit_video.models.semantic.stage import SemanticSpec
 from stvit_video.models.semantic.stgm import CentersRole
 
-# STVIT.SEMANTIC_KEYS: number of generation layers -> whether each has semantic tokens as keys.
+# STVIT.SEMANTIC_KEYS -> function of the number of generation layers that returns, for each layer,
+# whether semantic tokens are keys.
 _SEMANTIC_KEYS: dict[str, Callable[[int], tuple[bool, ...]]] = {
     "all": lambda layers: (True,) * layers,
     "later": lambda layers: (False,) + (True,) * (layers - 1),
@@ -28,11 +30,11 @@ _SEMANTIC_KEYS: dict[str, Callable[[int], tuple[bool, ...]]] = {
 }
 
 
-def swin_semantic(cfg: CfgNode) -> SemanticSpec:
-    """Describe the semantic tokens of a Swin.
+def swin_semantic_spec(cfg: CfgNode) -> SemanticSpec:
+    """Build the specification of a Swin's semantic tokens.
 
     Raises:
-        UserError: their keys do not fit together.
+        UserError: the config keys contradict each other.
     """
     stage, window = cfg.STVIT.STAGE - 1, cfg.SWIN.WINDOW_SIZE
     if window[1] != window[2]:
@@ -51,11 +53,11 @@ def swin_semantic(cfg: CfgNode) -> SemanticSpec:
     )
 
 
-def deit_semantic(cfg: CfgNode) -> SemanticSpec:
-    """Describe the semantic tokens of a DeiT.
+def deit_semantic_spec(cfg: CfgNode) -> SemanticSpec:
+    """Build the specification of a DeiT's semantic tokens.
 
     Raises:
-        UserError: their keys do not fit together.
+        UserError: the config keys contradict each other.
     """
     rows, columns = cfg.DEIT.PATCH_SIZE
     return _semantic_spec(
@@ -78,13 +80,13 @@ def _semantic_spec(
     depth_key: str,
 ) -> SemanticSpec:
     stvit = cfg.STVIT
-    initial, *more = stvit.INITIALIZATION.split("+")
+    initial, *additional = stvit.INITIALIZATION.split("+")
     units = parse_layout(stvit.LAYOUT, depth=depth, depth_key=depth_key)
     depths = {unit.depth for unit in units if unit.kind == "stgm"}
     if len(depths) > 1:
         raise UserError(
             f"The stgm units of STVIT.LAYOUT {stvit.LAYOUT!r} have different numbers of "
-            "layers: STVIT.KEY_WINDOWS is the same for all, so give them the same number."
+            "layers: STVIT.KEY_WINDOWS applies to all of them, so give them the same number."
         )
     (layers,) = depths
     if layers != len(stvit.KEY_WINDOWS):
@@ -99,58 +101,57 @@ def _semantic_spec(
             f"STVIT.LAYOUT {stvit.LAYOUT!r} is not several of them: write "
             '"3 x (base 1, stgm 2, semantic 2, recovery 1)", or set STVIT.REUSE_TOKENS False.'
         )
-    windows = Windows(window=window, tokens=isqrt(stvit.NUM_TOKENS))
+    regions = PoolingRegions(window=window, tokens=isqrt(stvit.NUM_TOKENS))
     size = cfg.DATA.TRAIN_CROP_SIZE
     grid = -(-size // strides[0]), -(-size // strides[1])
     centers_grid = grid
     if stvit.GLOBAL_WINDOWS:
-        assert window is not None, "the rules ask for windows here"
+        assert window is not None, "config validation requires windows here"
         centers_grid = stvit.GLOBAL_WINDOWS * window, stvit.GLOBAL_WINDOWS * window
-
     padded = stvit.BORDER.startswith("released")
 
     def pooling(dim: int) -> SpatialPooling:
         if initial == "global":
-            centers = new_centers(windows, dim=dim, grid=centers_grid)
-            return LearnedCenters(windows, centers=centers, padded=padded)
+            centers = new_centers(regions, dim=dim, grid=centers_grid)
+            return LearnedCenters(regions, centers=centers, padded=padded)
         if stvit.POOLING == "average":
-            return AveragePooling(windows, padded=padded)
+            return AveragePooling(regions, padded=padded)
         if stvit.POOLING == "max":
-            return MaxPooling(windows, padded=padded)
-        return IntraInterPooling(windows, dim=dim, grid=grid, padded=padded)
+            return MaxPooling(regions, padded=padded)
+        return IntraInterPooling(regions, dim=dim, grid=grid, padded=padded)
 
     role: CentersRole = "queries"
-    if "position" in more:
+    if "position" in additional:
         role = "keys"
     elif stvit.RELEASED_GLOBAL:
         role = "residual"
     return SemanticSpec(
         stage=stage,
         units=units,
-        tokens=windows.tokens,
+        tokens=regions.tokens,
         pooling=pooling,
-        key_windows=tuple(_key_windows(cfg, windows, side) for side in stvit.KEY_WINDOWS),
+        key_windows=tuple(_key_windows(cfg, regions, side) for side in stvit.KEY_WINDOWS),
         semantic_keys=_SEMANTIC_KEYS[stvit.SEMANTIC_KEYS](layers),
-        recovery_windows=_key_windows(cfg, windows, stvit.RECOVERY_WINDOW, recovers=True),
+        recovery_windows=_key_windows(cfg, regions, stvit.RECOVERY_WINDOW, recovers=True),
         global_centers=(
-            (lambda dim: new_centers(windows, dim=dim, grid=centers_grid)) if more else None
+            (lambda dim: new_centers(regions, dim=dim, grid=centers_grid)) if additional else None
         ),
         centers_role=role,
         reuse_tokens=stvit.REUSE_TOKENS,
         temporal_window=stvit.TEMPORAL_WINDOW,
-        cross_window=_cross_window(cfg, windows),
+        cross_window=_cross_window(cfg, regions),
         layer_scale=stvit.LAYER_SCALE_INIT,
         shortcut=stvit.SHORTCUT,
     )
 
 
 def _key_windows(
-    cfg: CfgNode, windows: Windows, side: int, *, recovers: bool = False
+    cfg: CfgNode, regions: PoolingRegions, side: int, *, recovers: bool = False
 ) -> KeyWindows:
     if not side:
         return KeyWindows()
-    assert windows.window is not None, "the rules ask for windows here"
-    image, tokens = windows.window, windows.tokens
+    assert regions.window is not None, "config validation requires windows here"
+    image, tokens = regions.window, regions.tokens
     queries, keys = (image, tokens) if recovers else (tokens, image)
     if cfg.STVIT.BORDER.startswith("released"):
         return PaddedKeyWindows(
@@ -165,9 +166,9 @@ def _key_windows(
     return KeyWindows(side=side, queries=queries, keys=keys, border=border)
 
 
-def _cross_window(cfg: CfgNode, windows: Windows) -> KeyWindows | None:
+def _cross_window(cfg: CfgNode, regions: PoolingRegions) -> KeyWindows | None:
     if not cfg.STVIT.CROSS_WINDOW:
         return None
-    tokens = windows.tokens
+    tokens = regions.tokens
     side = cfg.STVIT.CROSS_WINDOW * tokens
     return KeyWindows(side=side, queries=tokens, keys=tokens)

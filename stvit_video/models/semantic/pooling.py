@@ -1,58 +1,65 @@
-"""Initial cluster centers P by pooling image tokens in space (paper, section 3.1).
+"""Initial cluster centers P by spatial pooling (paper, section 3.1, equations 4 and 5).
 
-Letters: N frames, H W grid of image tokens, h w grid of semantic tokens, C channels; a b rows and
-columns of the largest region.
+Notation: N frames, H W grid of image tokens, h w grid of semantic tokens, n m grid of learned
+centers, C channels; a b rows and columns of the largest region, M regions or windows of all frames.
 """
 
 from math import prod
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvit_video.models.semantic.key_windows import Grid, Windows, grid_of
+from stvit_video.models.semantic.key_windows import Grid, Span, grid_size
 
 
-def new_centers(windows: Windows, *, dim: int, grid: Grid) -> nn.Parameter:
-    """Give new learned cluster centers, one for each semantic token of the training grid.
+class PoolingRegions(NamedTuple):
+    """Division of an axis of image tokens into windows, and of each window into pooled regions.
 
-    There are those of whole windows, so that they repeat window by window over a larger grid.
+    Each region is pooled into one semantic token. Regions are those of adaptive pooling and may
+    overlap: 7 tokens have the regions [0, 3), [2, 5) and [4, 7). If the last window is incomplete,
+    regions without tokens are left out, so every semantic token has at least one image token.
 
-    Args:
-        windows: how an axis is cut into windows and semantic tokens.
-        dim: channels C.
-        grid: rows and columns of the training grid, in image tokens.
-
-    Returns:
-        ``[n, m, C]``, Gaussian noise (paper, section 3.1) of standard deviation 0.02, as in the
-        released code.
+    Attributes:
+        window: side w of a window in image tokens; None for a single window over the axis.
+        tokens: semantic tokens w_s along the axis of a window.
     """
-    rows, columns = (windows.tokens * -(-size // windows.side(size)) for size in grid)
-    centers = nn.Parameter(torch.empty(rows, columns, dim))
-    nn.init.normal_(centers, std=0.02)
-    return centers
 
+    window: int | None
+    tokens: int
 
-def tile_centers(centers: Tensor, size: Grid) -> Tensor:
-    """Repeat learned centers ``[n, m, C]`` over a grid of semantic tokens ``[h, w, C]``."""
-    if centers.shape[:2] == size:
-        return centers
-    (height, width), (rows, columns) = size, centers.shape[:2]
-    return centers.repeat(-(-height // rows), -(-width // columns), 1)[:height, :width]
+    def window_side(self, size: int) -> int:
+        """Return the side of a window on an axis of ``size`` tokens."""
+        return size if self.window is None else self.window
+
+    def window_spans(self, size: int) -> list[Span]:
+        """Return the regions of one complete window on an axis of ``size`` tokens."""
+        side, tokens = self.window_side(size), self.tokens
+        return [Span(side * k // tokens, -(side * (k + 1) // -tokens)) for k in range(tokens)]
+
+    def spans(self, size: int) -> list[Span]:
+        """Return the regions of an axis of ``size`` tokens, one for each semantic token."""
+        return [
+            Span(origin + start, min(origin + stop, size))
+            for origin in range(0, size, self.window_side(size))
+            for start, stop in self.window_spans(size)
+            if origin + start < size
+        ]
 
 
 class SpatialPooling(nn.Module):
-    """Pools each region of a grid into one initial cluster center.
+    """Base class: pool each region of a grid into one initial cluster center.
 
     Args:
-        windows: how an axis is cut into windows and regions; both axes are cut alike.
-        padded: grids end in zeros up to whole windows, which are pooled, too (released STViT-R
-            for detection).
+        regions: windows and regions along each axis.
+        padded: zero-pad grids to complete windows and pool the zeros too (released STViT-R for
+            detection).
     """
 
-    def __init__(self, windows: Windows, *, padded: bool = False) -> None:
+    def __init__(self, regions: PoolingRegions, *, padded: bool = False) -> None:
         super().__init__()
-        self.windows = windows
+        self.regions = regions
         self.padded = padded
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,138 +67,119 @@ class SpatialPooling(nn.Module):
         raise NotImplementedError
 
     def pooled_grid(self, x: Tensor) -> Grid:
-        """Give the rows and columns of ``[N, H, W, C]``, with padding if it is pooled, too."""
-        rows, columns = grid_of(x)
+        """Return the rows and columns of ``[N, H, W, C]``, including padding that is pooled."""
+        rows, columns = grid_size(x)
         if not self.padded:
             return rows, columns
-        side = self.windows.side
+        side = self.regions.window_side
         return rows + -rows % side(rows), columns + -columns % side(columns)
 
     def gather_regions(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gather the tokens of each region of ``[N, H, W, C]``.
 
         Returns:
-            tokens ``[N, h, w, a, b, C]``, and whether each is one of its region, bool
-            ``[h, w, a, b]``, or None where all are; those that are not are zero.
+            tokens ``[N, h, w, a, b, C]``, zero outside of smaller regions, and a bool mask of
+            the tokens inside their region, ``[h, w, a, b]``; None if all are.
         """
         sizes = self.pooled_grid(x)
-        spans = [self.windows.regions(size) for size in sizes]
-        lengths = [_largest(self.windows, size) for size in sizes]
-        # Zeros up to the grid that is pooled, and as many as its last regions lack.
-        below, beside = (
-            axis[-1].start + length - have
-            for axis, length, have in zip(spans, lengths, grid_of(x), strict=True)
-        )
-        if below or beside:
-            x = F.pad(x, (0, 0, 0, beside, 0, below))
-        # By slices: torch 2.11's inductor loses the gradients of an index here (on the CPU).
-        rows, columns = spans
-        x = torch.stack([x[:, a : a + lengths[0]] for a, _ in rows], dim=1)
-        cells = torch.stack([x[:, :, :, a : a + lengths[1]] for a, _ in columns], dim=2)
-        if all(
-            span.length == length
-            for axis, length in zip(spans, lengths, strict=True)
-            for span in axis
+        rows, columns = (self.regions.spans(size) for size in sizes)
+        height, width = (_largest_region(self.regions, size) for size in sizes)
+        # Pad to the pooled grid, and further until the last regions are as large as the largest.
+        have_rows, have_columns = grid_size(x)
+        pad_rows = rows[-1].start + height - have_rows
+        pad_columns = columns[-1].start + width - have_columns
+        if pad_rows or pad_columns:
+            x = F.pad(x, (0, 0, 0, pad_columns, 0, pad_rows))
+        # Slices, because torch 2.11's inductor loses the gradients of an index here (on the CPU).
+        x = torch.stack([x[:, start : start + height] for start, _ in rows], dim=1)
+        tokens = torch.stack([x[:, :, :, start : start + width] for start, _ in columns], dim=2)
+        if all(span.length == height for span in rows) and all(
+            span.length == width for span in columns
         ):
-            return cells, None
-        of_rows, of_columns = (
-            torch.stack([torch.arange(length, device=x.device) < span.length for span in axis])
-            for axis, length in zip(spans, lengths, strict=True)
+            return tokens, None
+        inside_rows, inside_columns = (
+            torch.stack([torch.arange(length, device=x.device) < span.length for span in spans])
+            for spans, length in ((rows, height), (columns, width))
         )
-        inside = of_rows[:, None, :, None] & of_columns[None, :, None, :]
-        return cells * inside[..., None], inside
+        inside = inside_rows[:, None, :, None] & inside_columns[None, :, None, :]
+        return tokens * inside[..., None], inside
 
 
 class AveragePooling(SpatialPooling):
-    """The mean of each region: non-parametric adaptive pooling."""
+    """Non-parametric adaptive pooling: the mean of each region."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, H, W, C]`` to ``[N, h, w, C]``."""
-        cells, inside = self.gather_regions(x)
+        tokens, inside = self.gather_regions(x)
         if inside is None:
-            return cells.mean((3, 4))
-        return cells.sum((3, 4)) / inside.sum((2, 3))[..., None]
+            return tokens.mean((3, 4))
+        return tokens.sum((3, 4)) / inside.sum((2, 3))[..., None]
 
 
 class MaxPooling(SpatialPooling):
-    """The maximum of each region, channel by channel (as the released STViT-R)."""
+    """Maximum of each region, channel by channel (released STViT-R)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, H, W, C]`` to ``[N, h, w, C]``."""
-        cells, inside = self.gather_regions(x)
+        tokens, inside = self.gather_regions(x)
         if inside is not None:
-            cells = cells.masked_fill(~inside[..., None], float("-inf"))
-        return cells.amax((3, 4))
-
-
-class LearnedCenters(SpatialPooling):
-    """Initial centers that are learned, the same for every image (paper, Table 7, "global").
-
-    Args:
-        windows: how an axis is cut into windows and regions; both axes are cut alike.
-        centers: ``[n, m, C]``, see :func:`new_centers`.
-    """
-
-    def __init__(self, windows: Windows, *, centers: nn.Parameter, padded: bool = False) -> None:
-        super().__init__(windows, padded=padded)
-        self.centers = centers
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[N, H, W, C]``, of which only the size matters, to ``[N, h, w, C]``."""
-        height, width = (len(self.windows.regions(size)) for size in self.pooled_grid(x))
-        return tile_centers(self.centers, (height, width)).expand(x.shape[0], -1, -1, -1)
+            tokens = tokens.masked_fill(~inside[..., None], float("-inf"))
+        return tokens.amax((3, 4))
 
 
 class IntraInterPooling(SpatialPooling):
-    """Intra and inter-window spatial pooling (paper, section 3.1, equations 4 and 5).
+    """Intra and inter-window spatial pooling (paper, section 3.1).
 
-    A mask M, predicted from the tokens X_w of a region alone, weighs them (equation 4)::
+    Each region i has a mask M_i, predicted from its tokens X_w, and pools its tokens with it::
 
-        M = f_intra(X_w)        P^ = softmax(M) . X_w
+        M_i = f_intra(X_w) = Conv(GELU(LayerNorm(DepthwiseConv(X_w))))    (4)
+        P^_i = Softmax(M_i) . X_w
 
-    and an offset O, predicted from the centers P^ of its window, revises the mask so that
-    centers differ from each other (equation 5)::
+    An offset O_i, predicted from the pooled tokens P^ of all regions of the window, revises the
+    mask so that cluster centers differ from each other::
 
-        O = f_inter(P^)         P = softmax(M + O) . X_w
+        O = f_inter(P^)
+        P_i = Softmax(M_i + O_i) . X_w                                    (5)
 
-    Both functions are ``Conv(GELU(LayerNorm(DepthwiseConv(.))))``. f_inter has an output for each
-    token of a region. Their last convolutions start at zero: an untrained module is adaptive
-    average pooling. (The bias of the last one of f_intra cancels in the softmax, so there is
-    none.)
+    f_inter has the form of equation 4 with one output for each token of a region. The last
+    convolution of both functions starts at zero, so an untrained module is adaptive average
+    pooling. (f_intra needs no bias there, as the softmax cancels it.)
 
-    On a grid of another size regions may be of another size: O is resized (bilinear) to the
-    largest one, and smaller regions take its top left.
+    On a grid of another size, regions may have another size: O is resized (bilinear) to the
+    largest region, and smaller regions take its top left part.
 
     Args:
-        windows: how an axis is cut into windows and regions; both axes are cut alike.
+        regions: windows and regions along each axis.
         dim: channels C.
-        grid: rows and columns of the training grid.
+        grid: rows and columns of the training grid, in image tokens.
     """
 
-    def __init__(self, windows: Windows, *, dim: int, grid: Grid, padded: bool = False) -> None:
-        super().__init__(windows, padded=padded)
-        self.region = _largest(windows, grid[0]), _largest(windows, grid[1])
+    def __init__(
+        self, regions: PoolingRegions, *, dim: int, grid: Grid, padded: bool = False
+    ) -> None:
+        super().__init__(regions, padded=padded)
+        self.region_size = _largest_region(regions, grid[0]), _largest_region(regions, grid[1])
         self.intra = _MaskFunction(dim, outputs=1, bias=False)
-        self.inter = _MaskFunction(dim, outputs=prod(self.region))
+        self.inter = _MaskFunction(dim, outputs=prod(self.region_size))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, H, W, C]`` to ``[N, h, w, C]``."""
-        cells, inside = self.gather_regions(x)
-        mask = self.intra(cells.flatten(0, 2)).view(cells.shape[:-1])  # equation 4
-        pooled = _weighted_sum(mask, cells, inside)
+        tokens, inside = self.gather_regions(x)
+        mask = self.intra(tokens.flatten(0, 2)).view(tokens.shape[:-1])  # equation 4
+        pooled = _weighted_sum(mask, tokens, inside)
         mask = mask + self._offset(pooled, like=mask)
-        return _weighted_sum(mask, cells, inside)  # equation 5
+        return _weighted_sum(mask, tokens, inside)  # equation 5
 
     def _offset(self, pooled: Tensor, *, like: Tensor) -> Tensor:
-        """Map centers ``[N, h, w, C]`` to an offset of each token, ``[N, h, w, a, b]``."""
-        (height, width), side = grid_of(pooled), self.windows.tokens
-        below, beside = -height % side, -width % side
-        if below or beside:
-            pooled = F.pad(pooled, (0, 0, 0, beside, 0, below))
+        """Map pooled tokens P^ ``[N, h, w, C]`` to offsets O ``[N, h, w, a, b]``."""
+        (height, width), side = grid_size(pooled), self.regions.tokens
+        pad_rows, pad_columns = -height % side, -width % side
+        if pad_rows or pad_columns:
+            pooled = F.pad(pooled, (0, 0, 0, pad_columns, 0, pad_rows))
         windows = pooled.unflatten(2, (-1, side)).unflatten(1, (-1, side)).transpose(2, 3)
         offset = self.inter(windows.flatten(0, 2)).unflatten(0, windows.shape[:3])
         offset = offset.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
-        offset = offset.unflatten(3, self.region)
+        offset = offset.unflatten(3, self.region_size)
         if offset.shape != like.shape:
             resized = F.interpolate(offset.flatten(1, 2), size=like.shape[3:], mode="bilinear")
             offset = resized.view(like.shape)
@@ -199,12 +187,12 @@ class IntraInterPooling(SpatialPooling):
 
 
 class _MaskFunction(nn.Module):
-    """Equation 4, ``Conv(GELU(LayerNorm(DepthwiseConv(x))))``, on grids of their own each.
+    """f_intra and f_inter: ``Conv(GELU(LayerNorm(DepthwiseConv(x))))`` (equation 4).
 
     Args:
         dim: channels C.
-        outputs: of each token.
-        bias: of the last convolution.
+        outputs: output channels for each token.
+        bias: whether the last convolution has a bias.
     """
 
     def __init__(self, dim: int, *, outputs: int, bias: bool = True) -> None:
@@ -222,24 +210,73 @@ class _MaskFunction(nn.Module):
         return self.pointwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def _largest(windows: Windows, size: int) -> int:
-    """Give the tokens of the largest region along an axis of ``size`` tokens."""
-    return max(span.length for span in windows.regions_of_a_window(size))
+def _largest_region(regions: PoolingRegions, size: int) -> int:
+    """Return the length of the largest region along an axis of ``size`` tokens."""
+    return max(span.length for span in regions.window_spans(size))
 
 
-def _weighted_sum(mask: Tensor, cells: Tensor, inside: Tensor | None) -> Tensor:
-    """Weigh the tokens of each region by the softmax of a mask.
+def _weighted_sum(mask: Tensor, tokens: Tensor, inside: Tensor | None) -> Tensor:
+    """Compute Softmax(M) . X_w for each region.
 
     Args:
-        mask: logits ``[N, h, w, a, b]``.
-        cells: tokens ``[N, h, w, a, b, C]``.
-        inside: whether each is one of its region, ``[h, w, a, b]``; None where all are.
+        mask: logits M, ``[N, h, w, a, b]``.
+        tokens: tokens X_w, ``[N, h, w, a, b, C]``.
+        inside: mask of the tokens inside their region, ``[h, w, a, b]``; None if all are.
 
     Returns:
-        centers ``[N, h, w, C]``.
+        cluster centers ``[N, h, w, C]``.
     """
     if inside is not None:
         mask = mask.masked_fill(~inside, float("-inf"))
-    weights = mask.flatten(3).softmax(-1).to(cells.dtype)
-    # Mixed precision multiplies in half precision, but a residual stream stays as it is.
-    return (weights.unsqueeze(-2) @ cells.flatten(3, 4)).squeeze(-2).to(cells.dtype)
+    weights = mask.flatten(3).softmax(-1).to(tokens.dtype)
+    # Autocast multiplies in half precision, but the residual stream must keep its precision.
+    return (weights.unsqueeze(-2) @ tokens.flatten(3, 4)).squeeze(-2).to(tokens.dtype)
+
+
+class LearnedCenters(SpatialPooling):
+    """Learned initial centers, the same for every image (paper, Table 7, "global").
+
+    Args:
+        regions: windows and regions along each axis.
+        centers: ``[n, m, C]``, see :func:`new_centers`.
+    """
+
+    def __init__(
+        self, regions: PoolingRegions, *, centers: nn.Parameter, padded: bool = False
+    ) -> None:
+        super().__init__(regions, padded=padded)
+        self.centers = centers
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, H, W, C]``, of which only the size matters, to ``[N, h, w, C]``."""
+        height, width = (len(self.regions.spans(size)) for size in self.pooled_grid(x))
+        return tile_centers(self.centers, (height, width)).expand(x.shape[0], -1, -1, -1)
+
+
+def new_centers(regions: PoolingRegions, *, dim: int, grid: Grid) -> nn.Parameter:
+    """Create learned cluster centers, one for each semantic token of the training grid.
+
+    The training grid is rounded up to complete windows, so that centers repeat window by window
+    over a larger grid.
+
+    Args:
+        regions: windows and regions along each axis.
+        dim: channels C.
+        grid: rows and columns of the training grid, in image tokens.
+
+    Returns:
+        ``[n, m, C]``, Gaussian noise (paper, section 3.1) of standard deviation 0.02, as in the
+        released code.
+    """
+    rows, columns = (regions.tokens * -(-size // regions.window_side(size)) for size in grid)
+    centers = nn.Parameter(torch.empty(rows, columns, dim))
+    nn.init.normal_(centers, std=0.02)
+    return centers
+
+
+def tile_centers(centers: Tensor, size: Grid) -> Tensor:
+    """Repeat learned centers ``[n, m, C]`` over a grid of semantic tokens ``[h, w, C]``."""
+    if centers.shape[:2] == size:
+        return centers
+    (height, width), (rows, columns) = size, centers.shape[:2]
+    return centers.repeat(-(-height // rows), -(-width // columns), 1)[:height, :width]

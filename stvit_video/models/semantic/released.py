@@ -1,6 +1,6 @@
-"""What the released STViT-R does beside the paper, for weights that were trained so.
+"""Reproduce how the released STViT-R code differs from the paper, for its weights.
 
-Letters: N frames, h w grid of keys, H W grid of image tokens, C channels.
+Notation: N frames, h w grid of keys, C channels.
 """
 
 import re
@@ -11,29 +11,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stvit_video.models.semantic.key_windows import Grid, Keys, KeyWindows, Span, Window, grid_of
+from stvit_video.models.semantic.key_windows import (
+    Grid,
+    KeyWindows,
+    ProjectedKeys,
+    QueryKeySpans,
+    Span,
+    grid_size,
+)
 from stvit_video.models.semantic.stgm import SemanticTokenGeneration
 
-# What is added to the logits of padding.
+# Added to the logits of padding, as in the released code.
 _PENALTY = -1000.0
-# The norms of a detector's stages.
-_DETECTOR = re.compile(r"(backbone\.)?norm(s\.)?\d\.")
+# The norms after each stage, which only a detector has.
+_DETECTOR_NORM = re.compile(r"(backbone\.)?norm(s\.)?\d\.")
 
 
 @dataclass(frozen=True)
 class PaddedKeyWindows(KeyWindows):
-    """Centered windows of keys that reach into padding, some of which takes part.
+    """Centered windows of keys that extend into zero padding, which is masked only in part.
 
-    The grid of image tokens ends in zeros up to whole windows, and windows of keys may leave it,
-    into more zeros. A penalty is given to what lies outside, and to the corner
-    ``[-below:, -beside:]`` where rows and columns of padding meet. As ``-0:`` is a whole side in
-    Python, a side without padding is all corner; where neither has any, everything gets the
-    penalty and it cancels. The grid of semantic tokens has the very same corner.
+    The grid of image tokens is padded to complete windows, and windows of keys may extend beyond
+    it. The released mask puts a penalty on all keys beyond the padded grid, but inside it only on
+    the corner ``[-pad_rows:, -pad_columns:]`` where padded rows and columns meet. As ``-0:``
+    selects a whole axis in Python, the corner spans all rows if no rows are padded; if nothing is
+    padded, all keys get the penalty and it cancels. The grid of semantic tokens has the same
+    corner.
 
     Attributes:
-        image_window: side of the windows that the image tokens are padded to.
-        recovers: image tokens are the queries, not the keys.
-        penalized: without, all padding takes part (the released ``pad_mask`` off).
+        image_window: side of the windows that image tokens are padded to.
+        recovers: whether image tokens are the queries instead of the keys.
+        penalized: whether padding gets the penalty (the released ``pad_mask``).
     """
 
     side: int
@@ -41,48 +49,50 @@ class PaddedKeyWindows(KeyWindows):
     recovers: bool = False
     penalized: bool = True
 
-    def along(self, queries: int, keys: int) -> list[Window]:
-        """Give the windows along an axis, on the padded grid that :meth:`project` gives."""
+    def spans(self, num_queries: int, num_keys: int) -> list[QueryKeySpans]:
+        """Return the windows along an axis; keys are on the padded grid of :meth:`project`."""
         return [
-            Window(
-                Span(start, min(start + self.queries, queries)),
+            QueryKeySpans(
+                Span(start, min(start + self.queries, num_queries)),
                 (Span(index * self.keys, index * self.keys + self.side),),
             )
-            for index, start in enumerate(range(0, queries, self.queries))
+            for index, start in enumerate(range(0, num_queries, self.queries))
         ]
 
     def project(
-        self, tokens: Tensor, project: Callable[[Tensor], Tensor], *, queries: Grid
-    ) -> Keys:
-        """Project the tokens ``[N, h, w, C]``, and put them among projected zeros."""
-        image = queries if self.recovers else grid_of(tokens)
-        below, beside = (-size % self.image_window for size in image)
+        self, tokens: Tensor, project: Callable[[Tensor], Tensor], *, query_grid: Grid
+    ) -> ProjectedKeys:
+        """Project tokens ``[N, h, w, C]`` and surround them with projected zeros."""
+        image_grid = query_grid if self.recovers else grid_size(tokens)
+        pad_rows, pad_columns = (-size % self.image_window for size in image_grid)
         if not self.recovers:
-            tokens = F.pad(tokens, (0, 0, 0, beside, 0, below))
-        height, width = grid_of(tokens)
-        # Up to the last key of the last window.
-        rows, columns = ((-(-size // self.queries) - 1) * self.keys + self.side for size in queries)
+            tokens = F.pad(tokens, (0, 0, 0, pad_columns, 0, pad_rows))
+        height, width = grid_size(tokens)
+        # The grid must hold the last key of the last window.
+        rows, columns = (
+            (-(-size // self.queries) - 1) * self.keys + self.side for size in query_grid
+        )
         before = (self.side - self.keys) // 2
         around = (before, columns - before - width, before, rows - before - height)
-        # Padding all around is a zero before the norm, so its projection is no zero.
+        # Padding is zero before the norm, so its projection is not zero.
         zero = project(torch.zeros_like(tokens[:1, :1, :1]))
         projected = F.pad(project(tokens) - zero, (0, 0, *around)) + zero
         if not self.penalized:
-            return Keys(projected)
-        inside = torch.zeros((height, width), device=tokens.device)
-        inside[-below:, -beside:] = _PENALTY
-        return Keys(projected, F.pad(inside, around, value=_PENALTY))
+            return ProjectedKeys(projected)
+        penalty = torch.zeros((height, width), device=tokens.device)
+        penalty[-pad_rows:, -pad_columns:] = _PENALTY
+        return ProjectedKeys(projected, F.pad(penalty, around, value=_PENALTY))
 
 
-def switch_mismatches(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Compare the switches of the released code, SHORTCUT and USE_GLOBAL, with a model.
+def check_released_switches(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Compare the released code's switches SHORTCUT and USE_GLOBAL between a file and a model.
 
-    A file tells USE_GLOBAL by its centers. No weight tells SHORTCUT: detectors always have it,
-    and the released classifiers, which have no global centers, were trained without.
+    Global centers in the file show USE_GLOBAL. No weight shows SHORTCUT: detectors always have it,
+    and the released classifiers, which have no global centers, were trained without it.
 
     Args:
-        model: what the file is for.
-        names: of the file's weights, as they are called here.
+        model: model to load the file into.
+        names: names of the file's weights, converted to this package's names.
 
     Returns:
         a sentence for each switch that differs.
@@ -94,7 +104,7 @@ def switch_mismatches(model: nn.Module, names: Iterable[str]) -> list[str]:
     sentences = []
     has_global = any(name.endswith(".global_centers") for name in names)
     centers = [m for m in generations if m.global_centers is not None]
-    # The released centers are those of the first unit alone, and added to its residual, too.
+    # The released code has centers only in the first unit, and adds them to the residual too.
     is_released = len(centers) == 1 and centers[0].second.centers_role == "residual"
     if has_global != bool(centers) or (has_global and not is_released):
         value, wanted = (
@@ -103,22 +113,22 @@ def switch_mismatches(model: nn.Module, names: Iterable[str]) -> list[str]:
             else ("false", f"spatial{' and STVIT.RELEASED_GLOBAL False' if is_released else ''}")
         )
         sentences.append(
-            f"The file was trained with USE_GLOBAL {value}, the model is made otherwise: set "
+            f"The file was trained with USE_GLOBAL {value}, but the model was not: set "
             f"STVIT.INITIALIZATION {wanted}."
         )
-    # A detector has SHORTCUT too where it begins with a classifier's weights.
-    own = (name for name, _ in model.named_parameters())
-    is_detector = any(_DETECTOR.match(name) for name in (*names, *own))
+    # A detector has SHORTCUT even if it starts from a classifier's weights.
+    model_names = (name for name, _ in model.named_parameters())
+    is_detector = any(_DETECTOR_NORM.match(name) for name in (*names, *model_names))
     model_has_shortcut = generations[0].first.shortcut
     if is_detector and not model_has_shortcut:
         sentences.append(
-            "The file is a detector's, which has SHORTCUT, the model has not: set STVIT.SHORTCUT "
-            "True."
+            "The file is a detector's, which has SHORTCUT, but the model does not: set "
+            "STVIT.SHORTCUT True."
         )
     if model_has_shortcut and not is_detector and not has_global:
         sentences.append(
-            "The released weights for classification were trained with SHORTCUT false, the model "
-            "has STVIT.SHORTCUT True: set it False. (No weight tells this switch: if you trained "
-            "the file otherwise, save what load_weights makes of it by save_weights.)"
+            "The released weights for classification were trained with SHORTCUT false, but the "
+            "model has STVIT.SHORTCUT True: set it False. (No weight shows this switch: if you "
+            "trained the file with it, load it with load_weights and save it with save_weights.)"
         )
     return sentences

@@ -1,6 +1,7 @@
-"""Build a stage with semantic tokens: from a layout to the layers.
+"""Build the layers of a stage with semantic tokens from its layout.
 
-Letters: B batch, T frames, H W grid of image tokens, h w of semantic tokens, C channels.
+Notation: B batch, T frames, N frames of all clips, H W grid of image tokens, h w grid of semantic
+tokens, C channels.
 """
 
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from stvit_video.models.layers.block import Block, BlockSpec, window_block
 from stvit_video.models.layers.windows import Size, WindowSize
 from stvit_video.models.semantic.key_windows import CrossWindowAttention, KeyWindows
-from stvit_video.models.semantic.layout import Unit, modules_of, restores_image_tokens
+from stvit_video.models.semantic.layout import Unit, group_units, restores_image_tokens
 from stvit_video.models.semantic.pooling import SpatialPooling
 from stvit_video.models.semantic.recovery import DumbbellUnit, Recovery, ReusingSequential
 from stvit_video.models.semantic.stgm import (
@@ -22,56 +23,37 @@ from stvit_video.models.semantic.stgm import (
     SemanticTokenLayer,
 )
 
-
-class PerFrame(nn.Module):
-    """Apply a module for images to each frame of a video by itself.
-
-    In training stochastic depth then drops branches of single frames, not of whole clips.
-
-    Args:
-        module: maps ``[N, H, W, C]``, or several such grids, to ``[N, h, w, c]``.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *grids: Tensor) -> Tensor:
-        """Map ``[B, T, H, W, C]``, or several of equal B and T, to ``[B, T, h, w, c]``."""
-        frames = [grid.flatten(0, 1) for grid in grids]
-        return self.module(*frames).unflatten(0, grids[0].shape[:2])
-
-
-# By their numbers in the dense stage.
+# Layers by their numbers in the dense stage.
 Layers = OrderedDict[str, nn.Module]
-# Builds one block: (window, shift, drop path) -> block.
+# Function that builds a block from (window, shift, drop path).
 BlockFactory = Callable[[WindowSize, Size, float], nn.Module]
 
 
 @dataclass(frozen=True)
 class SemanticSpec:
-    """Where and how semantic tokens replace image tokens in a backbone.
+    """Settings of the semantic tokens of a backbone.
 
     Attributes:
-        stage: index (from 0) of the stage that ``units`` describes; later ones are semantic, or
-            dense if it recovers the image tokens.
+        stage: index (from 0) of the stage that ``units`` describes. Later stages process semantic
+            tokens, or image tokens if this stage recovers them.
         units: layout of that stage.
-        tokens: side of the semantic tokens of a window (w_s).
-        pooling: from channels to what gives the initial cluster centers.
-        key_windows: which image tokens each generation layer sees.
+        tokens: semantic tokens along each axis of a window (w_s).
+        pooling: builds the pooling of initial cluster centers for a number of channels.
+        key_windows: image tokens that each generation layer sees.
         semantic_keys: whether semantic tokens are keys beside image tokens, for each generation
             layer.
-        recovery_windows: which semantic tokens an image token sees.
-        global_centers: from channels to learned centers for the second generation layer; None for
-            none.
-        centers_role: to what these are added besides the queries. Those that are added to the
-            residual are in the first of several units alone (as released).
-        reuse_tokens: units after the first begin with its semantic tokens, not with pooled ones.
+        recovery_windows: semantic tokens that an image token sees.
+        global_centers: builds the learned centers of the second generation layer for a number of
+            channels; None for none.
+        centers_role: where these are added besides the queries. With "residual", only the first
+            of several units has them (released code).
+        reuse_tokens: units after the first start from its semantic tokens instead of pooled ones.
         temporal_window: frames over which semantic tokens attend.
-        cross_window: which semantic tokens a window of them sees in cross-window connections;
-            None: the whole frame.
+        cross_window: semantic tokens that a window of them sees in cross-window connections;
+            None for the whole frame.
         layer_scale: initial layer scale of generation, semantic and recovery layers; 0 for none.
-        shortcut: the first generation layer adds the initial centers to what they aggregate.
+        shortcut: whether the first generation layer adds the initial centers to what they
+            aggregate.
     """
 
     stage: int
@@ -90,16 +72,73 @@ class SemanticSpec:
     shortcut: bool = True
 
     def ends_semantic(self, stage: int) -> bool:
-        """Say whether the stage of this index ends in semantic tokens."""
+        """Return whether the stage of this index ends in semantic tokens."""
         return stage >= self.stage and not restores_image_tokens(self.units)
+
+
+def semantic_stage(
+    semantic: SemanticSpec,
+    *,
+    spec: BlockSpec,
+    window: WindowSize,
+    position_bias: bool = True,
+    drop_paths: Sequence[float],
+    sequence: type[nn.Sequential] = nn.Sequential,
+) -> nn.Sequential:
+    """Build the stage in which image tokens become semantic tokens.
+
+    Each layer is named by its number in the dense stage, and a module of several layers by that of
+    its first one, so that weights of a dense checkpoint can be matched to layers.
+
+    Args:
+        semantic: layout and other settings of the semantic tokens.
+        spec: settings shared by the blocks of the stage.
+        window: attention window of the blocks on image tokens.
+        position_bias: whether these blocks learn a bias for each relative position.
+        drop_paths: stochastic depth rate of each layer.
+        sequence: class of the returned container.
+
+    Returns:
+        a module that maps ``[B, T, H, W, C]`` to ``[B, T, h, w, C]``, or to a grid of the same
+        size if the layout recovers image tokens.
+    """
+    base = partial(window_block, spec=spec, position_bias=position_bias)
+    modules: Layers = OrderedDict()
+    first, has_generation = 0, False
+    for units in group_units(semantic.units):
+        name, parts = str(first), dict[str, Layers]()
+        for unit in units:
+            rates = drop_paths[first : first + unit.depth]
+            if unit.kind == "base":
+                layers = base_blocks(base, window=window, drop_paths=rates, first=first)
+            elif unit.kind == "stgm":
+                module = generation_module(
+                    semantic, spec=spec, drop_paths=rates, is_first=not has_generation
+                )
+                layers, has_generation = OrderedDict({name: PerFrame(module)}), True
+            elif unit.kind == "semantic":
+                layers = semantic_blocks(semantic, spec=spec, drop_paths=rates, first=first)
+            else:
+                layers = recovery_layers(semantic, spec=spec, drop_paths=rates, first=first)
+            parts[unit.kind] = layers
+            first += unit.depth
+        if "recovery" in parts:
+            modules[name] = DumbbellUnit(
+                parts["stgm"][name],
+                semantic=nn.Sequential(parts.get("semantic", OrderedDict())),
+                recovery=nn.ModuleDict(parts["recovery"]),
+            )
+        else:
+            modules |= layers
+    return (ReusingSequential if semantic.reuse_tokens else sequence)(modules)
 
 
 def base_blocks(
     factory: BlockFactory, *, window: WindowSize, drop_paths: Sequence[float], first: int = 0
 ) -> Layers:
-    """Build blocks on image tokens: windows in turn unshifted and shifted by half a side.
+    """Build blocks on image tokens, in turn with regular windows and with windows shifted by half.
 
-    Names are layer numbers from ``first``.
+    Layers are numbered from ``first``.
     """
     t, h, w = (0 if side is None else side // 2 for side in window)
     return OrderedDict(
@@ -111,15 +150,16 @@ def base_blocks(
 def semantic_blocks(
     semantic: SemanticSpec, *, spec: BlockSpec, drop_paths: Sequence[float], first: int = 0
 ) -> Layers:
-    """Build blocks on semantic tokens: local ones and cross-window connections in turn.
+    """Build blocks on semantic tokens, in turn local attention and cross-window connections.
 
-    Local blocks attend within the semantic tokens of a window, cross-window connections over the
-    whole frame or a large window (paper, section 3.2). With a temporal window of several frames
-    they attend over those too, and the latter shift it by half, so that windows of frames
-    connect. None has a position bias: the paper's counts and the released code have none.
+    Local attention is inside the semantic tokens of a window, cross-window connections are over
+    the whole frame or a large window (paper, section 3.2). A temporal window of several frames
+    extends both over time; cross-window connections shift it by half to connect neighboring
+    temporal windows. No block has a position bias, in accordance with the paper's parameter counts
+    and the released code.
     """
     frames, tokens = semantic.temporal_window, semantic.tokens
-    # Padding is no cluster center.
+    # Padding is masked, because it is not a cluster center.
     factory = partial(
         window_block,
         spec=spec,
@@ -144,16 +184,16 @@ def semantic_blocks(
     return layers
 
 
-def generation(
+def generation_module(
     semantic: SemanticSpec, *, spec: BlockSpec, drop_paths: Sequence[float], is_first: bool
 ) -> SemanticTokenGeneration:
-    """Build the module that makes semantic tokens of image tokens, of a layer for each rate.
+    """Build the module that generates semantic tokens from image tokens.
 
     Args:
-        semantic: all about semantic tokens.
-        spec: what the blocks of the stage have in common.
+        semantic: settings of the semantic tokens.
+        spec: settings shared by the blocks of the stage.
         drop_paths: stochastic depth rate of each layer.
-        is_first: it is the first one of its stage.
+        is_first: whether it is the first generation module of its stage.
     """
     first, second, *further = (
         SemanticTokenLayer(
@@ -184,7 +224,7 @@ def generation(
 def recovery_layers(
     semantic: SemanticSpec, *, spec: BlockSpec, drop_paths: Sequence[float], first: int
 ) -> Layers:
-    """Build layers from image and semantic tokens to image tokens, named by numbers."""
+    """Build layers that recover image tokens from semantic tokens, numbered from ``first``."""
     return OrderedDict(
         (
             str(number),
@@ -201,58 +241,20 @@ def recovery_layers(
     )
 
 
-def semantic_stage(
-    semantic: SemanticSpec,
-    *,
-    spec: BlockSpec,
-    window: WindowSize,
-    position_bias: bool = True,
-    drop_paths: Sequence[float],
-    sequence: type[nn.Sequential] = nn.Sequential,
-) -> nn.Sequential:
-    """Build the stage in which image tokens become semantic tokens.
+class PerFrame(nn.Module):
+    """Apply an image module to each frame of a video independently.
 
-    Each layer is named by its number in the dense stage, and a module of several by that of its
-    first layer, so that the layers of a dense checkpoint find their places.
+    Stochastic depth then drops branches of single frames instead of whole clips.
 
     Args:
-        semantic: the layout, and all about semantic tokens.
-        spec: what the blocks of the stage have in common.
-        window: of the blocks on image tokens.
-        position_bias: these blocks learn a bias for each relative position.
-        drop_paths: stochastic depth rate of each layer.
-        sequence: what runs the layers one after the other.
-
-    Returns:
-        what maps ``[B, T, H, W, C]`` to ``[B, T, h, w, C]``, or to a grid of the same size where
-        the layout recovers it.
+        module: maps ``[N, H, W, C]``, or several such grids, to ``[N, h, w, C]``.
     """
-    base = partial(window_block, spec=spec, position_bias=position_bias)
-    modules: Layers = OrderedDict()
-    first, has_generation = 0, False
-    for units in modules_of(semantic.units):
-        name, parts = str(first), dict[str, Layers]()
-        for unit in units:
-            rates = drop_paths[first : first + unit.depth]
-            if unit.kind == "base":
-                layers = base_blocks(base, window=window, drop_paths=rates, first=first)
-            elif unit.kind == "stgm":
-                module = generation(
-                    semantic, spec=spec, drop_paths=rates, is_first=not has_generation
-                )
-                layers, has_generation = OrderedDict({name: PerFrame(module)}), True
-            elif unit.kind == "semantic":
-                layers = semantic_blocks(semantic, spec=spec, drop_paths=rates, first=first)
-            else:
-                layers = recovery_layers(semantic, spec=spec, drop_paths=rates, first=first)
-            parts[unit.kind] = layers
-            first += unit.depth
-        if "recovery" in parts:
-            modules[name] = DumbbellUnit(
-                parts["stgm"][name],
-                semantic=nn.Sequential(parts.get("semantic", OrderedDict())),
-                recovery=nn.ModuleDict(parts["recovery"]),
-            )
-        else:
-            modules |= layers
-    return (ReusingSequential if semantic.reuse_tokens else sequence)(modules)
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *grids: Tensor) -> Tensor:
+        """Map ``[B, T, H, W, C]``, or several of equal B and T, to ``[B, T, h, w, C]``."""
+        frames = [grid.flatten(0, 1) for grid in grids]
+        return self.module(*frames).unflatten(0, grids[0].shape[:2])

@@ -1,6 +1,7 @@
 """Semantic token generation module, STGM (paper, section 3.1, equations 1 to 3).
 
-Letters: N frames, H W grid of image tokens X, h w grid of semantic tokens S, C channels.
+Notation: N frames, H W grid of image tokens X, h w grid of semantic tokens S, n m grid of global
+cluster centers G, C channels.
 """
 
 from collections.abc import Sequence
@@ -12,32 +13,45 @@ from torch import Tensor, nn
 from stvit_video.models.layers.attention import Attention
 from stvit_video.models.layers.block import BlockSpec, Residual, TransformerLayer
 from stvit_video.models.semantic.key_windows import (
-    Keys,
     KeyWindows,
-    Window,
+    ProjectedKeys,
+    QueryKeySpans,
     attend_in_windows,
-    grid_of,
+    grid_size,
 )
 from stvit_video.models.semantic.pooling import SpatialPooling, tile_centers
 
-# To what global centers are added besides the queries: to nothing else (equation 2), to the keys of
-# semantic tokens (a learned position, Table 7), or to the residual (released code, USE_GLOBAL).
+# Where global centers are added: to the queries alone (equation 2), also to the keys of semantic
+# tokens (a learned position, Table 7), or also to the residual (released code, USE_GLOBAL).
 CentersRole = Literal["queries", "keys", "residual"]
 
 
 class SemanticTokenLayer(TransformerLayer):
     """A transformer layer in which semantic tokens aggregate image tokens.
 
-    Its first norm is that of queries, keys and values. Keys and values are projected once a
-    token, and gathered into (overlapping) windows afterwards.
+    Equation 1, the first layer, starts from the initial cluster centers P. Equation 2, the second
+    layer, adds the global cluster centers G to the queries and the semantic tokens to the keys and
+    values (MHA takes queries, keys and values; norms are omitted)::
+
+        S^ = MHA(P, X, X) + P                                   S1 = FFN(S^) + S^    (1)
+        S^ = MHA(S1 + G, Concat(S1, X), Concat(S1, X)) + S1     S2 = FFN(S^) + S^    (2)
+
+    S1 and G contribute separately to the attention map A (exact without the norm, which is that of
+    S1 + G, as in the released code)::
+
+        A_s = (S1 W_q) . (Concat(S1, X) W_k)   A_g = (G W_q) . (Concat(S1, X) W_k)
+        A = Softmax(A_s + A_g)                                                       (3)
+
+    Queries, keys and values share the first norm. Keys and values are projected once per token
+    and gathered into (overlapping) windows afterwards.
 
     Args:
-        spec: what the layers of its stage have in common.
-        key_windows: which image tokens a semantic token sees.
-        semantic_keys: semantic tokens are keys and values too, beside the image tokens.
-        shortcut: semantic tokens are added to what they aggregate; without, they are replaced by
-            it (released STViT-R).
-        centers_role: to what global centers are added besides the queries.
+        spec: settings shared by the layers of the stage.
+        key_windows: image tokens that each semantic token sees.
+        semantic_keys: use semantic tokens as keys and values beside the image tokens.
+        shortcut: add the semantic tokens to what they aggregate; without it they are replaced
+            (released STViT-R).
+        centers_role: where global centers are added besides the queries.
         drop_path: stochastic depth rate of both branches.
         layer_scale: initial layer scale of both branches; 0 for none.
     """
@@ -61,78 +75,84 @@ class SemanticTokenLayer(TransformerLayer):
         self.semantic_keys = semantic_keys
         self.shortcut = shortcut
         self.centers_role = centers_role
-        if not shortcut:  # what is dropped must leave something behind
+        if not shortcut:
+            # Dropping this branch would leave no tokens.
             self.residual1 = Residual(spec.dim, drop_path=0.0, layer_scale=layer_scale)
 
     def forward(
         self, tokens: Tensor, image_tokens: Tensor, global_centers: Tensor | None = None
     ) -> Tensor:
-        """Update semantic tokens by equation 1 or 2, which differ in their keys and in G.
+        """Map S ``[N, h, w, C]``, X ``[N, H, W, C]`` and G ``[h, w, C]`` to S ``[N, h, w, C]``.
 
         Args:
-            tokens: S, ``[N, h, w, C]``.
-            image_tokens: X, ``[N, H, W, C]``.
-            global_centers: G, ``[h, w, C]``.
+            tokens: semantic tokens S, or the initial cluster centers P.
+            image_tokens: image tokens X.
+            global_centers: global cluster centers G; None for equation 1.
 
         Returns:
-            ``[N, h, w, C]``.
+            updated semantic tokens.
         """
         normed = self.norm1(tokens)
-        centered, normed_centered = tokens, normed  # S + G
+        centered, normed_queries = tokens, normed
         if global_centers is not None:
             centered = tokens + global_centers
-            normed_centered = self.norm1(centered)
-        keys = [self.key_windows.project(image_tokens, self._project, queries=grid_of(tokens))]
+            normed_queries = self.norm1(centered)
+        keys = [
+            self.key_windows.project(
+                image_tokens, self._project_image_tokens, query_grid=grid_size(tokens)
+            )
+        ]
         if self.semantic_keys:
-            key_tokens = normed_centered if self.centers_role == "keys" else normed
-            keys.insert(0, Keys(self._project_apart(key_tokens, normed)))
-        rows, columns = self.windows(tokens, image_tokens)
-        gathered = attend_in_windows(
+            normed_keys = normed_queries if self.centers_role == "keys" else normed
+            keys.insert(0, ProjectedKeys(self._project_keys_values(normed_keys, normed)))
+        rows, columns = self.query_key_spans(tokens, image_tokens)
+        attended = attend_in_windows(
             self.attn,
-            self.attn.project_queries(normed_centered),
+            self.attn.project_queries(normed_queries),
             keys,
             rows=rows,
             columns=columns,
         )
-        x = self.residual1(gathered)
+        x = self.residual1(attended)
         if self.shortcut:
             x = x + (centered if self.centers_role == "residual" else tokens)
         return self.feed_forward(x)
 
-    def windows(self, tokens: Tensor, image_tokens: Tensor) -> tuple[list[Window], list[Window]]:
-        """Give the windows along rows and columns of ``[N, h, w, C]`` and ``[N, H, W, C]``.
+    def query_key_spans(
+        self, tokens: Tensor, image_tokens: Tensor
+    ) -> tuple[list[QueryKeySpans], list[QueryKeySpans]]:
+        """Return the windows along rows and columns of S ``[N, h, w, C]`` and X ``[N, H, W, C]``.
 
-        The keys of each are its semantic tokens, if these are keys, and its image tokens.
+        The keys of a window are its semantic tokens, if these are keys, then its image tokens.
         """
-        key_windows = self.key_windows
-        along = key_windows.along_with_queries if self.semantic_keys else key_windows.along
-        rows, columns = (
-            along(*sizes) for sizes in zip(grid_of(tokens), grid_of(image_tokens), strict=True)
-        )
-        return rows, columns
+        spans = self.key_windows.spans
+        if self.semantic_keys:
+            spans = self.key_windows.spans_with_queries
+        (h, w), (height, width) = grid_size(tokens), grid_size(image_tokens)
+        return spans(h, height), spans(w, width)
 
-    def _project(self, image_tokens: Tensor) -> Tensor:
+    def _project_image_tokens(self, image_tokens: Tensor) -> Tensor:
         return self.attn.project_keys_values(self.norm1(image_tokens))
 
-    def _project_apart(self, keys: Tensor, values: Tensor) -> Tensor:
+    def _project_keys_values(self, keys: Tensor, values: Tensor) -> Tensor:
         if keys is values:
             return self.attn.project_keys_values(values)
         return torch.cat([self.attn.project_keys(keys), self.attn.project_values(values)], dim=-1)
 
 
 class SemanticTokenGeneration(nn.Module):
-    """Generates the semantic tokens of a frame: initial centers, then attention.
+    """Generate the semantic tokens of a frame from its image tokens, which stay unchanged.
 
     The first layer recovers cluster centers from pooled ones (equation 1), the second adds
-    learned global ones to the queries (equations 2 and 3), and further layers repeat the second
-    without these (Table 8). The image tokens are not updated.
+    global centers to the queries (equations 2 and 3), and further layers repeat the second
+    without global centers (Table 8).
 
     Args:
-        pooling: gives the initial cluster centers P; None: they are given to :meth:`forward`.
-        first: by equation 1.
-        second: by equation 2.
-        further: by equation 2 without global centers.
-        global_centers: G, ``[n, m, C]``, which repeats over larger grids; None for none.
+        pooling: pools the initial cluster centers P; None if :meth:`forward` is given them.
+        first: layer of equation 1.
+        second: layer of equation 2.
+        further: layers of equation 2 without global centers.
+        global_centers: G, ``[n, m, C]``, repeated over larger grids; None for none.
     """
 
     global_centers: Tensor | None
@@ -166,7 +186,7 @@ class SemanticTokenGeneration(nn.Module):
         tokens = self.first(initial_centers, x)
         centers = self.global_centers
         if centers is not None:
-            centers = tile_centers(centers, grid_of(tokens))
+            centers = tile_centers(centers, grid_size(tokens))
         tokens = self.second(tokens, x, centers)
         for layer in self.further:
             tokens = layer(tokens, x)

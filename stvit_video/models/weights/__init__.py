@@ -1,1 +1,1 @@
-"""Files of weights: their formats, fitting them to a model, and the report of that."""
+"""Weights files: checkpoint formats, fitting weights to a model, and load reports."""

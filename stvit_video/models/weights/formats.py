@@ -1,4 +1,4 @@
-"""Checkpoint formats of the field: how to tell them apart, and what their names are here."""
+"""Detect checkpoint formats, and convert their state dicts to this package's names."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,24 +8,34 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-# Buffers that follow from the shape of a window and are no weights.
-_DERIVED = re.compile(r"(relative_position_index|relative_coords_table|attn_mask)$")
-# What only files from before the models followed the paper have.
-_BEFORE_THE_PAPER = re.compile(
+# Buffers that are derived from the shape of a window.
+_DERIVED_BUFFER = re.compile(r"(relative_position_index|relative_coords_table|attn_mask)$")
+# Names in checkpoints from before the models followed the paper.
+_OUTDATED_NAME = re.compile(
     r"\.pooling\.(mask|offset)\.|\.module\.layers\.\d+\.|\.downsample\.expansion\."
 )
-# Dense Swins have one projection of all three.
+# Dense Swins have a single qkv projection.
 _STVIT_R_KEY = re.compile(r"(backbone\.)?layers\.\d+\.blocks\.\d+\.attn\.kv\.weight")
+# Prefix of the backbone's names in a detector.
+BODY_PREFIX = "backbone.body."
+# Norms and feature pyramid of an official detector. Its heads are not converted, because they were
+# trained on regions pooled half a pixel away from torchvision's.
+_OFFICIAL_DETECTOR = (
+    (re.compile(r"backbone\.norm(\d)\."), r"backbone.norms.\1."),
+    (re.compile(r"neck\.lateral_convs\.(\d)\.conv\."), r"fpn.inner_blocks.\1.0."),
+    (re.compile(r"neck\.fpn_convs\.(\d)\.conv\."), r"fpn.layer_blocks.\1.0."),
+)
+_OFFICIAL_DETECTOR_NORM = "backbone.norm0.weight"
 
 
 @dataclass(frozen=True)
-class Format:
-    """A family of checkpoint files.
+class CheckpointFormat:
+    """Checkpoint format.
 
     Attributes:
-        name: what the load report calls it.
-        renames: pairs (pattern, replacement), applied to a key in turn.
-        convert: changes the values of the renamed keys, where names alone do not do it.
+        name: name in the load report.
+        renames: pairs (pattern, replacement), applied to each key in turn.
+        convert: converts the renamed state dict, for formats whose values differ too.
     """
 
     name: str
@@ -33,31 +43,31 @@ class Format:
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     def rename(self, key: str) -> str:
-        """Give our name of a key."""
+        """Return this package's name of a key."""
         for pattern, replacement in self.renames:
             key = re.sub(pattern, replacement, key)
         return key
 
 
-def _from_stvit_r(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Join the separate projections of queries and of keys and values, as in a dense block."""
-    joined = {}
+def _convert_stvit_r(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join the projections of queries and of keys and values into one, as in a dense block."""
+    converted = {}
     for key, value in state.items():
         if ".attn.q." in key:
             key_value = state[key.replace(".attn.q.", ".attn.kv.")]
-            joined[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([value, key_value])
+            converted[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([value, key_value])
         elif key.endswith(".global_centers"):
             side = isqrt(value.shape[1])
-            joined[key] = value.view(side, side, -1)
+            converted[key] = value.view(side, side, -1)
         elif ".attn.kv." not in key:
-            joined[key] = value
-    return joined
+            converted[key] = value
+    return converted
 
 
 _HEAD = (r"^head\.(weight|bias)$", r"head.fc.\1")
 
-STVIT_VIDEO = Format("stvit_video")
-VIDEO_SWIN = Format(
+STVIT_VIDEO = CheckpointFormat("stvit_video")
+VIDEO_SWIN = CheckpointFormat(
     "official Video Swin",
     (
         (r"^backbone\.", ""),
@@ -65,26 +75,26 @@ VIDEO_SWIN = Format(
         (r"^cls_head\.fc_cls\.", "head.fc."),
     ),
 )
-SWIN = Format("official Swin", ((r"^backbone\.", ""), (r"^layers\.", "stages."), _HEAD))
-STVIT_R = Format(
+SWIN = CheckpointFormat("official Swin", ((r"^backbone\.", ""), (r"^layers\.", "stages."), _HEAD))
+STVIT_R = CheckpointFormat(
     "released STViT-R",
     (
         *SWIN.renames,
         *(
-            (rf"^patch_embed\.proj\.{2 * index}\.{theirs}\.", f"patch_embed.{ours}.{index}.")
+            (rf"^patch_embed\.proj\.{2 * index}\.{old}\.", f"patch_embed.{new}.{index}.")
             for index in range(2)
-            for theirs, ours in (("c", "convs"), ("bn", "norms"))
+            for old, new in (("c", "convs"), ("bn", "norms"))
         ),
         (r"\.layer_scale_([12])$", r".residual\1.scale.gamma"),
-        # One layer in each of its units generates tokens; the centers are the first one's.
+        # Only the first unit has global centers.
         (r"\.semantic_token2$", ".blocks.1.generation.module.global_centers"),
     ),
-    _from_stvit_r,
+    _convert_stvit_r,
 )
-TIMM_SWIN = Format(
+TIMM_SWIN = CheckpointFormat(
     "timm Swin",
     (
-        # timm merges patches at the start of a stage, not at the end of the one before.
+        # timm merges patches at the start of a stage instead of the end of the previous one.
         *(
             (rf"^layers\.{stage + 1}\.downsample\.", f"stages.{stage}.downsample.")
             for stage in range(3)
@@ -92,7 +102,7 @@ TIMM_SWIN = Format(
         (r"^layers\.", "stages."),
     ),
 )
-DEIT = Format(
+DEIT = CheckpointFormat(
     "official or timm DeiT",
     (
         (r"^pos_embed$", "position.table"),
@@ -100,10 +110,10 @@ DEIT = Format(
         _HEAD,
     ),
 )
-TORCHVISION_SWIN3D = Format(
+TORCHVISION_SWIN3D = CheckpointFormat(
     "torchvision swin3d",
     (
-        # torchvision counts stages and mergings in one sequence.
+        # torchvision numbers stages and patch mergings in one sequence.
         *((rf"^features\.{2 * stage}\.", f"stages.{stage}.blocks.") for stage in range(4)),
         *((rf"^features\.{2 * stage + 1}\.", f"stages.{stage}.downsample.") for stage in range(3)),
         (r"\.mlp\.0\.", ".mlp.fc1."),
@@ -111,18 +121,18 @@ TORCHVISION_SWIN3D = Format(
         _HEAD,
     ),
 )
-# The last of PyTorchVideo's blocks is the head: the sixth, in SlowFast the seventh.
-PYTORCHVIDEO = Format(
+# The last of PyTorchVideo's blocks is the head: block 5, in SlowFast block 6.
+PYTORCHVIDEO = CheckpointFormat(
     "PyTorchVideo", ((r"^blocks\.[56]\.", "head."), (r"^blocks\.", "backbone.blocks."))
 )
-PYTORCHVIDEO_MVIT = Format("PyTorchVideo MViT", ((r"^(?!head\.)", "backbone."),))
+PYTORCHVIDEO_MVIT = CheckpointFormat("PyTorchVideo MViT", ((r"^(?!head\.)", "backbone."),))
 
 
-def detect_format(state: Mapping[str, Tensor]) -> Format | None:
-    """Tell the format of a state dict by its keys, or give None."""
+def detect_format(state: Mapping[str, Tensor]) -> CheckpointFormat | None:
+    """Detect the format of a state dict from its keys; None if it is unknown."""
     keys = state.keys()
-    ours = ("stages.", "position.", "backbone.blocks.", "backbone.body.")
-    if any(key.startswith(ours) for key in keys):
+    own_prefixes = ("stages.", "position.", "backbone.blocks.", "backbone.body.")
+    if any(key.startswith(own_prefixes) for key in keys):
         return STVIT_VIDEO
     if {"pos_embed", "cls_token", "blocks.0.attn.qkv.weight"} <= keys:
         return DEIT
@@ -145,50 +155,42 @@ def detect_format(state: Mapping[str, Tensor]) -> Format | None:
 
 
 def is_outdated(state: Mapping[str, Tensor]) -> bool:
-    """Say whether a file of ours has semantic tokens that were not yet those of the paper."""
-    return any(_BEFORE_THE_PAPER.search(key) for key in state)
+    """Return whether a stvit_video checkpoint is from before the models followed the paper."""
+    return any(_OUTDATED_NAME.search(key) for key in state)
 
 
-def to_our_names(state: Mapping[str, Tensor], format_: Format) -> dict[str, Tensor]:
-    """Rename the keys of a state dict and leave out what is no weight."""
+def convert_state_dict(state: Mapping[str, Tensor], format_: CheckpointFormat) -> dict[str, Tensor]:
+    """Convert a state dict to this package's names, without derived buffers."""
     renamed = {
-        format_.rename(key): value for key, value in state.items() if not _DERIVED.search(key)
+        format_.rename(key): value
+        for key, value in state.items()
+        if not _DERIVED_BUFFER.search(key)
     }
     return renamed if format_.convert is None else format_.convert(renamed)
 
 
-# In front of the names of a detector's backbone.
-BODY = "backbone.body."
-
-# The official feature pyramid. Its heads are not taken: they were trained on regions that were
-# pooled half a pixel away from torchvision's.
-_OFFICIAL = (
-    (re.compile(r"backbone\.norm(\d)\."), r"backbone.norms.\1."),
-    (re.compile(r"neck\.lateral_convs\.(\d)\.conv\."), r"fpn.inner_blocks.\1.0."),
-    (re.compile(r"neck\.fpn_convs\.(\d)\.conv\."), r"fpn.layer_blocks.\1.0."),
-)
-_OFFICIAL_NORM = "backbone.norm0.weight"
-
-
-def to_detector_names(state: Mapping[str, Tensor], format_: Format) -> dict[str, Tensor]:
-    """Rename the keys of a state dict to those of a :class:`~.detector.CascadeMaskRCNN`.
+def convert_detector_state_dict(
+    state: Mapping[str, Tensor], format_: CheckpointFormat
+) -> dict[str, Tensor]:
+    """Convert a state dict to the names of a :class:`~.detector.CascadeMaskRCNN`.
 
     Args:
-        state: of a detector of ours, of a classifier, which becomes the backbone, or of an
-            official detector, of which backbone, its norms and the feature pyramid get our names.
-        format_: of the file, for the names inside the backbone.
+        state: a stvit_video detector; a classifier, which becomes the backbone; or an official
+            detector, whose backbone, norms and feature pyramid are converted.
+        format_: format of the backbone's names.
     """
-    if any(key.startswith(BODY) for key in state):
+    if any(key.startswith(BODY_PREFIX) for key in state):
         return dict(state)
-    around, body = {}, {}
+    converted, body = {}, {}
     for key, value in state.items():
-        found = [(pattern, name) for pattern, name in _OFFICIAL if pattern.match(key)]
-        if found:
-            ((pattern, name),) = found
-            around[pattern.sub(name, key)] = value
-        elif _OFFICIAL_NORM in state and not key.startswith("backbone."):
-            around[key] = value  # of a head
+        matches = [(pattern, name) for pattern, name in _OFFICIAL_DETECTOR if pattern.match(key)]
+        if matches:
+            ((pattern, name),) = matches
+            converted[pattern.sub(name, key)] = value
+        elif _OFFICIAL_DETECTOR_NORM in state and not key.startswith("backbone."):
+            converted[key] = value  # a weight of a head
         else:
             body[key] = value
-    renamed = to_our_names(body, format_)
-    return {**around, **{BODY + name: value for name, value in renamed.items()}}
+    for name, value in convert_state_dict(body, format_).items():
+        converted[BODY_PREFIX + name] = value
+    return converted

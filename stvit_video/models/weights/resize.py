@@ -1,32 +1,35 @@
-"""Fitting weights of one shape to another: images to videos, one window to another."""
+"""Resize weights: from images to videos, and from one attention window to another.
+
+Notation: C channels; t h w old and T H W new frames, rows and columns of a window.
+"""
 
 from math import isqrt, prod
 
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int, int]
+from stvit_video.models.layers.windows import Size
 
 
 def inflate_patch_embed(weight: Tensor, *, frames: int) -> Tensor:
-    """Spread a patch embedding of images over frames, so that a still video gives the same.
+    """Inflate a patch embedding of images to videos; a still video gives the output of the image.
 
     Args:
         weight: ``[C, 3, h, w]``.
         frames: frames of a patch.
 
     Returns:
-        ``[C, 3, frames, h, w]``, the weight divided by ``frames`` in each frame (I3D; Video
-        Swin Transformer, section 3.3).
+        ``[C, 3, frames, h, w]``, in each frame the weight divided by ``frames`` (I3D; Video Swin
+        Transformer, section 3.3).
     """
     return weight.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
 
 
 def inflate_bias_table(table: Tensor, *, window: Size) -> Tensor | None:
-    """Fit the bias table of a window of images to one of videos.
+    """Inflate the bias table of an image window to a video window.
 
-    The table is resized (bicubic) where the sides differ, and repeated for each distance in
-    time (Video Swin Transformer, section 3.3).
+    The table is resized (bicubic) if the sides differ, and repeated for each temporal distance
+    (Video Swin Transformer, section 3.3).
 
     Args:
         table: ``[(2h - 1) (2w - 1), heads]`` of a square window.
@@ -46,17 +49,17 @@ def inflate_bias_table(table: Tensor, *, window: Size) -> Tensor | None:
 
 
 def resize_bias_table(table: Tensor, *, window: Size) -> Tensor | None:
-    """Fit the bias table of a window of videos to another window, in time or in space.
+    """Resize the bias table of a video window to another window, in time or in space.
 
-    Which of the two differs is told by the number of rows: time if that leaves the same
-    square, else space.
+    The number of rows shows which of the two differs: time if the rows are a multiple of the new
+    window's spatial size, otherwise space.
 
     Args:
         table: ``[(2t - 1) (2h - 1) (2w - 1), heads]``.
         window: frames, rows and columns of the new window.
 
     Returns:
-        ``[(2 T - 1) (2 H - 1) (2 W - 1), heads]``, or None if the window cannot be told.
+        ``[(2 T - 1) (2 H - 1) (2 W - 1), heads]``, or None if the old window cannot be inferred.
     """
     frames, height, width = (2 * size - 1 for size in window)
     rows, heads = table.shape
