@@ -20,7 +20,7 @@ from stvit_video.config import load_config
 from stvit_video.data.build import build_loader
 from stvit_video.data.kinetics import MultiViewVideos, TrainingClips
 from stvit_video.data.pytorchvideo import pytorchvideo_functional
-from stvit_video.data.samplers import Draw, generator_for
+from stvit_video.data.samplers import SampleKey, generator_for
 from stvit_video.data.workers import collate
 from stvit_video.errors import UserError
 from stvit_video.inference.media import Media
@@ -49,7 +49,7 @@ class OurClips:
         return video.nbytes
 
     def _sample(self, index: int) -> Tensor:
-        return collate([self._dataset[Draw(index, self._epoch)]])["video"]
+        return collate([self._dataset[SampleKey(index, self._epoch)]])["video"]
 
     def _frames(self, index: int) -> Tensor:
         sampling = self._dataset.sampling
@@ -236,16 +236,16 @@ def time_steps(dataset: TrainingClips, *, rounds: int) -> dict[str, float]:
     and decoding from there. Cutting frames out is a part of decoding.
     """
     spent: dict[str, float] = defaultdict(float)
-    draws = [Draw(i, epoch) for epoch in range(rounds) for i in range(len(dataset))]
+    keys = [SampleKey(i, epoch) for epoch in range(rounds) for i in range(len(dataset))]
     with _one_thread():
-        for draw in draws:
-            _time_sample(dataset, draw, spent=spent)
-    return {step: spent[step] / len(draws) for step in STEPS}
+        for key in keys:
+            _time_sample(dataset, key, spent=spent)
+    return {step: spent[step] / len(keys) for step in STEPS}
 
 
-def _time_sample(dataset: TrainingClips, draw: Draw, *, spent: dict[str, float]) -> None:
-    generator = generator_for(draw, seed=dataset.seed)
-    cut = dataset.transform.cut(generator=generator)
+def _time_sample(dataset: TrainingClips, key: SampleKey, *, spent: dict[str, float]) -> None:
+    generator = generator_for(key, seed=dataset.seed)
+    cut = dataset.transform.make_crop(generator=generator)
     found: list[float] = []
 
     def noticed(frame: Tensor) -> Tensor:
@@ -253,7 +253,7 @@ def _time_sample(dataset: TrainingClips, draw: Draw, *, spent: dict[str, float])
         return cut(frame)
 
     begun = time.thread_time()
-    with dataset.videos.open(draw.index) as reader:
+    with dataset.videos.open(key.index) as reader:
         opened = time.thread_time()
         indices = dataset.sampling.random_clip(
             reader.num_frames, fps=reader.fps, generator=generator
@@ -262,7 +262,7 @@ def _time_sample(dataset: TrainingClips, draw: Draw, *, spent: dict[str, float])
         decoded = time.thread_time()
     video = dataset.transform.finish(frames, generator=generator)
     transformed = time.thread_time()
-    collate([{"video": video, "clip_index": 0, **dataset.videos.about(draw.index)}])
+    collate([{"video": video, "clip_index": 0, **dataset.videos.metadata(key.index)}])
     ends = (opened, found[0], decoded, transformed, time.thread_time())
     for step, start, end in zip(STEPS, (begun, *ends), ends, strict=False):
         spent[step] += end - start

@@ -1,1 +1,1 @@
-"""Videos on disk to batches of uint8 clips."""
+"""Read videos on disk into batches of uint8 clips."""

@@ -1,4 +1,4 @@
-"""Writing frames to a video file; with ``decode/``, the only place that knows PyAV."""
+"""Write frames to a video file; only this module and ``decode/`` use PyAV."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,15 +17,15 @@ def write_video(
     options: Mapping[str, str] | None = None,
     pixel_format: str = "yuv420p",
 ) -> None:
-    """Encode frames in one thread, so that the same frames give the same file.
+    """Encode frames in a single thread, so the same frames always give the same file.
 
     Args:
-        path: the suffix chooses the container (.mp4, .mkv, .avi, ...).
-        frames: RGB, [H, W, 3] each, all of one size; yuv420p needs even sides.
-        fps: frames a second.
-        codec: FFmpeg's name of the encoder.
-        options: the encoder's own options, like ``{"crf": "20", "bf": "2"}``.
-        pixel_format: FFmpeg's name of the pixel format in the file.
+        path: the file; its suffix selects the container (.mp4, .mkv, .avi, ...).
+        frames: RGB frames [H, W, 3] of the same size; yuv420p needs even sides.
+        fps: frame rate.
+        codec: FFmpeg name of the encoder.
+        options: encoder options, such as ``{"crf": "20", "bf": "2"}``.
+        pixel_format: FFmpeg name of the pixel format of the file.
     """
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
         stream = None

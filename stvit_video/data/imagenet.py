@@ -1,4 +1,4 @@
-"""Folders of images by class, as ImageNet comes: ``train/<wnid>/*.JPEG``, ``val/<wnid>/*.JPEG``."""
+"""Read class folders of images as in ImageNet: ``train/<wnid>/*.JPEG``, ``val/<wnid>/*.JPEG``."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -7,15 +7,15 @@ from pathlib import Path
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.errors import UserError
 
-# Those of torchvision's ImageFolder.
+# The extensions of torchvision's ImageFolder.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def class_folders(folder: str | Path) -> list[str]:
-    """Give the names of the classes of a split in the order of their labels, which is sorted.
+    """Return the class names of a split in the order of their labels, which is alphabetical.
 
     Raises:
-        UserError: there is no such folder, or no folder in it.
+        UserError: the folder cannot be read, or has no subfolders.
     """
     folder = Path(folder)
     try:
@@ -23,23 +23,24 @@ def class_folders(folder: str | Path) -> list[str]:
     except OSError as error:
         raise UserError(
             f"cannot read the folder {folder} ({error.strerror}): set DATA.PATH_TO_DATA_DIR to a "
-            "folder with train/ and val/, and in each a folder of images for every class"
+            "folder with train/ and val/, each with one folder of images per class"
         ) from error
     if not names:
-        raise UserError(f"{folder} holds no folders: it needs one for every class")
+        raise UserError(f"{folder} holds no folders: it needs one per class")
     return names
 
 
 def class_files(folder: Path) -> tuple[list[str], list[str]]:
-    """List what is in the folder of a class, sorted: images, and what is none by its suffix.
+    """Return the sorted names of the images in a class folder, and of all other files.
 
-    Hidden files, which systems leave there, are neither, unless they have an image's suffix.
+    Only the suffix decides. Hidden files without an image suffix are in neither list, as operating
+    systems leave them behind.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the folder cannot be read.
     """
     try:
-        # Without a look at each file: there are a million of them, perhaps on a network disk.
+        # No stat of each file: there may be a million of them on a network disk.
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
         raise UserError(f"cannot read the class folder {folder} ({error.strerror})") from error
@@ -54,13 +55,13 @@ def read_image_folders(
     """List the images of a split, class by class.
 
     Args:
-        folder: of the split; holds a folder of images for every class.
-        num_classes: how many classes there must be.
-        like: folder of another split, whose classes must be the same.
+        folder: folder of the split, with one folder of images per class.
+        num_classes: expected number of classes.
+        like: folder of another split that must have the same classes.
 
     Raises:
-        UserError: a folder cannot be read, its classes are not as many as asked for or not
-            those of the other split, or one holds no images.
+        UserError: a folder cannot be read, the number of classes is not ``num_classes``, the other
+            split has other classes, or a class has no images.
     """
     folder = Path(folder)
     names = class_folders(folder)
@@ -70,24 +71,25 @@ def read_image_folders(
             f"{num_classes}: change one of them"
         )
     if like is not None and names != (others := class_folders(like)):
-        odd = min(set(names) ^ set(others))
+        unmatched = min(set(names) ^ set(others))
         raise UserError(
-            f"{folder} and {like} must hold the same class folders, but {odd} is in one alone"
+            f"{folder} and {like} must hold the same class folders, but {unmatched} is in one of "
+            "them only"
         )
     images = {name: class_files(folder / name)[0] for name in names}
     for name, found in images.items():
         if not found:
             raise UserError(
                 f"the class folder {folder / name} holds no images "
-                f"({', '.join(IMAGE_SUFFIXES)}): remove it, or fill it"
+                f"({', '.join(IMAGE_SUFFIXES)}): remove it or add images"
             )
     return label_images(folder, images)
 
 
 def label_images(folder: Path, images: Mapping[str, Sequence[str]]) -> LabeledPaths:
-    """Label the images of each class by its place; paths are from ``folder``."""
-    files = (
+    """Label images by the position of their class; paths are relative to ``folder``."""
+    labeled = (
         (f"{name}/{image}", label) for label, name in enumerate(images) for image in images[name]
     )
-    entries = [Entry(number, path, label) for number, (path, label) in enumerate(files, start=1)]
+    entries = [Entry(number, path, label) for number, (path, label) in enumerate(labeled, start=1)]
     return LabeledPaths(folder, entries, unit="image", items="images")

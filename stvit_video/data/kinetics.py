@@ -1,6 +1,6 @@
-"""Data sets over a CSV file of labeled videos, in the manner of Kinetics.
+"""Data sets of labeled videos in the style of Kinetics.
 
-Letters: T frames of a clip, H W size, V clips of a video, K crops of a clip.
+Shapes: T frames of a clip, height H, width W, V clips of a video, K crops of a clip.
 """
 
 from dataclasses import KW_ONLY, dataclass, replace
@@ -12,18 +12,18 @@ from torch.utils.data import Dataset
 
 from stvit_video.data.bad_videos import BadVideo
 from stvit_video.data.labeled_videos import LabeledVideos
-from stvit_video.data.samplers import Draw, generator_for
+from stvit_video.data.samplers import SampleKey, generator_for
 from stvit_video.data.sampling import ClipSampling
-from stvit_video.data.transforms import SpatialCrops, TrainTransform, below
+from stvit_video.data.transforms import SpatialCrops, TrainTransform, randint
 
 
 @dataclass(frozen=True, eq=False)
 class VideoDataset(Dataset[dict[str, Any]]):
-    """What the data sets have in common.
+    """Base class of the data sets of videos.
 
     Attributes:
-        videos: where they are.
-        sampling: which frames make a clip.
+        videos: the videos.
+        sampling: selects the frames of a clip.
     """
 
     videos: LabeledVideos
@@ -34,23 +34,23 @@ class VideoDataset(Dataset[dict[str, Any]]):
         return len(self.videos)
 
     def bad_video(self, index: int, error: str, *, crashes_worker: bool = False) -> BadVideo:
-        """Describe a video that cannot be read."""
+        """Return the `BadVideo` of a video that cannot be read."""
         return self.videos.bad_video(index, error, crashes_worker=crashes_worker)
 
     def with_backend(self, backend: str) -> "VideoDataset":
-        """The same data set over another decoder."""
+        """Return the same data set with another decoder."""
         return replace(self, videos=self.videos.with_backend(backend))
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingClips(VideoDataset):
-    """A random clip, randomly cropped and augmented, of each video.
+    """A random clip of each video, randomly cropped and augmented.
 
     Attributes:
-        transform: crops, flips and augments it.
-        seed: what a sample is depends on it and on the `Draw` alone.
-        num_samples: samples of each clip, which is decoded once for all of them: repeated
-            augmentation (Hoffer et al. 2020). As in PySlowFast, they show the same frames.
+        transform: crops, flips and augments the clip.
+        seed: a sample depends only on this seed and its `SampleKey`.
+        num_samples: number of samples made of each decoded clip, for repeated augmentation
+            (Hoffer et al. 2020). As in PySlowFast, they show the same frames.
     """
 
     _: KW_ONLY
@@ -58,30 +58,30 @@ class TrainingClips(VideoDataset):
     seed: int
     num_samples: int = 1
 
-    def __getitem__(self, draw: Draw) -> Any:
-        """Make the sample of a video or, with several, the list of them.
+    def __getitem__(self, key: SampleKey) -> Any:
+        """Return the sample of a video, or a list if ``num_samples`` is more than one.
 
-        A sample has a ``video``, uint8 [3, T, H, W], and a ``mixing_seed`` for what is random
-        about the batch that it is the first of.
+        A sample has a ``video``, uint8 [3, T, H, W], and a ``mixing_seed``, which seeds the mixing
+        of a batch that starts with this sample.
 
         Raises:
             BadVideoError: the video cannot be read.
         """
-        generator = generator_for(draw, seed=self.seed)
-        with self.videos.open(draw.index) as reader:
+        generator = generator_for(key, seed=self.seed)
+        with self.videos.open(key.index) as reader:
             indices = self.sampling.random_clip(
                 reader.num_frames, fps=reader.fps, generator=generator
             )
-            # Several samples are cut differently out of whole frames.
-            cut = self.transform.cut(generator=generator) if self.num_samples == 1 else None
-            frames = reader.get_frames(indices, keep=cut)
-        make = self.transform if cut is None else self.transform.finish
-        about = {"clip_index": 0, **self.videos.about(draw.index)}
+            # Several samples need whole frames, as each has its own crop.
+            crop = self.transform.make_crop(generator=generator) if self.num_samples == 1 else None
+            frames = reader.get_frames(indices, keep=crop)
+        transform = self.transform if crop is None else self.transform.finish
+        metadata = {"clip_index": 0, **self.videos.metadata(key.index)}
         samples = [
             {
-                "video": make(frames, generator=generator),
-                "mixing_seed": below(2**62, generator=generator),
-                **about,
+                "video": transform(frames, generator=generator),
+                "mixing_seed": randint(2**62, generator=generator),
+                **metadata,
             }
             for _ in range(self.num_samples)
         ]
@@ -90,17 +90,17 @@ class TrainingClips(VideoDataset):
 
 @dataclass(frozen=True, eq=False)
 class CenterClips(VideoDataset):
-    """The clip in the middle of each video, and the square in the middle of the frame.
+    """The center crop of the center clip of each video.
 
     Attributes:
-        crops: which square.
+        crops: the spatial crop.
     """
 
     _: KW_ONLY
     crops: SpatialCrops
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Make a sample: ``video`` is uint8 [3, T, H, W].
+        """Return a sample with ``video``, uint8 [3, T, H, W].
 
         Raises:
             BadVideoError: the video cannot be read.
@@ -109,15 +109,15 @@ class CenterClips(VideoDataset):
             indices = self.sampling.center_clip(reader.num_frames, fps=reader.fps)
             frames = reader.get_frames(indices, keep=self.crops.resize)
         video = self.crops.crop(frames.permute(3, 0, 1, 2))[0]
-        return {"video": video, "clip_index": 0, **self.videos.about(index)}
+        return {"video": video, "clip_index": 0, **self.videos.metadata(index)}
 
 
 @dataclass(frozen=True, eq=False)
 class MultiViewVideos(VideoDataset):
-    """All test views of each video, which is opened and decoded once for all of them.
+    """All test views of each video, which is opened and decoded only once.
 
     Attributes:
-        crops: which squares.
+        crops: the K spatial crops.
         num_clips: V.
     """
 
@@ -126,23 +126,31 @@ class MultiViewVideos(VideoDataset):
     num_clips: int
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Make an item: ``video`` is uint8 [V K, 3, T, H, W]; view index = clip K + crop.
+        """Return a sample with ``video``, uint8 [V K, 3, T, H, W]; view index = clip K + crop.
 
         Raises:
             BadVideoError: the video cannot be read.
         """
         with self.videos.open(index) as reader:
             clips = self.sampling.views(reader.num_frames, fps=reader.fps, num_views=self.num_clips)
-            distinct, places = torch.unique(clips, return_inverse=True)
-            frames = reader.get_frames(distinct, keep=self.crops.resize)
-        return {"video": self._views(frames, places), **self.videos.about(index)}
+            indices, positions = torch.unique(clips, return_inverse=True)
+            frames = reader.get_frames(indices, keep=self.crops.resize)
+        return {"video": self._crop_views(frames, positions), **self.videos.metadata(index)}
 
-    def _views(self, frames: Tensor, places: Tensor) -> Tensor:
-        """Cut [T, h, w, 3], of which clips take the frames ``places`` [V, F], into all views."""
-        squares = self.crops.crop(frames.permute(3, 0, 1, 2))
+    def _crop_views(self, frames: Tensor, positions: Tensor) -> Tensor:
+        """Crop all views of the clips.
+
+        Args:
+            frames: the distinct frames of all clips, uint8 [N, h, w, 3].
+            positions: position in ``frames`` of each frame of the clips, int64 [V, T].
+
+        Returns:
+            uint8 [V K, 3, T, H, W].
+        """
+        crops = self.crops.crop(frames.permute(3, 0, 1, 2))
         size = self.crops.size
-        views = frames.new_empty(len(places), len(squares), places.shape[1], size, size, 3)
-        for clip, clip_views in zip(places, views, strict=True):
-            for square, view in zip(squares, clip_views, strict=True):
-                torch.index_select(square.movedim(0, -1), 0, clip, out=view)
+        views = frames.new_empty(len(positions), len(crops), positions.shape[1], size, size, 3)
+        for clip, clip_views in zip(positions, views, strict=True):
+            for crop, view in zip(crops, clip_views, strict=True):
+                torch.index_select(crop.movedim(0, -1), 0, clip, out=view)
         return views.flatten(0, 1).movedim(-1, 1)

@@ -1,4 +1,4 @@
-"""CSV files of labeled videos, one ``path label`` a line, read into little memory."""
+"""Read CSV files of labeled videos, one ``path label`` per line, into compact memory."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -19,16 +19,17 @@ class Entry(NamedTuple):
 
 
 class LabeledPaths(Sequence[tuple[str, int]]):
-    """The (path, label) pairs of a CSV file, and the line each came from.
+    """The (path, label) pairs of a CSV file, and the line of each.
 
-    The paths lie in one block of bytes. As Python objects, the 240,000 of Kinetics-400 would be
-    copied into every worker process one by one, as their reference counts change.
+    All paths are stored in a single byte array. As Python objects, the 240,000 paths of
+    Kinetics-400 would be copied into every worker process, because reading them changes their
+    reference counts.
 
     Args:
-        csv_path: the file they come from, for messages.
-        entries: its lines.
-        unit: what an entry is, for messages.
-        items: what the paths lead to, for messages.
+        csv_path: the CSV file, for messages.
+        entries: its entries.
+        unit: noun for an entry, for messages.
+        items: plural noun for the files, for messages.
     """
 
     def __init__(
@@ -39,10 +40,10 @@ class LabeledPaths(Sequence[tuple[str, int]]):
         unit: str = "line",
         items: str = "videos",
     ) -> None:
-        self._unit = unit
-        self.items = items
-        encoded = [_encode(path) for _, path, _ in entries]
         self.csv_path = csv_path
+        self.items = items
+        self._unit = unit
+        encoded = [_encode(path) for _, path, _ in entries]
         self._bytes = np.frombuffer(b"".join(encoded), np.uint8)
         self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
         self._lines = np.array([line for line, _, _ in entries], np.int32)
@@ -57,23 +58,23 @@ class LabeledPaths(Sequence[tuple[str, int]]):
         return path.decode("utf-8", "surrogateescape"), int(self._labels[index])
 
     def line(self, index: int) -> int:
-        """Line of the CSV file that an entry comes from, from 1."""
+        """Return the line of an entry in the CSV file, from 1."""
         return int(self._lines[index])
 
-    def place(self, index: int) -> str:
-        """Where an entry stands, for messages: ``data/train.csv, line 7``."""
+    def location(self, index: int) -> str:
+        """Return the file and line of an entry, for messages: ``data/train.csv, line 7``."""
         return f"{self.csv_path}, {self._unit} {self.line(index)}"
 
     def index_of(self, path: str, *, line: int) -> int | None:
-        """Return the entry that comes from a line, or None if that holds another path or none."""
+        """Return the index of the entry on a line, or None if the line has no or another path."""
         index = int(np.searchsorted(self._lines, line))
         found = index < len(self) and self.line(index) == line and self[index][0] == path
         return index if found else None
 
     def fingerprint(self) -> str:
-        """A short name of the list: 16 hexadecimal digits of the SHA-256 of its entries in order.
+        """Return the first 16 hexadecimal digits of the SHA-256 of the entries in order.
 
-        It is what ``sha256sum`` gives for the lines "path<tab>label" of this order.
+        ``sha256sum`` prints the same for a file with the lines "path<tab>label" in this order.
         """
         digest = hashlib.sha256()
         for path, label in self:
@@ -82,10 +83,10 @@ class LabeledPaths(Sequence[tuple[str, int]]):
 
 
 def read_labeled_paths(csv_path: str | Path, *, separator: str, num_classes: int) -> LabeledPaths:
-    """Read a CSV file; the label is what follows the last separator, so paths may hold spaces.
+    """Read a CSV file; the label follows the last separator, so paths may contain spaces.
 
     Raises:
-        UserError: no such file, nothing in it, or a line without an integer label in
+        UserError: the file is missing or empty, or a line has no integer label in
             ``[0, num_classes)``; the message names the line.
     """
     csv_path = Path(csv_path)
@@ -95,12 +96,12 @@ def read_labeled_paths(csv_path: str | Path, *, separator: str, num_classes: int
             raise entry
         entries.append(entry)
     if not entries:
-        raise UserError(f'{csv_path} lists no videos: a line is "path{separator}label"')
+        raise UserError(f'{csv_path} lists no videos: each line must be "path{separator}label"')
     return LabeledPaths(csv_path, entries)
 
 
 def parse_lines(csv_path: Path, *, separator: str, num_classes: int) -> Iterator[Entry | UserError]:
-    """Read a CSV file line by line; a line with a mistake in it comes as its error.
+    """Parse a CSV file line by line, yielding an entry, or an error for an invalid line.
 
     Raises:
         UserError: the file cannot be read.
@@ -113,31 +114,27 @@ def parse_lines(csv_path: Path, *, separator: str, num_classes: int) -> Iterator
         if not line.strip():
             continue
         try:
-            yield _entry(line.strip(), number, csv_path, separator, num_classes)
+            yield _parse_line(line.strip(), number, csv_path, separator, num_classes)
         except UserError as error:
             yield error
 
 
-def _entry(line: str, number: int, csv_path: Path, separator: str, num_classes: int) -> Entry:
-    path, found, label = line.rpartition(separator)
-    place = f"{csv_path}, line {number}"
+def _parse_line(line: str, number: int, csv_path: Path, separator: str, num_classes: int) -> Entry:
+    path, found, text = line.rpartition(separator)
+    location = f"{csv_path}, line {number}"
     if not found or not path.strip():
-        raise UserError(f'{place}: a line must be "path{separator}label", not "{line}"')
-    return Entry(number, path.strip(), _label(label, place=place, num_classes=num_classes))
+        raise UserError(f'{location}: a line must be "path{separator}label", not "{line}"')
+    try:
+        label = int(text)
+    except ValueError:
+        raise UserError(f'{location}: the label must be an integer, not "{text}"') from None
+    if not 0 <= label < num_classes:
+        raise UserError(
+            f"{location}: the label must lie in 0..{num_classes - 1} (MODEL.NUM_CLASSES is "
+            f"{num_classes}), but it is {label}"
+        )
+    return Entry(number, path.strip(), label)
 
 
 def _encode(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
-
-
-def _label(text: str, *, place: str, num_classes: int) -> int:
-    try:
-        label = int(text)
-    except ValueError:
-        raise UserError(f'{place}: the label must be an integer, not "{text}"') from None
-    if not 0 <= label < num_classes:
-        raise UserError(
-            f"{place}: the label must lie in 0..{num_classes - 1} (MODEL.NUM_CLASSES is "
-            f"{num_classes}), but it is {label}"
-        )
-    return label

@@ -1,4 +1,4 @@
-"""The videos of a CSV file: their labels, their names, and how to open them."""
+"""Open the videos of a CSV file, and describe them with their labels and names."""
 
 import copy
 import traceback
@@ -14,21 +14,21 @@ from stvit_video.data.decode import VideoError, VideoReader, open_video
 from stvit_video.data.labeled_paths import LabeledPaths
 from stvit_video.errors import UserError
 
-# Enough to notice a wrong DATA.PATH_PREFIX at once, and few enough for a slow network disk.
-_CHECKED_FILES = 8
+# Enough to detect a wrong DATA.PATH_PREFIX early, and few enough for a slow network disk.
+_NUM_CHECKED_FILES = 8
 
 
 class LabeledVideos:
-    """The videos of a CSV file: their labels, their names, and how to open them.
+    """The videos of a CSV file.
 
     Args:
-        paths: the lines of the CSV file.
-        prefix: folder in front of relative paths.
-        backend: decoder, see `open_video`.
+        paths: the entries of the CSV file.
+        prefix: folder that relative paths start from.
+        backend: the decoder, see `open_video`.
 
     Attributes:
-        paths: the same.
-        backend: the same.
+        paths: as passed in.
+        backend: as passed in.
 
     Raises:
         UserError: none of the first files exists.
@@ -36,51 +36,56 @@ class LabeledVideos:
 
     def __init__(self, paths: LabeledPaths, *, prefix: str | Path, backend: str) -> None:
         self.paths = paths
-        self._videos = LabeledVideoPaths(paths, path_prefix=str(prefix))
         self.backend = backend
-        first = [self.file(index) for index in range(min(_CHECKED_FILES, len(paths)))]
-        # One that is missing alone counts against DATA.MAX_BAD_VIDEOS, when it is to be read.
+        self._videos = LabeledVideoPaths(paths, path_prefix=str(prefix))
+        first = [self.file(index) for index in range(min(_NUM_CHECKED_FILES, len(paths)))]
+        # Single missing files are not checked here: they count against DATA.MAX_BAD_VIDEOS later.
         if not any(path.is_file() for path in first):
             raise UserError(
-                f"{paths.place(0)}: there is no video {first[0]}, nor any other of the first "
-                f"{len(first)}; relative paths are taken from DATA.PATH_PREFIX or, if that is "
-                "empty, from the folder of the CSV file"
+                f"{paths.location(0)}: there is no video {first[0]}, nor any other of the first "
+                f"{len(first)}; relative paths start at DATA.PATH_PREFIX or, if that is empty, at "
+                "the folder of the CSV file"
             )
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def file(self, index: int) -> Path:
-        """Where a video is."""
+        """Return the file of a video."""
         path, _ = self._videos[index]
         return Path(path)
 
-    def about(self, index: int) -> dict[str, Any]:
-        """What a sample says besides its pixels; the name is the path as the CSV file has it."""
+    def metadata(self, index: int) -> dict[str, Any]:
+        """Return the fields of a sample besides its pixels; its name is the path in the CSV."""
         path, label = self.paths[index]
         return {"label": label, "video_index": index, "video_name": path}
 
     def bad_video(self, index: int, error: str, *, crashes_worker: bool = False) -> BadVideo:
-        """Describe a video that cannot be read."""
+        """Return the `BadVideo` of a video that cannot be read."""
         path, label = self.paths[index]
-        csv, line = str(self.paths.csv_path), self.paths.line(index)
-        is_image = self.paths.items == "images"
         return BadVideo(
-            index, path, label, csv, line, error, crashes_worker=crashes_worker, is_image=is_image
+            index=index,
+            path=path,
+            label=label,
+            csv=str(self.paths.csv_path),
+            line=self.paths.line(index),
+            error=error,
+            crashes_worker=crashes_worker,
+            is_image=self.paths.items == "images",
         )
 
     def with_backend(self, backend: str) -> "LabeledVideos":
-        """The same videos over another decoder."""
+        """Return the same videos with another decoder."""
         other = copy.copy(self)
         other.backend = backend
         return other
 
     @contextmanager
     def open(self, index: int) -> Iterator[VideoReader]:
-        """Open a video, and name its line of the CSV file if it cannot be read.
+        """Open a video; errors name its line of the CSV file.
 
         Raises:
-            BadVideoError: the video cannot be opened, or what is read inside the block cannot.
+            BadVideoError: the video cannot be opened, or reading it inside the block fails.
         """
         try:
             with open_video(self.file(index), backend=self.backend) as reader:
@@ -90,12 +95,13 @@ class LabeledVideos:
         except (UserError, ImportError):
             raise
         except Exception as error:
-            # Decoders raise what they like on files that they did not expect, StopIteration too,
-            # which would end a loader's epoch in silence; one file must not end a long run.
-            raise BadVideoError(self.bad_video(index, _unexpected(error))) from error
+            # Decoders may raise anything on malformed files, even StopIteration, which would
+            # silently end the epoch of a loader. A single file must not end a long run.
+            raise BadVideoError(self.bad_video(index, _describe(error))) from error
 
 
-def _unexpected(error: Exception) -> str:
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text} ({Path(place.filename).name}, line {place.lineno})"
+def _describe(error: Exception) -> str:
+    """Return the type, message and source line of an error in one line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message} ({Path(frame.filename).name}, line {frame.lineno})"

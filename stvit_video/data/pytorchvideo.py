@@ -1,4 +1,4 @@
-"""PyTorchVideo's transforms, and our readers and sampling for its own data sets."""
+"""Import PyTorchVideo's transforms, and adapt readers and clip sampling to its data sets."""
 
 import math
 import sys
@@ -25,29 +25,29 @@ def pytorchvideo_functional() -> ModuleType:
     """Import ``pytorchvideo.transforms.functional``.
 
     PyTorchVideo 0.1.5 imports ``torchvision.transforms.functional_tensor``, which torchvision
-    renamed in 0.17; the old name is lent to it for the time of its import.
+    renamed in 0.17; the old name is provided during the import.
 
-    Of its functions only those that move whole pixels are right for uint8 video: `uniform_crop`
-    is used, `uniform_temporal_subsample` could be. `short_side_scale` takes float32 alone, which
-    costs ten times the time; `random_resized_crop` resizes without antialiasing; and all random
-    ones draw from the global generator, so that a sample would depend on the worker it is made in.
+    Only the functions that move whole pixels suit uint8 video: `uniform_crop` is used,
+    `uniform_temporal_subsample` could be. `short_side_scale` accepts only float32, which takes ten
+    times as long; `random_resized_crop` resizes without antialiasing; and all random transforms
+    use the global generator, so a sample would depend on its worker.
     """
     name = "torchvision.transforms.functional_tensor"
-    lent = name not in sys.modules
-    if lent:
+    is_missing = name not in sys.modules
+    if is_missing:
         sys.modules[name] = import_module("torchvision.transforms._functional_tensor")
     try:
         return import_module("pytorchvideo.transforms.functional")
     finally:
-        if lent:
+        if is_missing:
             del sys.modules[name]
 
 
 class ReaderPathHandler(VideoPathHandler):
-    """Opens video files with `open_video`; folders of frames stay PyTorchVideo's business.
+    """Open video files with `open_video`, and leave folders of frames to PyTorchVideo.
 
-    Give it to a data set after that is made: ``dataset.video_path_handler = ReaderPathHandler()``.
-    Clips are then uint8, hold ffmpeg's own frames, and have no audio.
+    Assign it to an existing data set: ``dataset.video_path_handler = ReaderPathHandler()``.
+    Clips are then uint8, contain the same frames as ffmpeg's, and have no audio.
     """
 
     def video_from_path(
@@ -57,7 +57,7 @@ class ReaderPathHandler(VideoPathHandler):
         decoder: str = "pyav",
         fps: int = 30,
     ) -> Video:
-        """Open a video; ``decoder`` is a backend of `open_video`, ``fps`` is for folders.
+        """Open a video; ``decoder`` is a backend of `open_video`, ``fps`` applies to folders only.
 
         Raises:
             VideoError: the file is missing, broken, or not a video.
@@ -68,14 +68,14 @@ class ReaderPathHandler(VideoPathHandler):
 
 
 class ProtocolClipSampler(ClipSampler):
-    """Base of the three: turns the starts of a protocol into seconds.
+    """Base class of clip samplers that convert the clip starts of a protocol to seconds.
 
-    PyTorchVideo tells a sampler how long a video is, but not its frame rate, so that is given
-    here, once for all videos. The data set then reads all frames of a clip's span, of which
-    `SubsampleClip` takes those of the protocol.
+    PyTorchVideo passes a sampler the duration of a video but not its frame rate, so one rate is
+    set here for all videos. The data set then reads every frame of a clip's span, from which
+    `SubsampleClip` selects the frames of the protocol.
 
     Args:
-        sampling: the protocol.
+        sampling: the sampling protocol.
         fps: frame rate of the videos.
     """
 
@@ -91,31 +91,31 @@ class ProtocolClipSampler(ClipSampler):
         video_duration: float | Fraction,
         annotation: dict[str, Any],
     ) -> ClipInfo:
-        """Place the next clip; what PyTorchVideo passes besides the duration is not needed."""
+        """Return the next clip of a video; the last clip time and the annotation are not used."""
         starts = self._starts(round(video_duration * self._fps))
         index = self._current_clip_index
         is_last = index + 1 == len(starts)
         self._current_clip_index = 0 if is_last else index + 1
-        # From half a frame before the first frame, so that rounding cannot lose or add one.
+        # Start half a frame early, so rounding can neither lose nor add a frame.
         begin = (math.floor(starts[index]) - Fraction(1, 2)) / Fraction(self._fps)
         return ClipInfo(begin, begin + self._clip_duration, index, 0, is_last)
 
     def reset(self) -> None:
-        """Begin with the first clip of the next video."""
+        """Start over with the first clip of the next video."""
         self._current_clip_index = 0
 
     @abstractmethod
     def _starts(self, total: int) -> Sequence[float]:
-        """First frames of the clips of a video of ``total`` frames."""
+        """Return the first frames of the clips of a video of ``total`` frames."""
 
 
 class RandomProtocolClip(ProtocolClipSampler):
-    """One training clip a video.
+    """One random training clip of each video.
 
     Args:
-        sampling: the protocol.
+        sampling: the sampling protocol.
         fps: frame rate of the videos.
-        generator: source of the draws; None: torch's global one.
+        generator: source of the random numbers; None: torch's global generator.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class ProtocolViews(ProtocolClipSampler):
     """The V test clips of each video, one after another.
 
     Args:
-        sampling: the protocol.
+        sampling: the sampling protocol.
         fps: frame rate of the videos.
         num_views: V.
     """
@@ -153,10 +153,10 @@ class ProtocolViews(ProtocolClipSampler):
 
 
 class SubsampleClip:
-    """Takes the protocol's frames of a clip that holds all frames of its span.
+    """Select the frames of a protocol from a clip with all frames of its span.
 
     Args:
-        sampling: the protocol.
+        sampling: the sampling protocol.
         fps: frame rate of the videos.
     """
 
@@ -165,5 +165,5 @@ class SubsampleClip:
         self._fps = fps
 
     def __call__(self, video: Tensor) -> Tensor:
-        """[C, T, H, W] with T at most the span (less in a short video) to [C, F, H, W]."""
+        """Map [C, T, H, W], T at most the span (less in a short video), to [C, F, H, W]."""
         return video[:, self._sampling.clip(0, video.shape[1], fps=self._fps)]

@@ -1,4 +1,4 @@
-"""Which samples make a batch on which rank."""
+"""Distribute the samples of a data set over batches and ranks."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,45 +9,45 @@ from torch.utils.data import Sampler
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One sample of one epoch: what the randomness of a training clip derives from."""
+class SampleKey:
+    """Key of a training sample: its index and its epoch, which determine its random numbers."""
 
     index: int
     epoch: int
 
 
-def generator_for(draw: Draw, *, seed: int) -> torch.Generator:
-    """The source of all random choices of one training sample.
+def generator_for(key: SampleKey, *, seed: int) -> torch.Generator:
+    """Return the generator of all random numbers of a training sample.
 
-    It depends on the seed, the epoch and the sample alone: on whatever rank and in whatever
-    worker the sample is made, it is the same.
+    It depends only on the seed, the epoch and the index, so a sample is the same on any rank and in
+    any worker.
     """
-    mixed = np.random.SeedSequence([seed, draw.epoch, draw.index]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
+    state = np.random.SeedSequence([seed, key.epoch, key.index]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
-def replacement(draw: Draw, attempt: int, *, num_samples: int, seed: int) -> Draw:
-    """The sample of the same epoch that takes the place of one whose video cannot be read.
+def draw_replacement(key: SampleKey, attempt: int, *, num_samples: int, seed: int) -> SampleKey:
+    """Draw a sample of the same epoch to replace one whose video cannot be read.
 
-    It depends on the seed, on the sample and on ``attempt`` alone, which counts on while what
-    comes out cannot be read either.
+    It depends only on the seed, the sample and ``attempt``, which is incremented while the
+    replacement cannot be read either.
     """
-    mixed = np.random.SeedSequence([seed, draw.epoch, draw.index, attempt]).generate_state(1)
-    return replace(draw, index=int(mixed[0]) % num_samples)
+    state = np.random.SeedSequence([seed, key.epoch, key.index, attempt]).generate_state(1)
+    return replace(key, index=int(state[0]) % num_samples)
 
 
-class TrainBatchSampler(Sampler[list[Draw]]):
-    """Shuffled batches, of which every rank takes its slice.
+class TrainBatchSampler(Sampler[list[SampleKey]]):
+    """Shuffled batches for training; each rank takes its slice of the global batch.
 
-    The ranks together see in each step what a single rank with the whole batch would see, in the
-    order of ranks. What does not fill a whole step at the end of an epoch is left out of it.
+    The batches of all ranks, in rank order, are the batch that a single rank with the whole batch
+    size would see. Samples that do not fill the last step of an epoch are dropped.
 
     Args:
         num_samples: length of the data set.
-        batch_size: samples a step on each rank.
-        rank: this process.
+        batch_size: samples per step on each rank.
+        rank: rank of this process.
         world_size: number of processes.
-        seed: the order of an epoch depends on it and on the epoch alone.
+        seed: the order of an epoch depends only on this seed and the epoch.
     """
 
     def __init__(
@@ -62,39 +62,40 @@ class TrainBatchSampler(Sampler[list[Draw]]):
         self._first_batch = 0
 
     def set_epoch(self, epoch: int, *, first_batch: int = 0) -> None:
-        """Choose what the next iteration gives: an epoch, from one of its batches on."""
+        """Set the epoch of the next iteration, and the batch that it starts from."""
         self._epoch = epoch
         self._first_batch = first_batch
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches of a whole epoch."""
         return self._num_samples // (self._batch_size * self._world_size)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        shuffle = np.random.default_rng([self._seed, self._epoch])
-        order = self._arrange(shuffle.permutation(self._num_samples))
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        rng = np.random.default_rng([self._seed, self._epoch])
+        order = self._arrange(rng.permutation(self._num_samples))
         for step in range(self._first_batch, len(self)):
             begin = (step * self._world_size + self._rank) * self._batch_size
             indices = order[begin : begin + self._batch_size]
-            yield [Draw(index, self._epoch) for index in indices]
+            yield [SampleKey(index, self._epoch) for index in indices]
 
     def _arrange(self, order: np.ndarray) -> list[int]:
+        """Return the samples of an epoch, step by step, from their shuffled order."""
         return order.tolist()
 
 
 class GroupedBatchSampler(TrainBatchSampler):
-    """Shuffled batches as above, where the samples of a step of all ranks are of one group.
+    """Shuffled batches for training; all samples of a step, on all ranks, are of one group.
 
-    Images that are batched are padded to one size, which costs little if all are wide or all are
-    high. A step comes where its last sample comes in the shuffled order. What does not fill a
-    step of its group at the end of an epoch is left out of it.
+    The images of a batch are padded to one size, which wastes little memory if all are landscape
+    or all are portrait. Steps are ordered by the position of their last sample in the shuffled
+    order. Samples that do not fill the last step of their group are dropped.
 
     Args:
-        groups: number of each sample's group, from 0.
-        batch_size: samples a step on each rank.
-        rank: this process.
+        groups: group of each sample, from 0.
+        batch_size: samples per step on each rank.
+        rank: rank of this process.
         world_size: number of processes.
-        seed: the order of an epoch depends on it and on the epoch alone.
+        seed: the order of an epoch depends only on this seed and the epoch.
     """
 
     def __init__(
@@ -104,33 +105,32 @@ class GroupedBatchSampler(TrainBatchSampler):
             len(groups), batch_size=batch_size, rank=rank, world_size=world_size, seed=seed
         )
         self._groups = np.asarray(groups)
-        self._per_step = batch_size * world_size
+        self._step_size = batch_size * world_size
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
-        return int((np.bincount(self._groups) // self._per_step).sum())
+        """Number of batches of a whole epoch."""
+        return int((np.bincount(self._groups) // self._step_size).sum())
 
     def _arrange(self, order: np.ndarray) -> list[int]:
         groups = self._groups[order]
         steps: list[tuple[int, list[int]]] = []
         for group in range(groups.max() + 1):
-            (places,) = np.nonzero(groups == group)
-            whole = places[: len(places) // self._per_step * self._per_step]
-            steps += [
-                (int(step[-1]), order[step].tolist()) for step in whole.reshape(-1, self._per_step)
-            ]
+            (positions,) = np.nonzero(groups == group)
+            num_steps = len(positions) // self._step_size
+            full = positions[: num_steps * self._step_size].reshape(num_steps, self._step_size)
+            steps += [(int(step[-1]), order[step].tolist()) for step in full]
         return [index for _, indices in sorted(steps) for index in indices]
 
 
 class EvalBatchSampler(Sampler[list[int]]):
-    """Consecutive batches, dealt out to the ranks in turn: every sample exactly once.
+    """Consecutive batches for evaluation, assigned to the ranks in turn; each sample comes once.
 
-    Ranks may have one batch more or less than others, and the last batch of all may be smaller.
+    Some ranks may have one batch more than others, and the last batch may be smaller.
 
     Args:
         num_samples: length of the data set.
-        batch_size: samples of a batch.
-        rank: this process.
+        batch_size: samples per batch.
+        rank: rank of this process.
         world_size: number of processes.
     """
 
@@ -139,35 +139,37 @@ class EvalBatchSampler(Sampler[list[int]]):
         self._batch_size = batch_size
         self._rank = rank
         self._world_size = world_size
-        # First samples of the batches that are to come, on any rank.
+        # The first sample of each remaining batch of any rank.
         self._starts: Sequence[int] = range(0, num_samples, batch_size)
 
     @property
-    def to_come(self) -> set[int]:
-        """Samples that come on any rank."""
-        return {index for begin in self._starts for index in self._batch(begin)}
+    def remaining(self) -> set[int]:
+        """Samples of the remaining batches of all ranks."""
+        return {index for start in self._starts for index in self._batch(start)}
 
-    def leave_out(self, samples: Collection[int]) -> None:
-        """Deal out only batches that hold other samples, too, each of them as a whole.
+    def skip(self, samples: Collection[int]) -> None:
+        """Skip the batches that hold only these samples; all others remain whole.
 
-        Whichever are left out, a batch consists of the same samples: the last digits of what a
-        model says of one may depend on the others.
+        Batches keep their composition because the last digits of a model's output for a sample may
+        depend on the other samples of its batch.
 
         Args:
-            samples: the same on all ranks.
+            samples: samples to skip, the same on all ranks.
         """
-        done = set(samples)
-        self._starts = [begin for begin in self._starts if not done.issuperset(self._batch(begin))]
+        skipped = set(samples)
+        self._starts = [
+            start for start in self._starts if not skipped.issuperset(self._batch(start))
+        ]
 
     def __len__(self) -> int:
-        return len(self._own())
+        return len(self._own_starts())
 
     def __iter__(self) -> Iterator[list[int]]:
-        for begin in self._own():
-            yield list(self._batch(begin))
+        for start in self._own_starts():
+            yield list(self._batch(start))
 
-    def _own(self) -> Sequence[int]:
+    def _own_starts(self) -> Sequence[int]:
         return self._starts[self._rank :: self._world_size]
 
-    def _batch(self, begin: int) -> range:
-        return range(begin, min(begin + self._batch_size, self._num_samples))
+    def _batch(self, start: int) -> range:
+        return range(start, min(start + self._batch_size, self._num_samples))

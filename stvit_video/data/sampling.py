@@ -1,7 +1,7 @@
-"""Which frames make a clip: index arithmetic of the named protocols, without any decoding.
+"""Select the frames of clips: index arithmetic of the sampling protocols, without decoding.
 
-Letters: N frames of the video, F frames of a clip, V clips (test views) of a video. The interval
-is the distance of two neighboring frames of a clip in the video's own frames, and the span the
+Shapes: N frames of the video, F frames of a clip, V clips (test views) of a video. The interval is
+the distance between neighboring frames of a clip, in frames of the video, and the span is the
 number of frames that a clip covers.
 """
 
@@ -18,7 +18,7 @@ PROTOCOLS: Registry[type["ClipSampling"]] = Registry("sampling protocol (DATA.SA
 
 
 class ClipSampling(ABC):
-    """A protocol: where clips start in a video, and which frames they take from there.
+    """A sampling protocol: where clips start in a video, and which frames they take from there.
 
     Args:
         num_frames: F, frames of a clip.
@@ -58,24 +58,24 @@ class ClipSampling(ABC):
 
     @abstractmethod
     def random_start(self, total: int, *, fps: float, generator: torch.Generator | None) -> float:
-        """Draw where a training clip begins."""
+        """Draw the first frame of a training clip."""
 
     @abstractmethod
     def center_start(self, total: int, *, fps: float) -> float:
-        """Where the clip in the middle begins."""
+        """Return the first frame of the center clip."""
 
     @abstractmethod
     def view_starts(self, total: int, *, fps: float, num_views: int) -> Sequence[float]:
-        """Where the V test clips begin."""
+        """Return the first frames of the V test clips."""
 
 
 @PROTOCOLS.register("video_swin")
 class VideoSwinSampling(ClipSampling):
     """The protocol of Video Swin's published numbers (``SampleFrames`` of mmaction).
 
-    Clips begin at whole frames; the V test clips lie in the middle of V equal parts of the
-    possible starts; a video shorter than the span is repeated from its first frame. Its
-    validation draws one clip at random, here it is the middle one.
+    Clips begin at whole frames; the V test clips start in the middle of V equal parts of the
+    possible starts; a video shorter than the span is repeated from its first frame. mmaction
+    validates on a random clip; here it is the center clip.
     """
 
     def span(self, fps: float) -> int:
@@ -83,12 +83,12 @@ class VideoSwinSampling(ClipSampling):
         return math.ceil(round(self.num_frames * self.interval(fps), 6))
 
     def clip(self, start: float, total: int, *, fps: float) -> Tensor:
-        """Every interval-th frame from ``start`` on, beginning anew after the last frame."""
+        """Every interval-th frame from ``start`` on, wrapping around after the last frame."""
         steps = torch.arange(self.num_frames, dtype=torch.float64) * self.interval(fps)
         return (int(start) + steps.floor().long()) % total
 
     def random_start(self, total: int, *, fps: float, generator: torch.Generator | None) -> int:
-        """Any start of which the whole clip lies in the video, with equal chances."""
+        """Uniform over all starts whose clip lies inside the video."""
         return int(torch.randint(self._num_starts(total, fps), (), generator=generator))
 
     def center_start(self, total: int, *, fps: float) -> int:
@@ -112,8 +112,8 @@ class PySlowFastSampling(ClipSampling):
 
     A clip is F points spread evenly from its first to its last frame, both included, which makes
     them a little more than the interval apart; the first test clip begins at the first frame,
-    and points after the last frame repeat it. PySlowFast validates on one random clip, here it
-    is the middle one.
+    and points after the last frame repeat it. PySlowFast validates on a random clip; here it is
+    the center clip.
     """
 
     def span(self, fps: float) -> float:
@@ -127,11 +127,11 @@ class PySlowFastSampling(ClipSampling):
 
     def random_start(self, total: int, *, fps: float, generator: torch.Generator | None) -> float:
         """Uniform over the real numbers in [0, N - span]."""
-        share = torch.rand((), dtype=torch.float64, generator=generator)
-        return float(share) * self._slack(total, fps)
+        fraction = torch.rand((), dtype=torch.float64, generator=generator)
+        return float(fraction) * self._slack(total, fps)
 
     def center_start(self, total: int, *, fps: float) -> float:
-        """Half of what the clip leaves free."""
+        """Half of the slack, the frames that the clip leaves free."""
         return self._slack(total, fps) / 2
 
     def view_starts(self, total: int, *, fps: float, num_views: int) -> list[float]:

@@ -120,7 +120,7 @@ def _test_classifier(run: _TestRun) -> None:
             own.append(part)
     finally:
         # Also at its end, as others may fail before theirs.
-        stopped.write(own, second_tries=loader.bad_video_log.second_tries, start=start)
+        stopped.write(own, second_tries=loader.bad_video_log.read_by_fallback, start=start)
     loader.bad_video_log.share()
     if on_any_rank(run.should_stop)():
         _log.info("The test was stopped as asked; start again to go on with the videos left")
@@ -131,7 +131,7 @@ def _test_classifier(run: _TestRun) -> None:
     report_unread("The test", "video", read=read, expected=len(loader.dataset))
     if distributed.is_main():
         facts = {
-            "num_second_tries": len(before.second_tries | loader.bad_video_log.second_tries),
+            "num_second_tries": len(before.second_tries | loader.bad_video_log.read_by_fallback),
             "checkpoint": str(run.checkpoint.resolve()),
             "checkpoint_sha256": weights_hash,
         }
@@ -154,9 +154,9 @@ def _go_on(run: _TestRun, stopped: PartialTest) -> tuple[int, FinishedVideos]:
         before = stopped.read()
         told = (stopped.last_start + 1, before.videos | run.loader.bad_video_log.crashing.keys())
     start, done = distributed.broadcast_object(told)
-    sampler.leave_out(done)
+    sampler.skip(done)
     # A batch with a video that could not be read comes again as a whole: it may be mended.
-    before = before.without(sampler.to_come)
+    before = before.without(sampler.remaining)
     if before.videos:
         _log.info("Going on with a test that was stopped: %d videos are done", len(before.videos))
     return start, before

@@ -8,7 +8,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from stvit_video.data.build import build_sampling, build_second_try, build_test_crops
+from stvit_video.data.build import build_fallback, build_sampling, build_test_crops
 from stvit_video.data.imagenet import IMAGE_SUFFIXES
 from stvit_video.data.kinetics import MultiViewVideos
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
@@ -151,12 +151,12 @@ class MediaViews:
             crops=build_test_crops(cfg),
             num_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS,
         )
-        second_try = build_second_try(dataset)
+        fallback = build_fallback(dataset)
         self._guarded = FaultTolerantDataset(
-            [dataset] if second_try is None else [dataset, second_try],
+            [dataset] if fallback is None else [dataset, fallback],
             replace=None,
             max_bad=0,
-            watch=WorkerMonitor(num_workers=0, seconds=0.0),
+            monitor=WorkerMonitor(num_workers=0, seconds=0.0),
         )
 
     def __len__(self) -> int:

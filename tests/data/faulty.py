@@ -1,4 +1,4 @@
-"""A data set that fails in every way that a decoder can, and a loader over it."""
+"""Data set that fails in every way a decoder can, and a loader for it."""
 
 import gc
 import os
@@ -11,17 +11,17 @@ import torch
 from stvit_video.data.bad_videos import BadVideo, BadVideoError, BadVideoLog
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.data.loader import VideoLoader
-from stvit_video.data.samplers import EvalBatchSampler, TrainBatchSampler, replacement
+from stvit_video.data.samplers import EvalBatchSampler, TrainBatchSampler, draw_replacement
 
 
 class FaultyVideos:
-    """Samples that say what they are; those in ``faults`` fail as named there."""
+    """Samples that hold their own key; ``faults`` maps indices to the way in which they fail."""
 
     def __init__(self, number, faults):
         self.number, self.faults = number, faults
-        # Times that "hang once" hangs: as often as it is opened at once.
+        # Number of opens at which "hang once" hangs: more than one if workers open it concurrently.
         self.hanging = 1
-        # How often each was opened, in all processes.
+        # How often each video was opened, by all processes.
         self.opened = torch.zeros(number, dtype=torch.int64).share_memory_()
 
     def __len__(self):
@@ -47,7 +47,7 @@ class FaultyVideos:
             case "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "hang":
-                # As a hung decoder does, it never comes back to Python, whose handlers then wait.
+                # Like a hung decoder, it never returns to Python, so signal handlers do not run.
                 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
                 time.sleep(1000)
             case "collect":
@@ -65,7 +65,7 @@ class FaultyVideos:
 
 def bad_video_log(number, *, max_bad=100, file=None):
     paths = LabeledPaths("some.csv", [Entry(i + 1, f"{i}.mp4", 0) for i in range(number)])
-    return BadVideoLog(paths, file=file, max_bad=max_bad, fate="left out")
+    return BadVideoLog(paths, file=file, max_bad=max_bad, handling="left out")
 
 
 def loader(faults, *, number=24, train=True, workers=2, batch_size=3, seconds=0.0, **options):
@@ -73,14 +73,14 @@ def loader(faults, *, number=24, train=True, workers=2, batch_size=3, seconds=0.
         sampler = TrainBatchSampler(number, batch_size=batch_size, rank=0, world_size=1, seed=0)
     else:
         sampler = EvalBatchSampler(number, batch_size=batch_size, rank=0, world_size=1)
-    second_try = options.pop("second_try", None)
+    fallback = options.pop("fallback", None)
     return VideoLoader(
         FaultyVideos(number, faults),
         batch_sampler=sampler,
         num_workers=workers,
         pin_memory=False,
         bad_video_log=bad_video_log(number, **options),
-        second_try=None if second_try is None else FaultyVideos(number, second_try),
-        replace=partial(replacement, num_samples=number, seed=0) if train else None,
+        fallback=None if fallback is None else FaultyVideos(number, fallback),
+        replace=partial(draw_replacement, num_samples=number, seed=0) if train else None,
         seconds_per_video=seconds,
     )

@@ -9,7 +9,7 @@ from stvit_video.data.augment.erasing import RandomErasing
 from stvit_video.data.augment.operations import ColorJitter
 from stvit_video.data.augment.policy import AugmentationPolicy
 from stvit_video.data.build import build_augmentations, build_dataset, build_loader, build_mixing
-from stvit_video.data.samplers import Draw, generator_for
+from stvit_video.data.samplers import SampleKey, generator_for
 from stvit_video.errors import UserError
 
 CONFIG = """
@@ -29,7 +29,7 @@ PLAIN = (
 
 @pytest.fixture
 def config(video_folder, tmp_path):
-    """Return a function from overrides to a config over ``video_folder``."""
+    """Return a function that maps overrides to a config of ``video_folder``."""
     path = tmp_path / "small.yaml"
     path.write_text(CONFIG)
     return lambda *overrides: load_config(
@@ -38,7 +38,7 @@ def config(video_folder, tmp_path):
 
 
 def videos_of(cfg, *, epoch=0, rank=0, world_size=1):
-    """The samples of an epoch, {(video, number of the sample): pixels}."""
+    """Return the samples of an epoch, {(video index, sample number): pixels}."""
     loader = build_loader(cfg, "train", rank=rank, world_size=world_size)
     loader.batch_sampler.set_epoch(epoch)
     videos = {}
@@ -57,7 +57,7 @@ def test_without_augmentation_a_sample_is_its_crop_bit_by_bit(config):
     dataset = build_dataset(config(), "train")
     assert dataset.transform.augmentations == ()
     for index in range(6):
-        generator = generator_for(Draw(index, 3), seed=0)
+        generator = generator_for(SampleKey(index, 3), seed=0)
         with dataset.videos.open(index) as reader:
             indices = dataset.sampling.random_clip(
                 reader.num_frames, fps=reader.fps, generator=generator
@@ -65,10 +65,10 @@ def test_without_augmentation_a_sample_is_its_crop_bit_by_bit(config):
             expected = dataset.transform.crop(reader.get_frames(indices), generator=generator)
         if torch.rand((), dtype=torch.float64, generator=generator) < 0.5:
             expected = expected.flip(-1)
-        assert torch.equal(dataset[Draw(index, 3)]["video"], expected)
+        assert torch.equal(dataset[SampleKey(index, 3)]["video"], expected)
 
 
-def test_augmentations_are_made_in_the_order_of_the_config(config):
+def test_augmentations_are_built_in_order(config):
     kinds = [type(augment) for augment in build_augmentations(config(*AUG))]
     assert kinds == [AugmentationPolicy, RandomErasing]
     jitter = config(*AUG, "AUG.AA_TYPE", "", "AUG.RE_MODE", "const", "AUG.RE_COUNT", "3")
@@ -95,7 +95,7 @@ def test_labels_are_soft_where_the_loss_is(config):
 
 
 @pytest.mark.parametrize("samples", ["1", "3"])
-def test_a_sample_depends_on_seed_epoch_and_index_alone(config, samples):
+def test_a_sample_depends_only_on_seed_epoch_and_index(config, samples):
     aug = (*AUG, "AUG.NUM_SAMPLE", samples)
     alone = videos_of(config(*aug), epoch=1)
     assert len(alone) == 6 * int(samples)
@@ -120,9 +120,9 @@ def test_all_samples_of_a_video_are_in_its_batch_and_differ(config):
     assert len(set(batch["mixing_seed"].tolist())) == 6
 
 
-def test_the_first_sample_is_the_one_that_there_is_without_repetition(config):
-    once = build_dataset(config(*AUG), "train")[Draw(2, 5)]
-    first, second = build_dataset(config(*AUG, "AUG.NUM_SAMPLE", "2"), "train")[Draw(2, 5)]
+def test_the_first_sample_is_the_same_without_repeated_augmentation(config):
+    once = build_dataset(config(*AUG), "train")[SampleKey(2, 5)]
+    first, second = build_dataset(config(*AUG, "AUG.NUM_SAMPLE", "2"), "train")[SampleKey(2, 5)]
     assert torch.equal(once["video"], first["video"])
     assert once["mixing_seed"] == first["mixing_seed"] != second["mixing_seed"]
 
@@ -136,7 +136,7 @@ def test_repeated_samples_show_the_same_frames_of_one_decode(config, monkeypatch
         lambda path, **options: opened.append(path) or real(path, **options),
     )
     dataset = build_dataset(config(*PLAIN, "AUG.NUM_SAMPLE", "4"), "train")
-    clips = [dataset[Draw(5, epoch)] for epoch in range(6)]
+    clips = [dataset[SampleKey(5, epoch)] for epoch in range(6)]
     assert len(opened) == 6
     for samples in clips:
         assert all(torch.equal(sample["video"], samples[0]["video"]) for sample in samples)

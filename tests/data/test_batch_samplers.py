@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from stvit_video.data.samplers import (
-    Draw,
     EvalBatchSampler,
+    SampleKey,
     TrainBatchSampler,
+    draw_replacement,
     generator_for,
-    replacement,
 )
 
 
@@ -21,28 +21,28 @@ def train_batches(rank, world_size, *, batch_size, epoch=0, num_samples=50, seed
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_see_together_what_one_rank_sees_with_the_whole_batch(world_size):
+def test_all_ranks_together_see_the_batches_of_a_single_rank(world_size):
     ranks = [train_batches(r, world_size, batch_size=4, epoch=2) for r in range(world_size)]
-    together = [[draw for own in step for draw in own] for step in zip(*ranks, strict=True)]
+    together = [[key for own in step for key in own] for step in zip(*ranks, strict=True)]
     assert together == train_batches(0, 1, batch_size=4 * world_size, epoch=2)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_an_epoch_has_no_sample_twice_and_leaves_out_less_than_a_step(world_size):
+def test_an_epoch_repeats_no_sample_and_drops_less_than_a_step(world_size):
     ranks = [train_batches(r, world_size, batch_size=4) for r in range(world_size)]
-    drawn = [draw.index for batches in ranks for batch in batches for draw in batch]
-    assert len(drawn) == len(set(drawn)) == 50 // (4 * world_size) * 4 * world_size
-    assert set(drawn) <= set(range(50))
+    indices = [key.index for batches in ranks for batch in batches for key in batch]
+    assert len(indices) == len(set(indices)) == 50 // (4 * world_size) * 4 * world_size
+    assert set(indices) <= set(range(50))
 
 
 def test_epochs_and_seeds_differ_and_repeat():
     def order(**options):
-        return [d.index for b in train_batches(0, 1, batch_size=5, **options) for d in b]
+        return [key.index for b in train_batches(0, 1, batch_size=5, **options) for key in b]
 
     assert order(epoch=3) == order(epoch=3)
     assert order(epoch=3) != order(epoch=4)
     assert order(seed=3) != order(seed=4)
-    assert {draw.epoch for draw in train_batches(0, 1, batch_size=5, epoch=3)[0]} == {3}
+    assert {key.epoch for key in train_batches(0, 1, batch_size=5, epoch=3)[0]} == {3}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -63,33 +63,38 @@ def test_ranks_take_consecutive_batches_in_turn():
     assert own == [[3, 4, 5], [9, 10]]
 
 
-def test_what_is_left_out_leaves_batches_whole():
+def test_skipping_samples_keeps_batches_whole():
     samplers = [EvalBatchSampler(11, batch_size=3, rank=rank, world_size=2) for rank in range(2)]
     for sampler in samplers:
-        sampler.leave_out({0, 1, 2, 4, 9, 10})
-        assert sampler.to_come == {3, 4, 5, 6, 7, 8}
+        sampler.skip({0, 1, 2, 4, 9, 10})
+        assert sampler.remaining == {3, 4, 5, 6, 7, 8}
     assert [list(sampler) for sampler in samplers] == [[[3, 4, 5]], [[6, 7, 8]]]
-    samplers[0].leave_out(range(11))
-    assert (len(samplers[0]), list(samplers[0]), samplers[0].to_come) == (0, [], set())
+    samplers[0].skip(range(11))
+    assert (len(samplers[0]), list(samplers[0]), samplers[0].remaining) == (0, [], set())
 
 
-def test_draws_have_streams_of_their_own():
-    def numbers(draw, seed=0):
-        return torch.rand(4, generator=generator_for(draw, seed=seed)).tolist()
+def test_each_sample_has_its_own_random_numbers():
+    def numbers(key, seed=0):
+        return torch.rand(4, generator=generator_for(key, seed=seed)).tolist()
 
-    draws = [Draw(index, epoch) for index in range(5) for epoch in range(5)]
-    streams = [tuple(numbers(draw)) for draw in draws] + [tuple(numbers(Draw(0, 0), seed=1))]
+    keys = [SampleKey(index, epoch) for index in range(5) for epoch in range(5)]
+    streams = [tuple(numbers(key)) for key in keys] + [tuple(numbers(SampleKey(0, 0), seed=1))]
     assert len(set(streams)) == 26
-    assert numbers(Draw(3, 1)) == numbers(Draw(3, 1))
+    assert numbers(SampleKey(3, 1)) == numbers(SampleKey(3, 1))
 
 
-def test_replacements_are_other_samples_of_the_epoch_and_always_the_same():
-    def others(draw, seed=0):
-        tries = (replacement(draw, n, num_samples=50, seed=seed) for n in range(1, 40))
-        return [(other.index, other.epoch) for other in tries]
+def test_replacements_are_other_samples_of_the_epoch_and_reproducible():
+    def replacements(key, seed=0):
+        keys = (draw_replacement(key, n, num_samples=50, seed=seed) for n in range(1, 40))
+        return [(other.index, other.epoch) for other in keys]
 
-    assert others(Draw(3, 1)) == others(Draw(3, 1))
-    lists = [others(Draw(3, 1)), others(Draw(4, 1)), others(Draw(3, 2)), others(Draw(3, 1), seed=1)]
+    assert replacements(SampleKey(3, 1)) == replacements(SampleKey(3, 1))
+    lists = [
+        replacements(SampleKey(3, 1)),
+        replacements(SampleKey(4, 1)),
+        replacements(SampleKey(3, 2)),
+        replacements(SampleKey(3, 1), seed=1),
+    ]
     assert len({tuple(index for index, _ in some) for some in lists}) == 4
     assert {epoch for _, epoch in lists[2]} == {2}
     assert len({index for index, _ in lists[0]}) > 20

@@ -49,7 +49,7 @@ def test_training_leaves_out_images_without_objects(annotated):
     assert (len(everything.paths), len(training.paths)) == (9, 8)
     assert (everything.num_without_objects, training.num_without_objects) == (0, 1)
     # The one after it is still the ninth of the file.
-    assert training.paths.place(7).endswith("instances_train.json, image 9")
+    assert training.paths.location(7).endswith("instances_train.json, image 9")
     assert training.images[7].id == 18
 
 

@@ -17,7 +17,7 @@ from stvit_video.data.bad_videos import BadVideoError
 from stvit_video.data.build import build_dataset, build_loader
 from stvit_video.data.coco import annotation_file
 from stvit_video.data.coco.dataset import RandomRectangleCrop, eval_transform, train_transform
-from stvit_video.data.samplers import Draw, GroupedBatchSampler
+from stvit_video.data.samplers import GroupedBatchSampler, SampleKey
 from stvit_video.errors import UserError
 
 CONFIG = """
@@ -127,15 +127,15 @@ def test_evaluation_limits_both_sides(size, expected):
 def test_a_sample_depends_on_its_draw_alone(config):
     dataset = build_dataset(config(), "train")
     state = torch.get_rng_state()
-    first, again = dataset[Draw(1, 0)], dataset[Draw(1, 0)]
+    first, again = dataset[SampleKey(1, 0)], dataset[SampleKey(1, 0)]
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
-    later = dataset[Draw(1, 0)]
+    later = dataset[SampleKey(1, 0)]
     for other in (again, later):
         assert torch.equal(first["image"], other["image"])
         for name, value in first["target"].items():
             assert torch.equal(value, other["target"][name])
-    shapes = {dataset[Draw(1, epoch)]["image"].shape for epoch in range(12)}
+    shapes = {dataset[SampleKey(1, epoch)]["image"].shape for epoch in range(12)}
     assert len(shapes) > 3
 
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_read_is_listed(tmp_path, config, folder):
         (7, "a mask of its annotations is damaged"),
     ):
         with pytest.raises(BadVideoError, match=said):
-            dataset[Draw(index, 0)]
+            dataset[SampleKey(index, 0)]
     loader = build_loader(cfg, "train", rank=0, world_size=1)
     for epoch in range(4):
         loader.batch_sampler.set_epoch(epoch)

@@ -29,7 +29,7 @@ def test_the_rectangle_is_the_same_in_all_frames(mode):
         (box,) = erase.draw(40, 60, generator=generator(seed))
         output = erase(video, generator=generator(seed))
         expected = torch.zeros(5, 40, 60, dtype=torch.bool)
-        box.within(expected).fill_(True)
+        box.crop_video(expected).fill_(True)
         assert torch.equal(erased_pixels(video, output), expected)
     assert (video == 255).all()
 
@@ -39,7 +39,7 @@ def test_only_noise_differs_from_frame_to_frame():
     for mode in ("pixel", "rand", "const"):
         erase = erasing(mode=mode)
         (box,) = erase.draw(32, 32, generator=generator(3))
-        patch = box.within(erase(video, generator=generator(3)))
+        patch = box.crop_video(erase(video, generator=generator(3)))
         assert torch.equal(patch, patch[:, :1].expand_as(patch)) == (mode != "pixel")
         is_flat = torch.equal(patch, patch[:, :1, :1, :1].expand_as(patch))
         assert is_flat == (mode != "pixel")
@@ -48,14 +48,14 @@ def test_only_noise_differs_from_frame_to_frame():
 def test_what_fills_it():
     video = torch.zeros(3, 16, 64, 64, dtype=torch.uint8)
     (box,) = erasing().draw(64, 64, generator=generator(1))
-    noise = box.within(erasing()(video, generator=generator(1))).double().flatten(1) / 255
+    noise = box.crop_video(erasing()(video, generator=generator(1))).double().flatten(1) / 255
     # Cut at two deviations on either side, the mean stays and the deviation shrinks by 4 %.
     assert noise.mean(1).tolist() == pytest.approx(MEAN, abs=0.015)
     assert noise.std(1).tolist() == pytest.approx([0.96 * std for std in STD], rel=0.06)
-    mean = box.within(erasing(mode="const")(video, generator=generator(1)))[:, 0, 0, 0]
+    mean = box.crop_video(erasing(mode="const")(video, generator=generator(1)))[:, 0, 0, 0]
     assert mean.tolist() == [round(255 * channel) for channel in MEAN]
     colors = [
-        tuple(box.within(erasing(mode="rand")(video, generator=draws))[:, 0, 0, 0].tolist())
+        tuple(box.crop_video(erasing(mode="rand")(video, generator=draws))[:, 0, 0, 0].tolist())
         for draws in [generator(seed) for seed in range(30)]
         for (box,) in [erasing().draw(64, 64, generator=generator(draws.initial_seed()))]
     ]

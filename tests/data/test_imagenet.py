@@ -1,4 +1,4 @@
-"""Folders of images: what is listed, read, and refused; and a training on them."""
+"""Folders of images: listing, reading and errors, and training on them."""
 
 import shutil
 
@@ -57,12 +57,12 @@ def config(folder, tmp_path):
     return lambda *overrides: load_config(path, [*data, *overrides])
 
 
-def test_labels_are_the_places_of_sorted_class_folders(folder):
+def test_labels_are_the_positions_of_sorted_class_folders(folder):
     (folder / "train" / CLASSES[0] / "notes.txt").write_text("no image")
     paths = read_image_folders(folder / "train", num_classes=2)
     assert [label for _, label in paths] == [0] * 4 + [1] * 4
     assert paths[5][0] == f"{CLASSES[1]}/{CLASSES[1]}_1.JPEG"
-    assert paths.place(5) == f"{folder / 'train'}, image 6"
+    assert paths.location(5) == f"{folder / 'train'}, image 6"
 
 
 def test_an_image_is_a_video_of_one_frame(folder):
@@ -81,7 +81,7 @@ def test_suffixes_are_those_of_torchvision():
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
 def test_files_of_every_suffix_are_listed_and_read(suffix, folder):
     path = folder / "train" / CLASSES[0] / f"a{suffix.upper()}"
-    # Smooth, so that little of it is lost; and gray, as a .pgm is.
+    # Smooth, so compression loses little; and gray, as a .pgm file is.
     image = picture(0, height=4, width=3).resize((40, 50), Image.Resampling.BICUBIC).convert("L")
     image.save(path)
     paths = read_image_folders(folder / "train", num_classes=2)
@@ -108,7 +108,7 @@ def test_other_modes_become_rgb(mode, tmp_path):
         assert reader.get_frames([0]).shape == (1, 50, 40, 3)
 
 
-def test_what_is_no_whole_image_is_said(folder):
+def test_damaged_images_are_refused_with_a_reason(folder):
     good = folder / "val" / CLASSES[0] / f"{CLASSES[0]}_0.JPEG"
     cut, text = good.with_name("cut.JPEG"), good.with_name("text.JPEG")
     cut.write_bytes(good.read_bytes()[:700])
@@ -120,7 +120,7 @@ def test_what_is_no_whole_image_is_said(folder):
         open_video(good.with_name("missing.JPEG"), backend="image")
 
 
-def test_evaluation_resizes_bicubic_and_cuts_the_center_as_pillow_does(config, folder):
+def test_evaluation_resizes_bicubic_and_crops_the_center_like_pillow(config, folder):
     sample = build_dataset(config("DATA.INTERPOLATION", "bicubic"), "val")[1]
     with Image.open(folder / "val" / sample["video_name"]) as image:
         resized = image.resize((36, 45), Image.Resampling.BICUBIC)
@@ -152,38 +152,38 @@ def test_a_model_is_trained_and_tested_and_a_broken_image_is_left_out(config, fo
     assert list(left_out["path"]) == [f"{CLASSES[1]}/{CLASSES[1]}_0.JPEG"]
 
 
-def test_a_missing_folder_is_a_sentence(config, folder):
+def test_a_missing_folder_is_an_error(config, folder):
     shutil.rmtree(folder / "val")
     with pytest.raises(UserError, match=r"val \(No such file or directory\): set DATA.PATH_TO"):
         build_dataset(config(), "val")
 
 
-def test_a_wrong_number_of_classes_is_a_sentence(config):
+def test_a_wrong_number_of_classes_is_an_error(config):
     with pytest.raises(UserError, match="holds 2 folders, one for each class, but"):
         build_dataset(config("MODEL.NUM_CLASSES", "3"), "train")
 
 
-def test_an_empty_class_folder_is_a_sentence(config, folder):
+def test_an_empty_class_folder_is_an_error(config, folder):
     shutil.rmtree(folder / "train" / CLASSES[1])
     (folder / "train" / CLASSES[1]).mkdir()
     with pytest.raises(UserError, match=f"{CLASSES[1]} holds no images"):
         build_dataset(config(), "train")
 
 
-def test_a_class_folder_that_cannot_be_read_is_a_sentence(folder):
+def test_an_unreadable_class_folder_is_an_error(folder):
     shutil.rmtree(folder / "train" / CLASSES[1])
     closed = folder / "train" / CLASSES[1]
     with pytest.raises(UserError, match=f"cannot read the class folder {closed}"):
         class_files(closed)
 
 
-def test_fewer_images_than_a_step_takes_are_a_sentence(config, folder):
-    sentence = rf"{folder}/train lists 8 images, fewer than the 9 of one step.* TRAIN.BATCH_SIZE"
-    with pytest.raises(UserError, match=sentence):
+def test_fewer_images_than_one_step_needs_are_an_error(config, folder):
+    message = rf"{folder}/train lists 8 images, fewer than the 9 of one step.* TRAIN.BATCH_SIZE"
+    with pytest.raises(UserError, match=message):
         build_loader(config("TRAIN.BATCH_SIZE", "9"), "train", rank=0, world_size=1)
 
 
-def test_splits_of_other_classes_are_a_sentence(config, folder):
+def test_splits_with_different_classes_are_an_error(config, folder):
     (folder / "val" / CLASSES[1]).rename(folder / "val" / "n02")
     with pytest.raises(
         UserError, match="must hold the same class folders, but n01443537 is in one"

@@ -12,7 +12,7 @@ from stvit_video.data import labeled_videos
 from stvit_video.data.bad_videos import BadVideoError
 from stvit_video.data.build import build_dataset, build_loader
 from stvit_video.data.labeled_paths import read_labeled_paths
-from stvit_video.data.samplers import Draw, generator_for
+from stvit_video.data.samplers import SampleKey, generator_for
 from stvit_video.errors import UserError
 
 CONFIG = """
@@ -32,7 +32,7 @@ MODEL: {NUM_CLASSES: 3}
 
 @pytest.fixture
 def config(video_folder, tmp_path):
-    """Return a function from overrides to a config over ``video_folder``."""
+    """Return a function that maps overrides to a config of ``video_folder``."""
     path = tmp_path / "small.yaml"
     path.write_text(CONFIG)
     return lambda *overrides: load_config(
@@ -49,7 +49,11 @@ def read(tmp_path, text, *, separator=" ", num_classes=10):
 def test_lines_are_path_and_label(tmp_path):
     paths = read(tmp_path, "a.mp4 0\n\n/b/with some space.mp4 7\n  ü é.mp4   9  \n")
     assert list(paths) == [("a.mp4", 0), ("/b/with some space.mp4", 7), ("ü é.mp4", 9)]
-    assert [paths.place(i).rpartition(", ")[2] for i in range(3)] == ["line 1", "line 3", "line 4"]
+    assert [paths.location(i).rpartition(", ")[2] for i in range(3)] == [
+        "line 1",
+        "line 3",
+        "line 4",
+    ]
 
 
 def test_the_label_follows_the_last_separator(tmp_path):
@@ -69,7 +73,7 @@ def test_the_label_follows_the_last_separator(tmp_path):
         ("a.mp4 -1\n", r"line 1: the label must lie in 0\.\.9 .* is -1"),
     ],
 )
-def test_mistakes_in_a_csv_file_are_named_with_their_line(tmp_path, text, message):
+def test_errors_in_a_csv_file_name_their_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         read(tmp_path, text)
 
@@ -82,13 +86,13 @@ def test_a_missing_csv_file(tmp_path):
 def test_paths_take_little_memory(tmp_path):
     lines = [f"folder/video_{i:06d}.mp4 {i % 9}\n" for i in range(5000)]
     paths = read(tmp_path, "".join(lines))
-    assert len(pickle.dumps(paths)) < 50 * 5000  # 23 letters, an end, a line and a label each
+    assert len(pickle.dumps(paths)) < 50 * 5000  # 23 characters, an end, a line and a label each
     assert paths[4999] == ("folder/video_004999.mp4", 4999 % 9)
     with pytest.raises(IndexError):
         paths[5000]
 
 
-def test_the_fingerprint_is_a_checksum_anyone_can_make(tmp_path):
+def test_the_fingerprint_is_a_plain_sha256(tmp_path):
     paths = read(tmp_path, "a.mp4 0\n\n  ü é.mp4   9  \n")
     expected = hashlib.sha256("a.mp4\t0\nü é.mp4\t9\n".encode()).hexdigest()
     assert paths.fingerprint() == expected[:16]
@@ -96,14 +100,14 @@ def test_the_fingerprint_is_a_checksum_anyone_can_make(tmp_path):
         assert read(tmp_path, other).fingerprint() != paths.fingerprint()
 
 
-def test_one_missing_video_is_no_wrong_prefix(config, video_folder, tmp_path):
+def test_a_single_missing_video_fails_only_when_it_is_read(config, video_folder, tmp_path):
     (tmp_path / "val.csv").write_text(f"gone.mp4 1\n{video_folder}/video 0.mp4 1\n")
     dataset = build_dataset(config("DATA.PATH_TO_DATA_DIR", str(tmp_path)), "val")
     with pytest.raises(BadVideoError, match=r"val\.csv, line 1: cannot .* gone\.mp4: No such file"):
         dataset[0]
 
 
-def test_what_decord_cannot_read_is_read_by_pyav(config, tmp_path):
+def test_pyav_reads_videos_that_decord_cannot_read(config, tmp_path):
     ODD["av1.mp4"][0](tmp_path / "av1.mp4")
     (tmp_path / "test.csv").write_text("av1.mp4 2\n")
     where = ("DATA.PATH_TO_DATA_DIR", str(tmp_path), "OUTPUT_DIR", str(tmp_path / "run"))
@@ -112,7 +116,7 @@ def test_what_decord_cannot_read_is_read_by_pyav(config, tmp_path):
         cfg = config(*where, "DATA.DECODING_BACKEND", backend)
         loader = build_loader(cfg, "test", rank=0, world_size=1)
         videos[backend] = [batch["video"] for batch in loader]
-        assert len(loader.bad_video_log.second_tries) == (backend == "decord")
+        assert len(loader.bad_video_log.read_by_fallback) == (backend == "decord")
     assert torch.equal(videos["pyav"][0], videos["decord"][0])
     assert not (tmp_path / "run").exists()
 
@@ -123,7 +127,7 @@ def test_a_missing_data_set_says_what_to_do(config, tmp_path):
             build_dataset(config("DATA.PATH_TO_DATA_DIR", folder), "train")
 
 
-def test_missing_videos_are_noticed_at_once(config, tmp_path):
+def test_missing_videos_are_detected_when_the_data_set_is_built(config, tmp_path):
     (tmp_path / "val.csv").write_text("gone.mp4 1\n")
     with pytest.raises(UserError, match=r"val\.csv, line 1: there is no video .*gone\.mp4"):
         build_dataset(config("DATA.PATH_TO_DATA_DIR", str(tmp_path)), "val")
@@ -137,7 +141,7 @@ def test_relative_paths_start_at_the_prefix_or_the_csv_file(config, video_folder
 
 
 def test_a_training_sample(config):
-    sample = build_dataset(config(), "train")[Draw(4, 0)]
+    sample = build_dataset(config(), "train")[SampleKey(4, 0)]
     assert sample["video"].shape == (3, 4, 32, 32)
     assert sample["video"].dtype == torch.uint8
     assert 0 <= sample["mixing_seed"] < 2**62
@@ -146,15 +150,15 @@ def test_a_training_sample(config):
     assert sample == about
 
 
-def test_a_training_sample_is_what_the_transform_makes_of_whole_frames(config, video_folder):
+def test_a_training_sample_equals_the_transform_of_whole_frames(config, video_folder):
     dataset = build_dataset(config(), "train")
     frames = torch.from_numpy(plain_decode(video_folder / "video 5.mp4"))
     for epoch in range(4):
-        draw = Draw(5, epoch)
-        generator = generator_for(draw, seed=dataset.seed)
+        key = SampleKey(5, epoch)
+        generator = generator_for(key, seed=dataset.seed)
         clip = dataset.sampling.random_clip(len(frames), fps=25, generator=generator)
         expected = dataset.transform(frames[clip], generator=generator)
-        assert torch.equal(dataset[draw]["video"], expected)
+        assert torch.equal(dataset[key]["video"], expected)
 
 
 def test_a_validation_sample_is_the_center_of_the_center(config, video_folder):
@@ -213,7 +217,7 @@ def assert_same_samples(some, others):
     assert all(torch.equal(some[index], others[index]) for index in some)
 
 
-def test_a_sample_depends_on_seed_epoch_and_index_alone(config):
+def test_a_sample_depends_only_on_seed_epoch_and_index(config):
     alone = epoch_of(config(), epoch=1)
     assert_same_samples(alone, epoch_of(config("DATA_LOADER.NUM_WORKERS", "2"), epoch=1))
     halves = [epoch_of(config(), epoch=1, rank=rank, world_size=2) for rank in range(2)]
@@ -223,7 +227,7 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(config):
         assert any(not torch.equal(alone[index], other[index]) for index in alone)
 
 
-def test_workers_live_on_and_draw_anew_each_epoch(config):
+def test_workers_persist_and_sample_new_clips_each_epoch(config):
     loader = build_loader(config("DATA_LOADER.NUM_WORKERS", "1"), "train", rank=0, world_size=1)
     loader.batch_sampler.set_epoch(0)
     first = {int(i) for batch in loader for i in batch["video_index"]}
@@ -259,7 +263,7 @@ def test_evaluation_batches_hold_every_video_once(config, split, world_size):
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_broken_video_ends_the_run_with_one_sentence(config, video_folder, tmp_path, workers):
+def test_a_broken_video_ends_the_run_with_a_one_line_error(config, video_folder, tmp_path, workers):
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 100)
     lines = [f"{video_folder}/video {i}.mp4 0\n" for i in range(2)] + ["broken.mp4 1\n"]
     (tmp_path / "val.csv").write_text("".join(lines))

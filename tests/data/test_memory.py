@@ -1,4 +1,4 @@
-"""What the list of a data set as large as Kinetics-400 costs, in a process of its own."""
+"""Memory of the list of a data set as large as Kinetics-400, measured in a new process."""
 
 import subprocess
 import sys
@@ -6,8 +6,8 @@ import sys
 LINES = 240_000
 LIMIT = 100 * 2**20
 
-# Prints the bytes that reading the list adds to the main process, that go to a worker which is
-# not forked, and that a forked worker has copied after it has looked at every line.
+# Prints the bytes that reading the list adds to the main process, that are sent to a spawned
+# worker, and that a forked worker has copied after it has read every entry.
 PROGRAM = """
 import gc, os, pickle, sys
 import psutil
@@ -23,7 +23,7 @@ print(process.memory_info().rss - before)
 print(len(pickle.dumps(videos)), flush=True)
 if not os.fork():
     for index in range(len(videos)):
-        videos.about(index)
+        videos.metadata(index)
     print(psutil.Process().memory_full_info().uss, flush=True)
     os._exit(0)
 os.wait()
@@ -40,5 +40,5 @@ def test_the_list_of_240000_videos_takes_little_memory_in_each_worker(tmp_path):
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     main, sent, forked = map(int, output.split())
     assert main < LIMIT
-    assert 50 * LINES < sent < LIMIT  # so many bytes are in the paths alone
+    assert 50 * LINES < sent < LIMIT  # The paths alone take the lower bound.
     assert forked < LIMIT

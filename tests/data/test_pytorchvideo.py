@@ -1,4 +1,4 @@
-"""PyTorchVideo's own data set with our reader, clip samplers and transforms."""
+"""PyTorchVideo's data set with the reader, clip samplers and transforms of this package."""
 
 import itertools
 
@@ -43,7 +43,7 @@ def labeled_video_dataset(folder, clip_sampler, *, backend="pyav"):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_its_data_set_gives_our_clips(video_folder, backend):
+def test_pytorchvideos_data_set_returns_the_clips_of_the_protocol(video_folder, backend):
     sampler = ProtocolViews(SAMPLING, fps=FPS, num_views=3)
     dataset = labeled_video_dataset(video_folder, sampler, backend=backend)
     samples = list(itertools.islice(dataset, 18))
@@ -63,24 +63,24 @@ def test_center_and_random_clips_in_seconds(video_folder):
     frames = plain_decode(video_folder / "video 0.mp4")
     indices = SAMPLING.center_clip(len(frames), fps=FPS).numpy()
     np.testing.assert_array_equal(center["video"], frames[indices].transpose(3, 0, 1, 2))
-    draw = torch.Generator().manual_seed(3)
-    sampler = RandomProtocolClip(SAMPLING, fps=FPS, generator=draw)
+    generator = torch.Generator().manual_seed(3)
+    sampler = RandomProtocolClip(SAMPLING, fps=FPS, generator=generator)
     starts = {round(float(sampler(0, 1.0, {}).clip_start_sec) * FPS + 0.5) for _ in range(200)}
-    assert starts == set(range(10))  # 25 frames hold a span of 16 at 10 starts
+    assert starts == set(range(10))  # A span of 16 fits into 25 frames at 10 starts.
 
 
-def test_a_reader_is_its_video(video_folder):
+def test_a_reader_is_a_pytorchvideo_video(video_folder):
     with open_video(video_folder / "video 0.mp4") as reader:
         assert isinstance(reader, Video)
         assert reader.name == "video 0.mp4"
 
 
-def test_folders_of_frames_are_left_to_it(tmp_path):
-    with pytest.raises(AssertionError):  # its own complaint about an empty folder
+def test_folders_of_frames_are_left_to_pytorchvideo(tmp_path):
+    with pytest.raises(AssertionError):  # PyTorchVideo's own error for an empty folder.
         ReaderPathHandler().video_from_path(str(tmp_path))
 
 
-def test_its_transforms_import_and_leave_torchvision_as_it_was():
+def test_importing_its_transforms_leaves_torchvision_unchanged():
     import sys
 
     functional = pytorchvideo_functional()

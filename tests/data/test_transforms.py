@@ -51,7 +51,7 @@ def test_a_random_resized_crop_is_its_rectangle_resized(height, width):
         torch.testing.assert_close(got.permute(1, 0, 2, 3), expected)
 
 
-def test_random_resized_crops_cover_the_ranges_they_are_asked_for():
+def test_random_resized_crops_cover_their_ranges():
     crop = RandomResizedCrop(32, area=(0.1, 0.5), aspect=(0.5, 2.0))
     draws = generator()
     boxes = [crop.draw(240, 320, generator=draws) for _ in range(400)]
@@ -68,7 +68,7 @@ def test_random_resized_crops_cover_the_ranges_they_are_asked_for():
     assert {box.left == 0 for box in boxes} == {True, False} or min(b.left for b in boxes) < 5
 
 
-def test_a_crop_that_never_fits_becomes_the_largest_in_the_middle():
+def test_a_crop_that_never_fits_becomes_the_largest_center_crop():
     crop = RandomResizedCrop(32, area=(1.0, 1.0), aspect=(1.0, 1.0))
     box = crop.draw(40, 100, generator=generator())
     assert (box.top, box.left, box.height, box.width) == (0, 30, 40, 40)
@@ -84,7 +84,7 @@ def test_a_jittered_crop_has_the_scale_of_a_resized_short_side():
     assert crop(clip(), generator=generator()).shape == (3, 3, 224, 224)
 
 
-def test_half_of_the_clips_are_mirrored():
+def test_half_of_the_clips_are_flipped():
     frames = clip(32, 32)
     whole = RandomResizedCrop(32, area=(1.0, 1.0), aspect=(1.0, 1.0))
     upright = frames.permute(3, 0, 1, 2)
@@ -130,14 +130,14 @@ def test_one_crop_is_the_center():
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (501, 333), (224, 300)])
-def test_the_center_of_an_image_is_torchvisions(size):
-    """Of 500 x 375, the commonest size of ImageNet, 117 columns are cut off."""
+def test_the_center_crop_of_an_image_is_that_of_torchvision(size):
+    """500 x 375, the most common size in ImageNet, loses 117 columns."""
     noise = torch.randint(256, (40, 50, 3), generator=generator(0), dtype=torch.uint8)
     image = Image.fromarray(noise.numpy()).resize(size, Image.Resampling.BICUBIC)
     theirs = transforms.Compose(
         [transforms.Resize(256, InterpolationMode.BICUBIC), transforms.CenterCrop(224)]
     )
-    crops = SpatialCrops(256, 224, interpolation="bicubic", of_images=True)
+    crops = SpatialCrops(256, 224, interpolation="bicubic", for_images=True)
     frame = crops.resize(torch.from_numpy(np.array(image)))
     (view,) = crops.crop(frame[None].permute(3, 0, 1, 2))
     expected = torch.from_numpy(np.array(theirs(image))).permute(2, 0, 1)

@@ -5,14 +5,14 @@ import subprocess
 import time
 from pathlib import Path
 
-from stvit_video.data.workers import leave_stopping_to_parent
+from stvit_video.data.workers import ignore_cluster_signals
 
 FORK = multiprocessing.get_context("fork")
 NAMES = ("USR1", "USR2", "TERM")
 
 
 def answer(connection):
-    leave_stopping_to_parent()
+    ignore_cluster_signals()
     while True:
         connection.send(connection.recv())
 
@@ -24,20 +24,20 @@ def is_pending(pid, number):
     return bool(int(status["ShdPnd"], 16) & 1 << (number - 1))
 
 
-def test_a_worker_is_ended_by_its_parent_alone():
+def test_only_the_parent_ends_a_worker():
     ours, its = FORK.Pipe()
     inherited = signal.signal(signal.SIGUSR2, lambda *_: os._exit(3))
     worker = FORK.Process(target=answer, args=(its,))
     try:
         worker.start()
         for name in ("", *NAMES):
-            # From another process, as SLURM's signals come.
             if name:
+                # Sent by another process, like the signals of SLURM.
                 subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
             ours.send(name)
-            assert ours.poll(10), f"it did not outlive {name}"
+            assert ours.poll(10), f"the worker did not survive {name}"
             assert ours.recv() == name
-        # Signals of one kind do not queue: until it is taken, another one would be lost.
+        # Equal signals do not queue: a second one would be lost while the first is pending.
         while is_pending(worker.pid, signal.SIGTERM):
             time.sleep(0.01)
         worker.terminate()

@@ -121,7 +121,7 @@ def test_a_test_reports_what_it_read(config, tmp_path):
     assert summary["num_left_out"] == len(BAD)
     assert summary["top1_acc"] == pytest.approx(100 * predictions.correct.mean())
     assert len(summary["dataset_fingerprint"]) == 16
-    sentence = f"The test is over {GOOD} of {10 * len(BAD)} videos: {len(BAD)} could not be read"
+    sentence = f"The test covers {GOOD} of {10 * len(BAD)} videos: {len(BAD)} could not be read"
     assert sentence in log_of(cfg)
 
 
@@ -172,7 +172,7 @@ def test_a_validation_says_what_it_read(config, tmp_path, caplog):
     write_lists(tmp_path, train=names, val=[*names, "empty.mp4"], folder=folder)
     with caplog.at_level(logging.INFO):
         train(config("DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA_LOADER.NUM_WORKERS", "0"))
-    assert "Validation is over 10 of 11 videos: 1 could not be read" in caplog.text
+    assert "Validation covers 10 of 11 videos: 1 could not be read" in caplog.text
     line = next(r.message for r in caplog.records if "val_epoch" in r.message)
     assert json.loads(line.removeprefix("json_stats: "))["num_videos"] == 10
 

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
-from stvit_video.data.transforms import Box, below, chance, draw_box
+from stvit_video.data.transforms import Box, bernoulli, draw_box, randint
 
 # Range of the share of the frame that is erased, and of the rectangle's width / height.
 _AREA = (0.02, 1 / 3)
@@ -47,15 +47,15 @@ class RandomErasing:
         if boxes:
             video = video.clone()
         for box in boxes:
-            erased = box.within(video)
+            erased = box.crop_video(video)
             erased.copy_(self._fill(erased.shape, generator=generator))
         return video
 
     def draw(self, height: int, width: int, *, generator: torch.Generator) -> list[Box]:
         """Draw the rectangles of a clip, which may overlap."""
-        if not chance(self.probability, generator=generator):
+        if not bernoulli(self.probability, generator=generator):
             return []
-        count = 1 + below(self.max_count, generator=generator)
+        count = 1 + randint(self.max_count, generator=generator)
         area = (_AREA[0] / count, _AREA[1] / count)
         boxes = [
             draw_box(height, width, area=area, aspect=_ASPECT, generator=generator)

@@ -74,7 +74,7 @@ class Mixing:
         if mix.box is None:
             video.lerp_(video.flip(0), 1 - mix.share)
         else:
-            inside = mix.box.within(video)
+            inside = mix.box.crop_video(video)
             inside.copy_(inside.flip(0))
         return video, targets.lerp(targets.flip(0), 1 - mix.share)
 

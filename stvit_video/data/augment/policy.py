@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
 from stvit_video.data.augment.operations import MAX_LEVEL, OPERATIONS, Change, apply_changes
-from stvit_video.data.transforms import below, chance, normal
+from stvit_video.data.transforms import bernoulli, normal, randint
 from stvit_video.errors import UserError
 
 _RAND_AUGMENT = (
@@ -83,20 +83,20 @@ class AugmentationPolicy:
     def draw(self, *, generator: torch.Generator) -> list[Change]:
         """Draw what becomes of a clip."""
         chains = [
-            self.chains[below(len(self.chains), generator=generator)] for _ in range(self.count)
+            self.chains[randint(len(self.chains), generator=generator)] for _ in range(self.count)
         ]
         return [
             self._draw_change(step, generator=generator)
             for chain in chains
             for step in chain
-            if chance(step.probability, generator=generator)
+            if bernoulli(step.probability, generator=generator)
         ]
 
     def _draw_change(self, step: Step, *, generator: torch.Generator) -> Change:
         operation = OPERATIONS[step.name]
         level = normal(step.level, self.level_std, generator=generator)
         level = min(max(level, 0.0), MAX_LEVEL)
-        if operation.is_signed and chance(0.5, generator=generator):
+        if operation.is_signed and bernoulli(0.5, generator=generator):
             level = -level
         return Change(step.name, operation.argument(level))
 

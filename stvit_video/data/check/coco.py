@@ -127,7 +127,7 @@ def _repeats(annotations: CocoAnnotations) -> list[Problem]:
     for index, (name, _) in enumerate(annotations.paths):
         earlier = first.setdefault(name, index)
         if earlier != index:
-            place, other = (annotations.paths.place(each) for each in (index, earlier))
+            place, other = (annotations.paths.location(each) for each in (index, earlier))
             problems.append(Problem("duplicate", f"{place}: {other} has {name} already"))
     return problems
 

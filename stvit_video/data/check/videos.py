@@ -109,7 +109,7 @@ def check_videos(
     """Decode all videos that the journal does not know, with a progress bar.
 
     Args:
-        videos: the list; where its decoder is decord, PyAV is the second try.
+        videos: the list; where its decoder is decord, PyAV is the fallback.
         journal: takes what is found, at once.
         every_frame: decode all frames, instead of the first, the middle and the last.
         num_workers: processes.
@@ -131,16 +131,16 @@ def check_videos(
         found[index] = facts
         journal.add(files[index], facts)
 
-    second_try = None
+    fallback = None
     if videos.backend == "decord":
-        second_try = _DecodedVideos(videos.with_backend("pyav"), every_frame=every_frame)
+        fallback = _DecodedVideos(videos.with_backend("pyav"), every_frame=every_frame)
     loader = VideoLoader(
         _DecodedVideos(videos, every_frame=every_frame),
         batch_sampler=_OneByOne(todo),
         num_workers=num_workers,
         pin_memory=False,
         bad_video_log=_Findings(videos, note=note),
-        second_try=second_try,
+        fallback=fallback,
         seconds_per_video=seconds_per_video,
     )
     for batch in loader if todo else ():
@@ -182,12 +182,12 @@ class _Findings(BadVideoLog):
     """Notes every bad video, and puts up with all of them."""
 
     def __init__(self, videos: LabeledVideos, *, note: Any) -> None:
-        super().__init__(videos.paths, file=None, max_bad=len(videos), fate="")
+        super().__init__(videos.paths, file=None, max_bad=len(videos), handling="")
         self._note = note
 
     def add(self, reports: Iterable[BadVideo]) -> None:
         for bad in reports:
-            if self._is_news(bad) and not bad.second_try:
+            if self._record(bad) and not bad.read_by_fallback:
                 self._note(
                     bad.index, VideoFacts(error=bad.error, crashes_worker=bad.crashes_worker)
                 )

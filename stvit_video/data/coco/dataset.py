@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import crop, get_size
 from stvit_video.data.bad_videos import BadVideo, BadVideoError
 from stvit_video.data.coco.annotations import CocoAnnotations, ImageRecord, Segmentation
 from stvit_video.data.labeled_videos import LabeledVideos
-from stvit_video.data.samplers import Draw, generator_for
+from stvit_video.data.samplers import SampleKey, generator_for
 from stvit_video.errors import UserError
 
 
@@ -208,13 +208,13 @@ class TrainingImages(CocoImages):
     """Images with their objects, randomly transformed.
 
     Attributes:
-        seed: what a sample is depends on it and on the `Draw` alone.
+        seed: what a sample is depends on it and on the `SampleKey` alone.
     """
 
     _: KW_ONLY
     seed: int
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+    def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """Make the sample of an image.
 
         Returns:
@@ -224,15 +224,15 @@ class TrainingImages(CocoImages):
         Raises:
             BadVideoError: the image cannot be read, or a mask is damaged.
         """
-        image = self.read(draw.index)
-        target = self._target(draw.index)
+        image = self.read(key.index)
+        target = self._target(key.index)
         # The generator that torchvision's transforms draw from, for them alone.
         with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(generator_for(draw, seed=self.seed).get_state())
+            torch.set_rng_state(generator_for(key, seed=self.seed).get_state())
             image, target = self.transform(image, target)
         # Of a mirrored or cut image these may be views of all of it.
         target = {name: _plain(value) for name, value in target.items()}
-        return {"image": _plain(image), "target": target, **self.about(draw.index)}
+        return {"image": _plain(image), "target": target, **self.about(key.index)}
 
     def _target(self, index: int) -> dict[str, Tensor]:
         record = self.annotations.images[index]
