@@ -74,7 +74,7 @@ class TrainingClips(VideoDataset):
             )
             # Several samples are cut differently out of whole frames.
             cut = self.transform.cut(generator=generator) if self.num_samples == 1 else None
-            frames = reader.get_frames(indices, keep=cut)
+            frames = reader.get_frames(indices, transform=cut)
         make = self.transform if cut is None else self.transform.finish
         about = {"clip_index": 0, **self.videos.about(draw.index)}
         samples = [
@@ -107,7 +107,7 @@ class CenterClips(VideoDataset):
         """
         with self.videos.open(index) as reader:
             indices = self.sampling.center_clip(reader.num_frames, fps=reader.fps)
-            frames = reader.get_frames(indices, keep=self.crops.resize)
+            frames = reader.get_frames(indices, transform=self.crops.resize)
         video = self.crops.crop(frames.permute(3, 0, 1, 2))[0]
         return {"video": video, "clip_index": 0, **self.videos.about(index)}
 
@@ -134,7 +134,7 @@ class MultiViewVideos(VideoDataset):
         with self.videos.open(index) as reader:
             clips = self.sampling.views(reader.num_frames, fps=reader.fps, num_views=self.num_clips)
             distinct, places = torch.unique(clips, return_inverse=True)
-            frames = reader.get_frames(distinct, keep=self.crops.resize)
+            frames = reader.get_frames(distinct, transform=self.crops.resize)
         return {"video": self._views(frames, places), **self.videos.about(index)}
 
     def _views(self, frames: Tensor, places: Tensor) -> Tensor:
