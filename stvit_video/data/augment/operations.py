@@ -25,7 +25,7 @@ _FILL = 128
 
 @dataclass(frozen=True)
 class Operation:
-    """How an operation uses its level.
+    """Specification of an operation: the meaning of its level.
 
     Attributes:
         argument: maps the level to the operation's argument.

@@ -81,8 +81,10 @@ class DatasetCheck:
         Returns:
             All problems, and the report to print.
         """
-        kinds = ("image" if video.is_image else "video" for video in bad)
-        problems = [*problems, *(Problem(kind, str(v)) for kind, v in zip(kinds, bad, strict=True))]
+        problems = [
+            *problems,
+            *(Problem("image" if video.is_image else "video", str(video)) for video in bad),
+        ]
         write_bad_videos(self.output / "quarantine.csv", bad)
         statistics.to_csv(self.output / "statistics.csv")
         text = "".join(f"{problem.text}\n" for problem in problems)
