@@ -42,7 +42,7 @@ from stvit_video.errors import UserError
 from stvit_video.inference.media import Media, find_media
 from stvit_video.runtime.distributed import disable_cudnn_attention
 from stvit_video.runtime.process import keep_freed_memory
-from stvit_video.synthetic.motion import write_k400_shaped
+from stvit_video.synthetic.motion import write_kinetics_like_videos
 
 _LOADER_CONFIG = Path(__file__).resolve().parents[1] / "configs/k400/stvit_swin_t.yaml"
 _GENERATED_VIDEOS = 4
@@ -163,7 +163,7 @@ def measure_loader(arguments: argparse.Namespace) -> None:
         if arguments.videos:
             media = find_media(arguments.videos)
         else:
-            generated = write_k400_shaped(Path(folder), count=_GENERATED_VIDEOS)
+            generated = write_kinetics_like_videos(Path(folder), count=_GENERATED_VIDEOS)
             media = Media(generated, are_images=False)
         parts = loader_report(
             arguments.loader,

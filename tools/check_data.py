@@ -28,7 +28,7 @@ from stvit_video.errors import UserError
 
 if TYPE_CHECKING:
     from stvit_video.data.check.coco import CocoCheck
-    from stvit_video.data.check.csv_files import DataCheck
+    from stvit_video.data.check.csv_files import CsvCheck
     from stvit_video.data.check.images import ImageFolderCheck
 
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.workers < 1:
         raise UserError(f"--workers must be at least 1, but it is {options.workers}")
     cfg = load_config(options.cfg, options.overrides) if options.cfg else default_config()
-    build = _CHECKS[cfg.TRAIN.DATASET] if options.cfg else _data_check
+    build = _CHECKS[cfg.TRAIN.DATASET] if options.cfg else _csv_check
     problems, report = build(cfg, options).run()
     print(report)
     print(f"\nThe lists are in {options.output}")
@@ -69,10 +69,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 # All import here so that --help and a typing error need not wait seconds for PyTorch.
-def _data_check(cfg: CfgNode, options: argparse.Namespace) -> "DataCheck":
-    from stvit_video.data.check.csv_files import DataCheck
+def _csv_check(cfg: CfgNode, options: argparse.Namespace) -> "CsvCheck":
+    from stvit_video.data.check.csv_files import CsvCheck
 
-    return DataCheck(
+    return CsvCheck(
         csv_files=_files_of_config(cfg.DATA.PATH_TO_DATA_DIR)
         if options.cfg
         else _files_by_name(options.csv),
@@ -95,7 +95,7 @@ def _coco_check(cfg: CfgNode, options: argparse.Namespace) -> "CocoCheck":
         splits=split_files(cfg),
         num_classes=cfg.MODEL.NUM_CLASSES,
         num_workers=options.workers,
-        seconds_per_image=cfg.DATA.DECODE_TIMEOUT,
+        seconds_per_video=cfg.DATA.DECODE_TIMEOUT,
         output=options.output,
     )
 
@@ -114,13 +114,13 @@ def _image_check(cfg: CfgNode, options: argparse.Namespace) -> "ImageFolderCheck
         folders=folders,
         num_classes=cfg.MODEL.NUM_CLASSES,
         num_workers=options.workers,
-        seconds_per_image=cfg.DATA.DECODE_TIMEOUT,
+        seconds_per_video=cfg.DATA.DECODE_TIMEOUT,
         output=options.output,
     )
 
 
-_CHECKS: "dict[str, Callable[..., DataCheck | ImageFolderCheck | CocoCheck]]" = {
-    "kinetics": _data_check,
+_CHECKS: "dict[str, Callable[..., CsvCheck | ImageFolderCheck | CocoCheck]]" = {
+    "kinetics": _csv_check,
     "imagenet": _image_check,
     "coco": _coco_check,
 }

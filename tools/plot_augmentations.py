@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stvit_video.data.augment.erasing import RandomErasing
 from stvit_video.data.augment.mixing import Mixing
-from stvit_video.data.augment.operations import OPERATIONS, Change, ColorJitter, apply_changes
+from stvit_video.data.augment.operations import OPERATIONS, ColorJitter, SampledOp, apply_ops
 from stvit_video.data.augment.policy import parse_policy
 from stvit_video.data.transforms import RandomResizedCrop, TrainTransform, resize
 from stvit_video.figures.augmentations import Column, draw_columns, draw_soft_labels
@@ -88,10 +88,10 @@ def _repeated(clip: Tensor) -> list[Column]:
 
 def _operations(clip: Tensor, *, move_pixels: bool) -> list[Column]:
     columns = [Column("clip", clip)]
-    for (step,) in parse_policy(RAND_AUGMENT, interpolation="bilinear").chains:
-        if step.name.startswith(("Rotate", "Shear", "Translate")) == move_pixels:
-            change = Change(step.name, OPERATIONS[step.name].argument(step.level))
-            columns.append(Column(_describe([change]), apply_changes(clip, [change])))
+    for (op,) in parse_policy(RAND_AUGMENT, interpolation="bilinear").sub_policies:
+        if op.name.startswith(("Rotate", "Shear", "Translate")) == move_pixels:
+            sampled = SampledOp(op.name, OPERATIONS[op.name].argument(op.level))
+            columns.append(Column(_describe([sampled]), apply_ops(clip, [sampled])))
     return columns
 
 
@@ -100,8 +100,8 @@ def _policy(clip: Tensor, text: str) -> list[Column]:
     columns = [Column("clip", clip)]
     generator = torch.Generator().manual_seed(3)
     for _ in range(_DRAWS):
-        changes = policy.draw(generator=generator)
-        columns.append(Column(_describe(changes), apply_changes(clip, changes)))
+        ops = policy.draw(generator=generator)
+        columns.append(Column(_describe(ops), apply_ops(clip, ops)))
     return columns
 
 
@@ -109,8 +109,8 @@ def _color_jitter(clip: Tensor) -> list[Column]:
     columns = [Column("clip", clip)]
     generator = torch.Generator().manual_seed(0)
     for _ in range(_DRAWS):
-        changes = ColorJitter(0.4).draw(generator=generator)
-        columns.append(Column(_describe(changes), apply_changes(clip, changes)))
+        ops = ColorJitter(0.4).draw(generator=generator)
+        columns.append(Column(_describe(ops), apply_ops(clip, ops)))
     return columns
 
 
@@ -147,12 +147,12 @@ def _eraser(mode: str, *, probability: float = 1.0) -> RandomErasing:
     return RandomErasing(probability, mode=mode, max_count=1, mean=mean, std=std)
 
 
-def _describe(changes: Sequence[Change]) -> str:
+def _describe(ops: Sequence[SampledOp]) -> str:
     lines = []
-    for change in changes:
-        name = change.name.removesuffix("Increasing")
+    for op in ops:
+        name = op.name.removesuffix("Increasing")
         has_argument = name not in ("AutoContrast", "Equalize", "Invert")
-        lines.append(f"{name} {round(change.argument, 2):g}" if has_argument else name)
+        lines.append(f"{name} {round(op.argument, 2):g}" if has_argument else name)
     return "\n".join(lines) or "nothing"
 
 

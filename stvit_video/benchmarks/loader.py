@@ -168,7 +168,7 @@ class OneItemForEachView:
             clips = dataset.sampling.views(
                 reader.num_frames, fps=reader.fps, num_views=dataset.num_clips
             )
-            frames = reader.get_frames(clips[clip], keep=dataset.crops.resize)
+            frames = reader.get_frames(clips[clip], transform=dataset.crops.resize)
         view = dataset.crops.crop(frames.permute(3, 0, 1, 2))[crop]
         return view.movedim(0, -1).contiguous().movedim(-1, 0)
 
@@ -258,7 +258,7 @@ def _time_sample(dataset: TrainingClips, key: SampleKey, *, spent: dict[str, flo
         indices = dataset.sampling.random_clip(
             reader.num_frames, fps=reader.fps, generator=generator
         )
-        frames = reader.get_frames(indices, keep=noticed)
+        frames = reader.get_frames(indices, transform=noticed)
         decoded = time.thread_time()
     video = dataset.transform.finish(frames, generator=generator)
     transformed = time.thread_time()

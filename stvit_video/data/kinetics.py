@@ -74,7 +74,7 @@ class TrainingClips(VideoDataset):
             )
             # Several samples need whole frames, as each has its own crop.
             crop = self.transform.make_crop(generator=generator) if self.num_samples == 1 else None
-            frames = reader.get_frames(indices, keep=crop)
+            frames = reader.get_frames(indices, transform=crop)
         transform = self.transform if crop is None else self.transform.finish
         metadata = {"clip_index": 0, **self.videos.metadata(key.index)}
         samples = [
@@ -107,7 +107,7 @@ class CenterClips(VideoDataset):
         """
         with self.videos.open(index) as reader:
             indices = self.sampling.center_clip(reader.num_frames, fps=reader.fps)
-            frames = reader.get_frames(indices, keep=self.crops.resize)
+            frames = reader.get_frames(indices, transform=self.crops.resize)
         video = self.crops.crop(frames.permute(3, 0, 1, 2))[0]
         return {"video": video, "clip_index": 0, **self.videos.metadata(index)}
 
@@ -134,7 +134,7 @@ class MultiViewVideos(VideoDataset):
         with self.videos.open(index) as reader:
             clips = self.sampling.views(reader.num_frames, fps=reader.fps, num_views=self.num_clips)
             indices, positions = torch.unique(clips, return_inverse=True)
-            frames = reader.get_frames(indices, keep=self.crops.resize)
+            frames = reader.get_frames(indices, transform=self.crops.resize)
         return {"video": self._crop_views(frames, positions), **self.videos.metadata(index)}
 
     def _crop_views(self, frames: Tensor, positions: Tensor) -> Tensor:

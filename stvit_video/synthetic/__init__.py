@@ -1,1 +1,1 @@
-"""Generated videos, digits and shapes; nothing of the package imports them."""
+"""Generated videos and images; used by tools, tests and benchmarks, never by the package itself."""

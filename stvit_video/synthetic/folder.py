@@ -1,4 +1,4 @@
-"""Data set folders that are whole or not there, and that say what they hold."""
+"""Write data set folders atomically, with the recipe of their content."""
 
 import json
 import os
@@ -14,22 +14,23 @@ _RECIPE_FILE = "recipe.json"
 def make_folder_atomically(
     folder: Path, description: Mapping[str, object], write: Callable[[Path], None]
 ) -> bool:
-    """Write a data set, unless ``folder`` holds it already.
+    """Write a data set, unless ``folder`` already contains it.
 
-    It is written beside ``folder`` and renamed at the end: a folder of that name is whole.
+    The data set is written next to ``folder`` and renamed at the end, so ``folder`` is never
+    incomplete.
 
     Args:
         folder: of the data set.
-        description: what determines its contents; kept in the folder, in recipe.json.
-        write: writes the contents into an empty folder.
+        description: determines the content; saved in the folder as recipe.json.
+        write: writes the content into an empty folder.
 
     Returns:
-        Whether it had to be written.
+        Whether the data set was written.
 
     Raises:
-        UserError: ``folder`` holds something else.
+        UserError: ``folder`` contains something else.
     """
-    if _holds(folder, description):
+    if _contains(folder, description):
         return False
     partial_folder = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     try:
@@ -42,13 +43,13 @@ def make_folder_atomically(
     return True
 
 
-def _holds(folder: Path, description: Mapping[str, object]) -> bool:
+def _contains(folder: Path, description: Mapping[str, object]) -> bool:
     recipe_file = folder / _RECIPE_FILE
     if recipe_file.is_file() and json.loads(recipe_file.read_text()) == description:
         return True
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(
-            f"{folder} holds something else than this {description['dataset']} data set; name "
+            f"{folder} contains something else than this {description['dataset']} data set; choose "
             "another folder, or remove it"
         )
     return False

@@ -1,8 +1,6 @@
-"""The shapes data set on disk: colored shapes that overlap, on textured backgrounds.
+"""Generate the shapes data set: overlapping colored shapes on textured backgrounds.
 
-It is in COCO's layout and format, so what reads COCO reads it.
-
-Letters: H W size of an image.
+It has COCO's layout and format. H x W is the size of an image.
 """
 
 import json
@@ -21,31 +19,33 @@ from stvit_video.data.coco.dataset import encode_mask, require_pycocotools
 from stvit_video.synthetic.folder import make_folder_atomically
 from stvit_video.synthetic.motion import SHAPES, TEXTURES
 
-# Without the diamond, which is a square that is turned.
+# Without the diamond, which is a rotated square.
 CLASSES = ("disc", "square", "cross", "ring")
 
-_SIDES = (96, 128)
-_NUM_SHAPES = (2, 5)
-# Radius in pixels, and how far a shape is turned, in radians.
-_RADIUS = (10.0, 28.0)
-_ANGLE = 0.35
-# A shape of which later ones leave less to see than this share is not drawn.
-_LEAST_VISIBLE = 0.4
-_TRIES = 20
-_NOISE = 12.0
-# To be raised when the same seed gives other images.
+# Increase when the same seed gives different images.
 _VERSION = 1
+# Range of the sides of an image, in pixels.
+_SIDES = (96, 128)
+# Range of the number of shapes in an image.
+_NUM_SHAPES = (2, 5)
+# Range of the radius in pixels, and largest rotation in radians.
+_RADIUS = (10.0, 28.0)
+_MAX_ANGLE = 0.35
+# A new shape must leave at least this share of each earlier one visible.
+_MIN_VISIBLE = 0.4
+_MAX_ATTEMPTS = 20
+_NOISE_STD = 12.0
 
 
 @dataclass(frozen=True)
 class ShapesRecipe:
-    """What determines a shapes data set.
+    """Parameters that determine a shapes data set.
 
     Attributes:
-        seed: of all choices; splits share none.
-        train: images of the training split.
-        val: images of the validation split.
-        test: images of the test split.
+        seed: of all random choices, which are independent between splits.
+        train: number of images of the training split.
+        val: number of images of the validation split.
+        test: number of images of the test split.
     """
 
     seed: int = 0
@@ -55,19 +55,19 @@ class ShapesRecipe:
 
 
 def make_shapes_dataset(folder: str | Path, recipe: ShapesRecipe, *, num_workers: int) -> bool:
-    """Write a data set, unless ``folder`` holds it already.
+    """Write a data set, unless ``folder`` already contains it.
 
     Args:
-        folder: gets ``annotations/instances_SPLIT.json`` and the images ``SPLIT/*.png`` of the
-            splits train, val and test.
+        folder: ``annotations/instances_SPLIT.json`` and the images ``SPLIT/*.png`` of the splits
+            train, val and test are written to it.
         recipe: the same recipe gives the same images.
-        num_workers: processes.
+        num_workers: worker processes.
 
     Returns:
-        Whether it had to be written.
+        Whether the data set was written.
 
     Raises:
-        UserError: ``folder`` holds something else, or pycocotools is not there.
+        UserError: ``folder`` contains something else, or pycocotools is not installed.
     """
     require_pycocotools()
     description = {"dataset": "shapes", "version": _VERSION, **asdict(recipe)}
@@ -80,46 +80,49 @@ def _write_splits(folder: Path, recipe: ShapesRecipe, *, num_workers: int) -> No
     with ProcessPoolExecutor(num_workers) as pool:
         for number, split in enumerate(("train", "val", "test")):
             (folder / split).mkdir()
-            write = partial(_write_one, folder / split, seed=(recipe.seed, number))
-            made = list(pool.map(write, range(getattr(recipe, split)), chunksize=8))
+            write = partial(_write_image, folder / split, seed=(recipe.seed, number))
+            images = list(pool.map(write, range(getattr(recipe, split)), chunksize=8))
             file = folder / "annotations" / f"instances_{split}.json"
-            file.write_text(json.dumps(_annotations(made)))
+            file.write_text(json.dumps(_annotations(images)))
 
 
 def draw_shapes(rng: np.random.Generator) -> tuple[NDArray[np.uint8], list[tuple[int, Any]]]:
     """Draw an image.
 
     Returns:
-        RGB [H, W, 3], and of each shape its class, from 0, and the mask bool [H, W] of what is
-        seen of it.
+        RGB, uint8 [H, W, 3], and for each shape its class, from 0, and the mask of its visible
+        part, bool [H, W].
     """
     height, width = rng.integers(_SIDES[0], _SIDES[1] + 1, size=2)
     image = _textured(*np.mgrid[:height, :width] / 12.0, rng=rng, brightness=(20, 130))
     shapes: list[tuple[int, Any]] = []
-    wholes: list[int] = []
+    full_areas: list[int] = []
     number = rng.integers(_NUM_SHAPES[0], _NUM_SHAPES[1] + 1)
-    for _ in range(_TRIES):
+    for _ in range(_MAX_ATTEMPTS):
         if len(shapes) == number:
             break
         label = int(rng.integers(len(CLASSES)))
         u, v = _coordinates(height, width, rng=rng)
         mask = SHAPES[CLASSES[label]](u, v) > 0
-        left = [(each & ~mask).sum() for _, each in shapes]
-        hides = any(seen < _LEAST_VISIBLE * whole for seen, whole in zip(left, wholes, strict=True))
-        if hides or not mask.any():
+        visible_areas = [(other & ~mask).sum() for _, other in shapes]
+        hides_too_much = any(
+            visible < _MIN_VISIBLE * full
+            for visible, full in zip(visible_areas, full_areas, strict=True)
+        )
+        if hides_too_much or not mask.any():
             continue
         image[mask] = _textured(u, v, rng=rng, brightness=(110, 255))[mask]
-        shapes = [(other, each & ~mask) for other, each in shapes] + [(label, mask)]
-        wholes.append(int(mask.sum()))
-    image += rng.normal(0, _NOISE, image.shape)
+        shapes = [(earlier, other & ~mask) for earlier, other in shapes] + [(label, mask)]
+        full_areas.append(int(mask.sum()))
+    image += rng.normal(0, _NOISE_STD, image.shape)
     return image.clip(0, 255).astype(np.uint8), shapes
 
 
 def _coordinates(
     height: int, width: int, *, rng: np.random.Generator
 ) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
-    """Coordinates [H, W] of each pixel from a shape's center, in radii, turned with the shape."""
-    radius, angle = rng.uniform(*_RADIUS), rng.uniform(-_ANGLE, _ANGLE)
+    """Place a shape; return each pixel's coordinates [H, W] in its rotated frame, in radii."""
+    radius, angle = rng.uniform(*_RADIUS), rng.uniform(-_MAX_ANGLE, _MAX_ANGLE)
     # The whole shape lies in the image.
     row, column = (rng.uniform(radius, side - radius) for side in (height, width))
     rows, columns = np.mgrid[:height, :width]
@@ -137,7 +140,7 @@ def _textured(
     rng: np.random.Generator,
     brightness: tuple[int, int],
 ) -> NDArray[np.floating[Any]]:
-    """A texture of two similar colors, [H, W, 3]."""
+    """Draw a texture of two similar colors, [H, W, 3]."""
     texture = TEXTURES[str(rng.choice(list(TEXTURES)))]
     color = rng.uniform(*brightness, size=3)
     other = color + rng.uniform(-30, 30, size=3)
@@ -145,8 +148,8 @@ def _textured(
     return color + mix * (other - color)
 
 
-def _write_one(folder: Path, index: int, *, seed: tuple[int, int]) -> dict[str, Any]:
-    """Write an image, and return its entry of the annotation file with its objects."""
+def _write_image(folder: Path, index: int, *, seed: tuple[int, int]) -> dict[str, Any]:
+    """Write an image; return its entry of the annotation file, with its objects."""
     image, shapes = draw_shapes(np.random.default_rng((*seed, index)))
     name = f"{index:05d}.png"
     Image.fromarray(image).save(folder / name)

@@ -1,4 +1,4 @@
-"""Training samples with augmentations, from the config to the batch."""
+"""Augmented training samples, from the config to the batch."""
 
 import pytest
 import torch
@@ -21,9 +21,20 @@ MODEL: {NUM_CLASSES: 3}
 """
 AUG = ("AUG.ENABLE", "True", "AUG.AA_TYPE", "rand-m9-n3-mstd0.5-inc1", "AUG.RE_PROB", "0.5")
 PLAIN = (
-    *("AUG.ENABLE", "True", "AUG.AA_TYPE", "", "AUG.COLOR_JITTER", "0", "AUG.RE_PROB", "0"),
-    *("DATA.RANDOM_FLIP", "False", "DATA.TRAIN_JITTER_SCALES_RELATIVE", "[1, 1]"),
-    *("DATA.TRAIN_JITTER_ASPECT_RELATIVE", "[1, 1]"),
+    "AUG.ENABLE",
+    "True",
+    "AUG.AA_TYPE",
+    "",
+    "AUG.COLOR_JITTER",
+    "0",
+    "AUG.RE_PROB",
+    "0",
+    "DATA.RANDOM_FLIP",
+    "False",
+    "DATA.TRAIN_JITTER_SCALES_RELATIVE",
+    "[1, 1]",
+    "DATA.TRAIN_JITTER_ASPECT_RELATIVE",
+    "[1, 1]",
 )
 
 
@@ -44,7 +55,7 @@ def videos_of(cfg, *, epoch=0, rank=0, world_size=1):
     videos = {}
     for batch in loader:
         for index, video in zip(batch["video_index"].tolist(), batch["video"], strict=True):
-            number = sum(one == index for one, _ in videos)
+            number = sum(other == index for other, _ in videos)
             videos[index, number] = video
     return videos
 
@@ -68,7 +79,7 @@ def test_without_augmentation_a_sample_is_its_crop_bit_by_bit(config):
         assert torch.equal(dataset[SampleKey(index, 3)]["video"], expected)
 
 
-def test_augmentations_are_built_in_order(config):
+def test_augmentations_are_built_from_the_config_in_order(config):
     kinds = [type(augment) for augment in build_augmentations(config(*AUG))]
     assert kinds == [AugmentationPolicy, RandomErasing]
     jitter = config(*AUG, "AUG.AA_TYPE", "", "AUG.RE_MODE", "const", "AUG.RE_COUNT", "3")
@@ -78,13 +89,13 @@ def test_augmentations_are_built_in_order(config):
     assert build_augmentations(config(*PLAIN)) == ()
 
 
-def test_a_wrong_policy_is_found_when_the_data_set_is_built(config):
+def test_an_invalid_policy_is_an_error_when_the_data_set_is_built(config):
     with pytest.raises(UserError, match=r"AUG\.AA_TYPE"):
         build_dataset(config(*AUG, "AUG.AA_TYPE", "rand-m99"), "train")
     build_dataset(config("AUG.AA_TYPE", "rand-m99"), "train")  # AUG.ENABLE is false
 
 
-def test_labels_are_soft_where_the_loss_is(config):
+def test_mixing_is_built_for_soft_losses_only(config):
     soft = ("MODEL.LOSS_FUNC", "soft_cross_entropy", "MIXUP.LABEL_SMOOTH_VALUE", "0.2")
     assert build_mixing(config()) is None
     smoothing = build_mixing(config(*soft))
@@ -120,14 +131,14 @@ def test_all_samples_of_a_video_are_in_its_batch_and_differ(config):
     assert len(set(batch["mixing_seed"].tolist())) == 6
 
 
-def test_the_first_sample_is_the_same_without_repeated_augmentation(config):
+def test_the_first_repeated_sample_equals_the_single_sample(config):
     once = build_dataset(config(*AUG), "train")[SampleKey(2, 5)]
     first, second = build_dataset(config(*AUG, "AUG.NUM_SAMPLE", "2"), "train")[SampleKey(2, 5)]
     assert torch.equal(once["video"], first["video"])
     assert once["mixing_seed"] == first["mixing_seed"] != second["mixing_seed"]
 
 
-def test_repeated_samples_show_the_same_frames_of_one_decode(config, monkeypatch):
+def test_repeated_samples_share_one_decode(config, monkeypatch):
     opened = []
     real = labeled_videos.open_video
     monkeypatch.setattr(

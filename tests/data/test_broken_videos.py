@@ -1,4 +1,4 @@
-"""Every way for a file to be broken gives one sentence; every odd but good file is read."""
+"""Broken files raise a one-line error; unusual but valid files are read."""
 
 import gc
 from pathlib import Path
@@ -11,7 +11,7 @@ from made_videos import plain_decode
 
 from stvit_video.data.decode import BACKENDS, VideoError, open_video
 
-# What the FFmpeg inside decord does not know, turns wrongly at this size, or reads as garbage.
+# decord's FFmpeg cannot decode AV1, and rotates incorrectly at this size.
 DECORD_FAILS = {"av1.mp4", "rotated.mp4"}
 DECORD_READS_GARBAGE = {"damaged.mp4"}
 
@@ -25,9 +25,9 @@ def broken_folder(tmp_path_factory):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_refused_with_its_reason(broken_folder, name, backend):
+def test_a_broken_file_raises_an_error_with_the_reason(broken_folder, name, backend):
     if backend == "decord" and name in DECORD_READS_GARBAGE:
-        pytest.skip("a known limit of decord")
+        pytest.skip("a known limitation of decord")
     path = broken_folder / name
     with pytest.raises(VideoError) as caught, open_video(path, backend=backend) as reader:
         reader.get_frames(range(reader.num_frames))
@@ -37,7 +37,7 @@ def test_a_broken_file_is_refused_with_its_reason(broken_folder, name, backend):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_odd_file_is_read(tmp_path, name):
+def test_an_unusual_file_is_read(tmp_path, name):
     make, (frames, height, width) = ODD[name]
     path = tmp_path / name
     make(path)
@@ -54,7 +54,7 @@ def test_an_odd_file_is_read(tmp_path, name):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_broken_files_leave_nothing_open(broken_folder, backend):
+def test_broken_files_leak_no_memory_files_or_threads(broken_folder, backend):
     process = psutil.Process()
 
     def open_all(times):
@@ -73,7 +73,7 @@ def test_broken_files_leave_nothing_open(broken_folder, backend):
     assert later_rss - rss < 10 * 2**20
 
 
-def test_a_link_to_a_good_file_is_read(tmp_path):
+def test_a_symlink_is_followed(tmp_path):
     ODD["mpeg4.avi"][0](tmp_path / "there.avi")
     (tmp_path / "link.avi").symlink_to(Path("there.avi"))
     with open_video(tmp_path / "link.avi") as reader:

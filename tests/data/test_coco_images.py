@@ -1,4 +1,4 @@
-"""Images with objects: transforms, batches, their order on every rank, and what cannot be read."""
+"""COCO images: transforms, samples, batches, order on every rank, and unreadable images."""
 
 import json
 from itertools import chain
@@ -53,7 +53,7 @@ def config(folder, tmp_path):
 
 
 def sample_of_markers(height=40, width=60):
-    """An image in which three boxes are white, and their masks."""
+    """Return an image with three white boxes, and its target."""
     boxes = torch.tensor([[4.0, 6, 20, 22], [40, 10, 56, 34], [24, 20, 36, 38]])
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     masks = torch.zeros(3, height, width, dtype=torch.uint8)
@@ -86,26 +86,26 @@ def test_boxes_and_masks_stay_on_their_objects(seed):
         torch.testing.assert_close(
             edges.float(), torch.stack([left, top, right, bottom]), atol=2.0, rtol=0
         )
-        # Antialiasing grays the border alone.
+        # Antialiasing changes only the border.
         assert image[0][mask > 0].float().mean() > 200
 
 
-def test_half_of_the_images_are_cropped_and_half_are_mirrored():
+def test_half_of_the_images_are_cropped_and_half_are_flipped():
     transform = train_transform(
         short_sides=(40,), max_size=60, crop_short_sides=(40,), crop_range=(20, 24)
     )
-    plain, mirrored, number = 0, 0, 400
+    plain, flipped, number = 0, 0, 400
     torch.manual_seed(0)
     for _ in range(number):
         image, target = transform(*sample_of_markers())
         if image.shape[1:] == (40, 60):
             plain += 1
-            mirrored += bool(target["boxes"][0, 0] > 30)
+            flipped += bool(target["boxes"][0, 0] > 30)
     assert 0.4 < plain / number < 0.6
-    assert 0.4 < mirrored / plain < 0.6
+    assert 0.4 < flipped / plain < 0.6
 
 
-def test_the_crop_takes_its_sides_from_the_range_and_any_place():
+def test_the_crop_draws_its_sides_from_the_range_and_any_position():
     torch.manual_seed(0)
     crop = RandomRectangleCrop((10, 50))
     rows = torch.arange(40).view(1, 40, 1).expand(3, 40, 60).to(torch.uint8)
@@ -165,7 +165,7 @@ def draws(world_size, *, epoch=0, first_batch=0, batch_size=2):
             groups, batch_size=batch_size, rank=rank, world_size=world_size, seed=5
         )
         sampler.set_epoch(epoch, first_batch=first_batch)
-        batches = [[draw.index for draw in batch] for batch in sampler]
+        batches = [[key.index for key in batch] for batch in sampler]
         assert len(batches) == len(sampler) - first_batch
         by_rank.append(batches)
     return groups, list(zip(*by_rank, strict=True))
@@ -175,7 +175,7 @@ def test_all_ranks_of_a_step_get_one_orientation():
     groups, steps = draws(2)
     indices = [index for step in steps for batch in step for index in batch]
     assert len(set(indices)) == len(indices)
-    # What is left of each group does not fill a step of 4.
+    # Only the remainder of each group, which does not fill a step of 4, is dropped.
     for group in (0, 1):
         number = (groups == group).sum()
         assert sum(groups[index] == group for index in indices) == number // 4 * 4
@@ -185,13 +185,13 @@ def test_all_ranks_of_a_step_get_one_orientation():
     assert kinds != sorted(kinds) and kinds != sorted(kinds, reverse=True)
 
 
-def test_two_ranks_see_in_a_step_what_one_sees():
+def test_a_step_of_two_ranks_has_the_images_of_one_rank():
     _, two = draws(2)
     _, one = draws(1, batch_size=4)
     assert [list(chain(*step)) for step in two] == [step[0] for step in one]
 
 
-def test_the_order_depends_on_the_epoch_and_can_be_taken_up():
+def test_the_order_depends_on_the_epoch_and_can_be_resumed():
     _, first = draws(2)
     assert draws(2)[1] == first
     assert draws(2, epoch=1)[1] != first
@@ -207,25 +207,25 @@ def test_two_ranks_evaluate_every_image_once(config):
     assert all(len(ids) == 1 for ids in found)
 
 
-def test_what_cannot_be_read_is_listed(tmp_path, config, folder):
+def test_unreadable_images_are_replaced_and_listed(tmp_path, config, folder):
     what = content()
     write(tmp_path / "data", "train", what)
     images = tmp_path / "data" / "train"
     (images / "11.png").unlink()
     (images / "12.png").write_bytes(b"no image")
     (images / "10.png").write_bytes((images / "13.png").read_bytes())
-    # More pixels than the image has.
+    # The mask has more pixels than the image.
     what["annotations"][-1]["segmentation"] = {"counts": [0, 9999], "size": [40, 62]}
     (tmp_path / "data" / "annotations" / "instances_train.json").write_text(json.dumps(what))
     cfg = config("DATA.PATH_TO_DATA_DIR", str(tmp_path / "data"))
     dataset = build_dataset(cfg, "train")
-    for index, said in (
-        (0, "it is 44 x 60 pixels, its annotations 60 x 40"),
+    for index, message in (
+        (0, "it is 44 x 60 pixels, but its annotations are for 60 x 40"),
         (1, "No such file"),
-        (2, "it is no image that Pillow knows"),
+        (2, "Pillow cannot identify the image"),
         (7, "a mask of its annotations is damaged"),
     ):
-        with pytest.raises(BadVideoError, match=said):
+        with pytest.raises(BadVideoError, match=message):
             dataset[SampleKey(index, 0)]
     loader = build_loader(cfg, "train", rank=0, world_size=1)
     for epoch in range(4):
@@ -236,45 +236,49 @@ def test_what_cannot_be_read_is_listed(tmp_path, config, folder):
     assert listed["line"].tolist() == [1, 2, 3, 9]
 
 
-def test_an_exif_orientation_does_not_turn_an_annotated_image(tmp_path, config):
+def test_the_exif_orientation_is_ignored(tmp_path, config):
     what = content()
     write(tmp_path / "data", "train", what)
     file = tmp_path / "data" / "train" / "10.png"
     with Image.open(file) as image:
         stored = np.asarray(image.copy())
         exif = image.getexif()
-        exif[Base.Orientation] = 6  # to be turned by a quarter
+        exif[Base.Orientation] = 6  # rotate by 90 degrees
         image.save(file, exif=exif)
     cfg = config("DATA.PATH_TO_DATA_DIR", str(tmp_path / "data"))
     dataset = build_dataset(cfg, "train")
     np.testing.assert_array_equal(dataset.read(0).permute(1, 2, 0), stored)
-    # Annotated as it is seen.
+    # Annotations of the upright picture have another size.
     what["images"][0].update(width=40, height=60)
     (tmp_path / "data" / "annotations" / "instances_train.json").write_text(json.dumps(what))
-    with pytest.raises(BadVideoError, match="60 x 40 pixels, its annotations 40 x 60; were they"):
+    with pytest.raises(
+        BadVideoError, match="60 x 40 pixels, but its annotations are for 40 x 60; if"
+    ):
         build_dataset(cfg, "train").read(0)
 
 
-def test_too_few_images_for_a_step_are_one_sentence(config):
+def test_too_few_images_for_a_step_raise_an_error(config):
     with pytest.raises(UserError, match=r"lists 8 images with objects, and neither the wide nor"):
         build_loader(config("TRAIN.BATCH_SIZE", "6"), "train", rank=0, world_size=1)
 
 
-def test_too_many_bad_annotations_are_one_sentence(config, tmp_path):
+def test_too_many_bad_annotations_raise_an_error(config, tmp_path):
     what = content()
     what["annotations"][0]["bbox"][2] = 0
     write(tmp_path / "data", "train", what)
     overrides = ("DATA.PATH_TO_DATA_DIR", str(tmp_path / "data"))
     build_dataset(config(*overrides), "train")
-    with pytest.raises(UserError, match="MAX_BAD_ANNOTATIONS is 0: mend them"):
+    with pytest.raises(UserError, match="MAX_BAD_ANNOTATIONS is 0: fix them"):
         build_dataset(config(*overrides, "DETECTION.MAX_BAD_ANNOTATIONS", "0"), "train")
 
 
-def test_runs_that_name_one_cache_folder_parse_a_file_once(config, tmp_path, monkeypatch):
+def test_runs_with_a_shared_cache_parse_a_file_once(config, tmp_path, monkeypatch):
     parsed = []
-    real = annotation_file._parse
-    monkeypatch.setattr(annotation_file, "_parse", lambda path: parsed.append(path) or real(path))
-    shared = ("DETECTION.CACHE_DIR", str(tmp_path / "of" / "all"))
+    real = annotation_file._load_json
+    monkeypatch.setattr(
+        annotation_file, "_load_json", lambda path: parsed.append(path) or real(path)
+    )
+    shared = ("DETECTION.CACHE_DIR", str(tmp_path / "shared" / "cache"))
     for run in ("one", "two"):
         build_dataset(config(*shared, "OUTPUT_DIR", str(tmp_path / run)), "train")
         assert not (tmp_path / run / "cache").exists()
@@ -282,5 +286,5 @@ def test_runs_that_name_one_cache_folder_parse_a_file_once(config, tmp_path, mon
     build_dataset(config("OUTPUT_DIR", str(tmp_path / "one")), "train")
     assert len(parsed) == 2
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"CACHE_DIR cannot be made: .*file"):
+    with pytest.raises(UserError, match=r"CACHE_DIR cannot be created: .*file"):
         build_dataset(config("DETECTION.CACHE_DIR", str(tmp_path / "file" / "x")), "train")

@@ -1,3 +1,5 @@
+"""Reading frames with both backends: random access, clips in seconds, rotation, bad files."""
+
 import pickle
 import random
 
@@ -11,12 +13,12 @@ from made_videos import CUT, KINDS, X264, moving_noise, plain_decode
 from stvit_video.data.decode import BACKENDS, VideoError, open_video
 from stvit_video.data.encode import write_video
 
-# decord reads what is not here as ffmpeg does; see DecordReader for why.
+# Videos that decord decodes differently from ffmpeg; DecordReader documents why.
 DECORD_DIFFERS = ("intra_refresh.mp4", "ten_bit.mkv")
 
 
-def wanted_in_many_orders(num_frames: int, *, calls: int = 25) -> list[list[int]]:
-    """Lists of indices: single ones, runs, strides and jumps, backwards too, with repetitions."""
+def random_requests(num_frames: int, *, calls: int = 25) -> list[list[int]]:
+    """Lists of indices: single ones, runs, strides and jumps, also backwards, with repetitions."""
     rng = random.Random(0)
     lists = []
     for call in range(calls):
@@ -28,24 +30,24 @@ def wanted_in_many_orders(num_frames: int, *, calls: int = 25) -> list[list[int]
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", [*KINDS, CUT])
-def test_random_access_gives_the_frames_of_plain_decoding(video_kinds, name, backend):
+def test_random_access_matches_plain_decoding(video_kinds, name, backend):
     if backend == "decord" and name in DECORD_DIFFERS:
-        pytest.skip("a known limit of decord")
+        pytest.skip("a known limitation of decord")
     path = video_kinds(name)
     expected = plain_decode(path)
     with open_video(path, backend=backend) as reader:
         assert reader.num_frames == len(expected)
-        for indices in wanted_in_many_orders(len(expected)):
+        for indices in random_requests(len(expected)):
             np.testing.assert_array_equal(reader.get_frames(indices), expected[indices])
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "mpeg4_b_frames.avi"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_only_what_is_asked_for_is_kept_of_a_frame(video_kinds, name, backend):
+def test_frames_are_transformed_as_they_are_decoded(video_kinds, name, backend):
     path, indices = video_kinds(name), [30, 2, 39, 2, *range(10, 20)]
     expected = plain_decode(path)[indices][:, 5:25, ::2]
     with open_video(path, backend=backend) as reader:
-        frames = reader.get_frames(indices, keep=lambda frame: frame[5:25, ::2])
+        frames = reader.get_frames(indices, transform=lambda frame: frame[5:25, ::2])
     np.testing.assert_array_equal(frames, expected)
 
 
@@ -71,7 +73,7 @@ def test_clips_in_seconds(video_kinds, name, backend):
         assert reader.get_clip(1.6, 2.0)["video"] is None
 
 
-def test_it_seeks_only_backwards_and_to_later_groups_of_pictures(tmp_path):
+def test_seeks_only_backwards_and_to_later_groups_of_pictures(tmp_path):
     path = tmp_path / "groups.mp4"
     write_video(path, moving_noise(60), fps=25, options={**X264, "bf": "0", "g": "40"})
     seeks = []
@@ -87,7 +89,7 @@ def test_it_seeks_only_backwards_and_to_later_groups_of_pictures(tmp_path):
 
 
 class Spy:
-    """A container that notes where it is asked to seek to."""
+    """A container that records the offsets of its seeks."""
 
     def __init__(self, container, seeks):
         self.container, self.seeks = container, seeks
@@ -102,9 +104,9 @@ class Spy:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (180, 2), (-90, 3)])
-def test_rotated_videos_stand_upright(tmp_path, degrees, turns, backend):
+def test_rotated_videos_are_upright(tmp_path, degrees, turns, backend):
     if not hasattr(VideoStream, "set_display_rotation"):
-        pytest.skip("only PyAV 18 and later can write such files")
+        pytest.skip("writing such files needs PyAV 18")
     path = tmp_path / "turned.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
@@ -119,7 +121,7 @@ def test_rotated_videos_stand_upright(tmp_path, degrees, turns, backend):
 
 
 def bad_files(folder, whole):
-    """{file name: part of the reason it is refused for}."""
+    """Write bad files; return {file name: part of the expected error}."""
     data = whole.read_bytes()
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{whole}\n#EXT-X-ENDLIST\n"
     contents = {
@@ -152,7 +154,7 @@ def write_sound(path):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_bad_files_are_refused_with_a_reason(tmp_path, video_kinds, backend):
+def test_bad_files_raise_an_error_with_the_reason(tmp_path, video_kinds, backend):
     for name, reason in bad_files(tmp_path, video_kinds("b_frames.mp4")).items():
         with pytest.raises(VideoError, match=reason) as caught:
             open_video(tmp_path / name, backend=backend)
@@ -160,13 +162,13 @@ def test_bad_files_are_refused_with_a_reason(tmp_path, video_kinds, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_frames_of_a_size_that_fills_the_memory_are_refused(video_kinds, monkeypatch, backend):
+def test_huge_frames_are_rejected(video_kinds, monkeypatch, backend):
     monkeypatch.setattr("stvit_video.data.decode.packets._MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(VideoError, match="64x48"):
         open_video(video_kinds("b_frames.mp4"), backend=backend)
 
 
-def test_damage_inside_a_file_is_an_error_not_a_picture(tmp_path, video_kinds):
+def test_damage_inside_a_file_raises_an_error(tmp_path, video_kinds):
     data = bytearray(video_kinds("b_frames.mp4").read_bytes())
     rng = np.random.default_rng(0)
     start = data.index(b"mdat") + 2000
@@ -178,7 +180,7 @@ def test_damage_inside_a_file_is_an_error_not_a_picture(tmp_path, video_kinds):
         r.get_frames(range(r.num_frames))
 
 
-def test_a_name_with_a_colon_is_no_address(tmp_path):
+def test_a_file_name_with_a_colon_is_not_a_url(tmp_path):
     path = tmp_path / "http:video.mp4"
     source = tmp_path / "video.mp4"
     write_video(source, moving_noise(2), fps=5)
@@ -188,20 +190,20 @@ def test_a_name_with_a_colon_is_no_address(tmp_path):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_index_out_of_range_is_a_defect(video_kinds, backend):
+def test_an_index_out_of_range_raises_index_error(video_kinds, backend):
     with open_video(video_kinds("b_frames.mp4"), backend=backend) as reader:
         for index in (-1, 40):
             with pytest.raises(IndexError):
                 reader.get_frames([0, index])
 
 
-def test_a_video_error_travels_between_processes():
+def test_video_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "broken")))
     assert (error.path, error.reason) == ("a.mp4", "broken")
     assert str(error) == "cannot read the video a.mp4: broken"
 
 
-def test_real_clips_are_read_as_plain_decoding_does_by_both_backends(real_videos):
+def test_real_clips_match_plain_decoding(real_videos):
     for path in real_videos:
         expected = plain_decode(path)
         total = len(expected)

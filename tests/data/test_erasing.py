@@ -1,3 +1,5 @@
+"""Random erasing of clips: the rectangles, their content, and how often."""
+
 import numpy as np
 import pytest
 import torch
@@ -16,13 +18,13 @@ def erasing(probability=1.0, *, mode="pixel", max_count=1):
 
 
 def erased_pixels(video, output):
-    """[T, H, W]: where any channel has changed."""
+    """Mask [T, H, W] of pixels of which any channel has changed."""
     return (video != output).any(0)
 
 
 @pytest.mark.parametrize("mode", ["pixel", "rand", "const"])
 def test_the_rectangle_is_the_same_in_all_frames(mode):
-    # No noise is ever as bright, nor the mean color: all that is erased is seen.
+    # Neither the noise nor the mean color is ever white, so every erased pixel changes.
     video = torch.full((3, 5, 40, 60), 255, dtype=torch.uint8)
     erase = RandomErasing(1.0, mode=mode, max_count=1, mean=(0.3,) * 3, std=(0.05,) * 3)
     for seed in range(20):
@@ -34,7 +36,7 @@ def test_the_rectangle_is_the_same_in_all_frames(mode):
     assert (video == 255).all()
 
 
-def test_only_noise_differs_from_frame_to_frame():
+def test_only_noise_differs_between_frames():
     video = torch.full((3, 4, 32, 32), 255, dtype=torch.uint8)
     for mode in ("pixel", "rand", "const"):
         erase = erasing(mode=mode)
@@ -45,11 +47,11 @@ def test_only_noise_differs_from_frame_to_frame():
         assert is_flat == (mode != "pixel")
 
 
-def test_what_fills_it():
+def test_content_of_the_rectangles():
     video = torch.zeros(3, 16, 64, 64, dtype=torch.uint8)
     (box,) = erasing().draw(64, 64, generator=generator(1))
     noise = box.crop_video(erasing()(video, generator=generator(1))).double().flatten(1) / 255
-    # Cut at two deviations on either side, the mean stays and the deviation shrinks by 4 %.
+    # Clamping at two standard deviations keeps the mean and lowers the deviation by 4 %.
     assert noise.mean(1).tolist() == pytest.approx(MEAN, abs=0.015)
     assert noise.std(1).tolist() == pytest.approx([0.96 * std for std in STD], rel=0.06)
     mean = box.crop_video(erasing(mode="const")(video, generator=generator(1)))[:, 0, 0, 0]

@@ -1,4 +1,7 @@
-"""The frames of the default reader are those of the ffmpeg program: another build of FFmpeg."""
+"""The frames of the default reader are identical to those of the ffmpeg program.
+
+The program comes from imageio-ffmpeg, so it is another build of FFmpeg than PyAV's.
+"""
 
 import hashlib
 import random
@@ -21,12 +24,12 @@ OPEN += [f"open-gop=1:keyint={GROUP}:min-keyint={GROUP}:bframes=3:b-adapt=0:scen
 HEVC = ["-c:v", "libx265", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 HEVC += ["-x265-params", f"keyint={GROUP}:bframes=3:log-level=none"]
 MPEG4 = ["-c:v", "mpeg4", "-g", f"{GROUP}"]
-# With alternate references: packets that hold a hidden frame besides the shown one.
+# Alternate reference frames: packets that hold a hidden frame besides the shown one.
 VP9 = ["-c:v", "libvpx-vp9", "-pix_fmt", "yuv420p", "-g", f"{GROUP}"]
 VP9 += ["-cpu-used", "8", "-auto-alt-ref", "1", "-lag-in-frames", "16"]
 AV1 = ["-c:v", "libaom-av1", "-pix_fmt", "yuv420p", "-g", f"{GROUP}", "-cpu-used", "8"]
 UNEVEN = ["-vf", "select='not(between(mod(n,10),3,5))'", "-fps_mode", "vfr"]
-# name: ffmpeg's options for encoding the frames
+# {file name: ffmpeg options for encoding the frames}
 ENCODED = {
     "closed_groups.mp4": CLOSED,
     "closed_groups.mkv": CLOSED,
@@ -41,7 +44,7 @@ ENCODED = {
     "uneven_times.mp4": [*UNEVEN, *CLOSED],
     "uneven_times.mkv": [*UNEVEN, *CLOSED],
 }
-# name: (options before and after the input, name of the input) for copying packets
+# {file name: (ffmpeg options before the input, file whose packets are copied)}
 COPIED = {
     "edit_list.mp4": (["-ss", "0.7"], "closed_groups.mp4"),
     "edit_list_open_groups.mp4": (["-ss", "0.7"], "open_groups.mp4"),
@@ -50,7 +53,7 @@ COPIED = {
 
 
 def ffmpeg(*options: str | Path, frames: bytes = b"") -> bytes:
-    """Run ffmpeg on ``frames`` as its standard input; returns its standard output."""
+    """Run ffmpeg with ``frames`` as its standard input, and return its standard output."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-threads", "1", *map(str, options)]
     return subprocess.run(command, input=frames, capture_output=True, check=True).stdout
 
@@ -75,14 +78,14 @@ def ffmpeg_video(tmp_path_factory) -> Callable[[str], Path]:
 
 
 def ffmpeg_hashes(path: Path) -> list[str]:
-    """MD5 of each RGB frame that ffmpeg shows, none repeated or dropped for an even rate."""
+    """MD5 of each RGB frame that ffmpeg shows, without frames repeated or dropped for the rate."""
     options = ["-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "framemd5"]
     lines = ffmpeg("-i", path, "-an", *options, "-").decode().splitlines()
     return [line.rpartition(",")[2].strip() for line in lines if not line.startswith("#")]
 
 
-def assert_frames_are_ffmpegs(path: Path, *, reads: int) -> None:
-    """Read ``reads`` frames, some of them twice, in random order and in calls of random sizes."""
+def assert_frames_match_ffmpeg(path: Path, *, reads: int) -> None:
+    """Read ``reads`` frames, some repeatedly, in random order and in calls of random sizes."""
     expected = ffmpeg_hashes(path)
     rng = random.Random(path.name)
     with open_video(path) as reader:
@@ -97,16 +100,16 @@ def assert_frames_are_ffmpegs(path: Path, *, reads: int) -> None:
 
 
 @pytest.mark.parametrize("name", [*ENCODED, *COPIED])
-def test_random_access_gives_the_frames_of_ffmpeg(ffmpeg_video, name):
-    assert_frames_are_ffmpegs(ffmpeg_video(name), reads=4 * NUM_FRAMES)
+def test_random_access_matches_ffmpeg(ffmpeg_video, name):
+    assert_frames_match_ffmpeg(ffmpeg_video(name), reads=4 * NUM_FRAMES)
 
 
-def test_real_clips_have_the_frames_of_ffmpeg(real_videos):
+def test_real_clips_match_ffmpeg(real_videos):
     for path in real_videos:
-        assert_frames_are_ffmpegs(path, reads=24)
+        assert_frames_match_ffmpeg(path, reads=24)
 
 
-def test_the_files_are_what_their_names_say(ffmpeg_video):
+def test_the_generated_files_have_their_features(ffmpeg_video):
     with open_video(ffmpeg_video("rotated.mp4")) as reader:
         assert reader.get_frames([0]).shape == (1, WIDTH, HEIGHT, 3)
     for name in ("edit_list.mp4", "edit_list_open_groups.mp4"):
@@ -114,7 +117,7 @@ def test_the_files_are_what_their_names_say(ffmpeg_video):
             assert 0 < reader.num_frames < NUM_FRAMES
     for name in ("open_groups.mp4", "open_groups.mkv", "hevc.mp4"):
         with open_video(ffmpeg_video(name)) as reader:
-            assert reader._source._index.has_open_groups, name
+            assert reader._source._index.has_open_gops, name
     for name in ("uneven_times.mp4", "uneven_times.mkv"):
         with open_video(ffmpeg_video(name)) as reader:
             assert np.ptp(np.diff(np.array(reader._times(), float))) > 0.1, name

@@ -1,3 +1,5 @@
+"""Mixup, CutMix and label smoothing, compared with PyTorchVideo's."""
+
 from importlib import import_module
 
 import numpy as np
@@ -12,14 +14,17 @@ CLASSES = 5
 
 def mixing(**changes):
     settings = {
-        **{"label_smoothing": 0.1, "probability": 1.0, "mixup_alpha": 0.8},
-        **{"cutmix_alpha": 1.0, "switch_probability": 0.5},
+        "label_smoothing": 0.1,
+        "probability": 1.0,
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 1.0,
+        "switch_probability": 0.5,
     }
     return Mixing(CLASSES, **{**settings, **changes})
 
 
 def pytorchvideo_mix():
-    pytorchvideo_functional()  # its package can be imported only there
+    pytorchvideo_functional()  # makes pytorchvideo.transforms importable
     return import_module("pytorchvideo.transforms.mix")
 
 
@@ -35,12 +40,12 @@ def draws_of(mix, count=3000, *, size=(24, 32)):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("seed", range(5))
-def test_mixup_is_that_of_pytorchvideo(monkeypatch, smoothing, seed):
+def test_mixup_matches_pytorchvideo(monkeypatch, smoothing, seed):
     video, labels = batch()
     mix = mixing(cutmix_alpha=0.0, label_smoothing=smoothing)
-    share = mix.draw(24, 32, rng=np.random.default_rng(seed)).share
+    lam = mix.draw(24, 32, rng=np.random.default_rng(seed)).lam
     reference = pytorchvideo_mix().MixUp(label_smoothing=smoothing, num_classes=CLASSES)
-    monkeypatch.setattr(reference.mixup_beta_sampler, "sample", lambda: share)
+    monkeypatch.setattr(reference.mixup_beta_sampler, "sample", lambda: lam)
     expected_video, expected_targets = reference(video.clone(), labels)
     mixed, targets = mix(video.clone(), labels, seed=seed)
     torch.testing.assert_close(mixed, expected_video)
@@ -48,13 +53,13 @@ def test_mixup_is_that_of_pytorchvideo(monkeypatch, smoothing, seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_cutmix_is_that_of_pytorchvideo(monkeypatch, seed):
+def test_cutmix_matches_pytorchvideo(monkeypatch, seed):
     video, labels = batch()
     mix = mixing(mixup_alpha=0.0)
     box = mix.draw(24, 32, rng=np.random.default_rng(seed)).box
     corners = (box.top, box.top + box.height, box.left, box.left + box.width)
     reference = pytorchvideo_mix().CutMix(label_smoothing=0.1, num_classes=CLASSES)
-    monkeypatch.setattr(reference, "_get_rand_box", lambda shape, share: corners)
+    monkeypatch.setattr(reference, "_get_rand_box", lambda shape, lam: corners)
     expected_video, expected_targets = reference(video.clone(), labels)
     mixed, targets = mix(video.clone(), labels, seed=seed)
     assert torch.equal(mixed, expected_video)
@@ -62,8 +67,8 @@ def test_cutmix_is_that_of_pytorchvideo(monkeypatch, seed):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_labels_weigh_what_the_pixels_show(seed):
-    """Clips are filled with their own number, so that the pixels tell the share."""
+def test_label_weights_equal_the_shares_of_pixels(seed):
+    """Clips are filled with their own index, so the mean of the pixels gives the share."""
     size = 4
     video = torch.arange(size).float().view(-1, 1, 1, 1, 1).expand(-1, 3, 2, 24, 32).clone()
     mixed, targets = mixing(label_smoothing=0.0)(video, torch.arange(size), seed=seed)
@@ -75,7 +80,7 @@ def test_labels_weigh_what_the_pixels_show(seed):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_cutmix_cuts_the_same_rectangle_out_of_all_frames(seed):
+def test_cutmix_takes_the_same_rectangle_in_all_frames(seed):
     video = torch.zeros(2, 3, 6, 24, 32)
     video[1] = 1
     mixed, targets = mixing(mixup_alpha=0.0, label_smoothing=0.0)(
@@ -103,7 +108,7 @@ def test_targets_are_distributions(size, smoothing):
         assert targets.min() >= smoothing / CLASSES - 1e-6
 
 
-def test_smoothing_alone_leaves_the_clips():
+def test_smoothing_alone_does_not_change_the_clips():
     video, labels = batch()
     same, targets = mixing(probability=0.0)(video.clone(), labels, seed=0)
     assert torch.equal(same, video)
@@ -115,23 +120,23 @@ def test_smoothing_alone_leaves_the_clips():
 @pytest.mark.parametrize(("probability", "switch"), [(1.0, 0.5), (0.3, 0.8), (0.7, 0.0), (1, 1)])
 def test_batches_are_mixed_as_often_as_configured(probability, switch):
     draws = draws_of(mixing(probability=probability, switch_probability=switch))
-    mixed = [mix for mix in draws if mix.share != 1 or mix.box is not None]
+    mixed = [mix for mix in draws if mix.lam != 1 or mix.box is not None]
     assert len(mixed) / len(draws) == pytest.approx(probability, abs=0.045)
     assert np.mean([mix.box is not None for mix in mixed]) == pytest.approx(switch, abs=0.045)
 
 
-def test_an_alpha_of_zero_leaves_the_other_one():
+def test_an_alpha_of_zero_disables_the_method():
     assert all(mix.box is None for mix in draws_of(mixing(cutmix_alpha=0.0), 200))
     assert all(mix.box is not None for mix in draws_of(mixing(mixup_alpha=0.0), 200))
 
 
-def test_shares_have_the_beta_distribution():
-    shares = [mix.share for mix in draws_of(mixing(cutmix_alpha=0.0, mixup_alpha=0.8))]
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
-    assert np.var(shares) == pytest.approx(1 / (4 * (2 * 0.8 + 1)), rel=0.1)
-    # Of the squares that CutMix draws, what the frame cuts off belongs to the clip again.
-    shares = [mix.share for mix in draws_of(mixing(mixup_alpha=0.0), size=(224, 224))]
-    assert 0.5 < np.mean(shares) < 0.75
+def test_lambda_has_the_beta_distribution():
+    lams = [mix.lam for mix in draws_of(mixing(cutmix_alpha=0.0, mixup_alpha=0.8))]
+    assert np.mean(lams) == pytest.approx(0.5, abs=0.03)
+    assert np.var(lams) == pytest.approx(1 / (4 * (2 * 0.8 + 1)), rel=0.1)
+    # CutMix clips its squares to the frame, which raises the clip's own share.
+    lams = [mix.lam for mix in draws_of(mixing(mixup_alpha=0.0), size=(224, 224))]
+    assert 0.5 < np.mean(lams) < 0.75
 
 
 def test_all_randomness_comes_from_the_seed():

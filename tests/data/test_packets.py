@@ -1,48 +1,51 @@
+"""Indexing frames by their packets, and display matrices."""
+
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from stvit_video.data.decode.frames import upright
-from stvit_video.data.decode.packets import FrameIndex, PacketInfo, is_trustworthy
+from stvit_video.data.decode.frames import apply_display_matrix
+from stvit_video.data.decode.packets import FrameIndex, PacketInfo, is_indexable
 
 
 def packets(*pts, keys=(0,), hidden=(), size=99):
     return [
-        PacketInfo(pts=one, size=size, is_key=one in keys, is_hidden=one in hidden) for one in pts
+        PacketInfo(pts=each, size=size, is_key=each in keys, is_hidden=each in hidden)
+        for each in pts
     ]
 
 
 def test_frames_are_indexed_in_presentation_order():
     index = FrameIndex(packets(0, 20, 10, 30, 50, 40, keys=(0, 30)), time_base=Fraction(1, 100))
     assert index.pts == [0, 10, 20, 30, 40, 50]
-    assert [index.key_before(pts) for pts in (0, 20, 30, 50)] == [0, 0, 30, 30]
+    assert [index.key_frame_before(pts) for pts in (0, 20, 30, 50)] == [0, 0, 30, 30]
     assert index.decode_position(10) == 2
     assert index.rate == 10
     assert index.times()[3] == Fraction(3, 10)
-    assert not index.has_open_groups
+    assert not index.has_open_gops
 
 
-def test_frames_shown_before_the_key_frame_they_follow_need_an_earlier_one():
+def test_open_groups_of_pictures_are_decoded_from_an_earlier_key_frame():
     index = FrameIndex(packets(0, 10, 40, 20, 30, 50, keys=(0, 40)), time_base=Fraction(1, 100))
-    assert index.key_before(30) == 0
-    assert index.has_open_groups
+    assert index.key_frame_before(30) == 0
+    assert index.has_open_gops
 
 
 def test_hidden_frames_are_decoded_but_not_counted():
     stream = packets(-20, -10, 0, 10, keys=(-20,), hidden=(-20, -10))
     index = FrameIndex(stream, time_base=Fraction(1, 100))
     assert index.pts == [0, 10]
-    assert index.key_before(0) == -20
-    assert index.hides_frames
-    assert not index.shows(-20)
+    assert index.key_frame_before(0) == -20
+    assert index.has_hidden_frames
+    assert not index.is_shown(-20)
 
 
 GOOD = packets(0, 20, 10, 30, keys=(0,))
 
 
 @pytest.mark.parametrize(
-    ("stream", "about"),
+    ("stream", "changes"),
     [
         (GOOD, {"codec": "vp8"}),
         (GOOD, {"container": "avi"}),
@@ -57,10 +60,10 @@ GOOD = packets(0, 20, 10, 30, keys=(0,))
         ([], {}),
     ],
 )
-def test_packets_that_do_not_tell_are_not_trusted(stream, about):
-    stated = {"codec": "h264", "container": "mov", "reorders": True}
-    assert is_trustworthy(GOOD, **stated)
-    assert not is_trustworthy(stream, **{**stated, **about})
+def test_ambiguous_packets_are_not_indexable(stream, changes):
+    options = {"codec": "h264", "container": "mov", "reorders": True}
+    assert is_indexable(GOOD, **options)
+    assert not is_indexable(stream, **{**options, **changes})
 
 
 ONE = 1 << 16
@@ -80,10 +83,10 @@ ONE = 1 << 16
 def test_display_matrices(matrix, expected):
     pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     full = np.array([*matrix, 0, 0, 0, 1 << 30], np.int32)
-    np.testing.assert_array_equal(upright(pixels, full), expected(pixels))
+    np.testing.assert_array_equal(apply_display_matrix(pixels, full), expected(pixels))
 
 
-def test_an_oblique_turn_is_refused():
+def test_an_oblique_rotation_is_rejected():
     matrix = np.array([ONE, ONE, 0, -ONE, ONE, 0, 0, 0, 1 << 30], np.int32)
     with pytest.raises(ValueError, match="90 degrees"):
-        upright(np.zeros((2, 2, 3), np.uint8), matrix)
+        apply_display_matrix(np.zeros((2, 2, 3), np.uint8), matrix)

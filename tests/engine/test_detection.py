@@ -233,7 +233,7 @@ def test_a_bad_annotation_file_is_one_sentence_before_anything_starts(config, tm
     with pytest.raises(UserError, match=r"annotations\[3\] \(id 202\)|annotations\[3\] \(id \d+\)"):
         preflight(config("run", "DATA.PATH_TO_DATA_DIR", str(data)))
     path.write_text("{")
-    with pytest.raises(UserError, match=r"instances_val\.json, line 1, column 2: this is no JSON"):
+    with pytest.raises(UserError, match=r"instances_val\.json, line 1, column 2: invalid JSON"):
         preflight(config("run", "DATA.PATH_TO_DATA_DIR", str(data)))
 
 

@@ -98,7 +98,7 @@ def test_a_photo_is_turned_upright(program, tmp_path):
     ("image", "arguments", "said"),
     [
         ("none.png", (), "cannot be read: No such file or directory."),
-        ("coco.yaml", (), "cannot be read: it is no image that Pillow knows."),
+        ("coco.yaml", (), "cannot be read: Pillow cannot identify the image."),
         ("data/test/11.png", (), "There are no weights to test"),
         ("data/test/11.png", ("more.png",), "A detector takes one image, but there are 2"),
     ],
@@ -253,7 +253,7 @@ def test_what_cannot_be_read_is_named_and_left_out(classifier, images, caplog):
     assert list(blocks(said.out, size=1 + 5)) == ["data/val/a/1.png", "data/val/b/0.png"]
     assert caplog.messages == [
         "gone.jpg cannot be read and is left out: No such file or directory",
-        "data/val/a/0.png cannot be read and is left out: it is no image that Pillow knows",
+        "data/val/a/0.png cannot be read and is left out: Pillow cannot identify the image",
     ]
 
 
@@ -271,7 +271,7 @@ def test_scores_that_are_no_probabilities_have_no_percent(classifier, images):
         (("gone.png",), "gone.png cannot be read: No such file or directory."),
         (("gone.png", "away.png"), "None of the 2 files can be read"),
         (("gone",), "There is no gone: name files, folders"),
-        (("w.pyth",), "w.pyth cannot be read: it is no image that Pillow knows."),
+        (("w.pyth",), "w.pyth cannot be read: Pillow cannot identify the image."),
         (("DATA.NUM_FRAMES", "1"), "but DATA.NUM_FRAMES is a key: name one."),
         (("data/val", "--output", "best.json"), "end its name with .csv."),
         (("data/val", "--min-score", "0.1"), '--min-score is of detectors, and "deit" is none'),

@@ -173,7 +173,7 @@ def test_what_cannot_be_read_is_left_out(run, folder, caplog):
     assert len(good["left_out"]) == 0
     assert caplog.messages == [
         f"{folder / 'gone.jpg'} cannot be read and is left out: No such file or directory",
-        f"{folder / 'bad/0.png'} cannot be read and is left out: it is no image that Pillow knows",
+        f"{folder / 'bad/0.png'} cannot be read and is left out: Pillow cannot identify the image",
     ]
 
 

@@ -1,4 +1,4 @@
-"""The digits data set: what is drawn, how it is split, and the files."""
+"""The digits data set: splits, drawing, and files."""
 
 import builtins
 import subprocess
@@ -42,15 +42,15 @@ def pictures(folder):
 
 
 def source_of(path):
-    """The number of the handwritten digit that a picture is made of."""
+    """Return the number of a picture's handwritten digit."""
     return int(path.stem.split("_")[1])
 
 
-def test_parts_share_no_digit_and_together_are_all(digits):
+def test_splits_are_a_stratified_partition(digits):
     train, val = split_digits(digits, (0.8, 0.2), seed=0)
     assert not set(train.numbers) & set(val.numbers)
     assert sorted([*train.numbers, *val.numbers]) == list(range(1797))
-    # No digit comes twice under two numbers either.
+    # There are no duplicates either.
     assert len(np.unique(digits.images.reshape(1797, -1), axis=0)) == 1797
     for part, share in ((train, 0.8), (val, 0.2)):
         for label in range(10):
@@ -59,44 +59,46 @@ def test_parts_share_no_digit_and_together_are_all(digits):
     assert (digits.labels[val.numbers] == val.labels).all()
 
 
-def test_another_seed_splits_otherwise(digits):
+def test_another_seed_gives_another_split(digits):
     first, second = (split_digits(digits, (0.8, 0.2), seed=seed)[1].numbers for seed in (0, 1))
     assert set(first) != set(second)
 
 
-def shrunk(image):
-    """[8, 8] gray levels of what the brightest part of a picture, or of a digit, covers."""
+def shrink(image):
+    """Crop the brightest part of a picture or a digit, and resize it to [8, 8]."""
     rows, columns = np.nonzero(image > 0.75 * image.max())
     part = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     return np.asarray(Image.fromarray(part).resize((8, 8))).ravel()
 
 
 def test_the_whole_digit_is_in_the_picture(digits):
-    """What is seen of each digit is more like it than like the next one of another class."""
+    """A drawn digit correlates more with itself than with the next digit of another class."""
     no_others = np.zeros((1, 8, 8), np.float32)
     alike = []
     for number in range(50):
         picture = draw_digit(digits.images[number], no_others, rng=np.random.default_rng(number))
-        seen = shrunk(picture.astype(np.float32))
+        seen = shrink(picture.astype(np.float32))
         other = np.flatnonzero(digits.labels[number:] != digits.labels[number])[0] + number
         alike.append(
-            [np.corrcoef(seen, shrunk(digits.images[place]))[0, 1] for place in (number, other)]
+            [np.corrcoef(seen, shrink(digits.images[place]))[0, 1] for place in (number, other)]
         )
     own, others = np.array(alike).T
     assert (own > others).mean() > 0.9
 
 
-def test_pieces_of_other_digits_are_drawn_too(digits):
+def test_fragments_of_other_digits_are_drawn(digits):
     image, others = np.zeros((8, 8), np.float32), np.ones((1, 8, 8), np.float32)
 
-    def brightness(pieces):
-        drawn = [draw_digit(image, pieces, rng=np.random.default_rng(seed)) for seed in range(20)]
+    def brightness(fragments):
+        drawn = [
+            draw_digit(image, fragments, rng=np.random.default_rng(seed)) for seed in range(20)
+        ]
         return np.mean(drawn)
 
     assert brightness(others) > brightness(np.zeros_like(others)) + 2
 
 
-def test_files_are_read_as_a_data_set_of_ten_classes(small_dataset):
+def test_files_form_a_data_set_of_ten_classes(small_dataset):
     for split, count in SPLITS.items():
         paths = read_image_folders(
             small_dataset / split, num_classes=10, like=small_dataset / "train"
@@ -108,7 +110,7 @@ def test_files_are_read_as_a_data_set_of_ten_classes(small_dataset):
         assert picture.size == (SIDE, SIDE)
 
 
-def test_no_digit_of_training_is_in_validation(small_dataset, digits):
+def test_no_training_digit_is_in_validation(small_dataset, digits):
     sources = {
         split: {source_of(path) for path in (small_dataset / split).rglob("*.png")}
         for split in SPLITS
@@ -128,7 +130,7 @@ def test_the_same_recipe_gives_the_same_files_and_another_seed_others(small_data
     assert not set(first.values()) & set(other.values())
 
 
-def test_a_whole_data_set_is_left_alone_and_no_other_is_overwritten(small_dataset, tmp_path):
+def test_existing_folders_are_not_overwritten(small_dataset, tmp_path):
     before = pictures(small_dataset)
     assert not make_digit_dataset(small_dataset, SMALL, num_workers=1)
     for folder, recipe in ((small_dataset, DigitRecipe(seed=9)), (tmp_path, SMALL)):
@@ -149,7 +151,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_scikit_learn_a_sentence_says_what_to_install(monkeypatch):
+def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
     real = builtins.__import__
 
     def without(name, *arguments, **options):

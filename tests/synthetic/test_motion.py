@@ -1,3 +1,5 @@
+"""The motion data set: classes, single frames, rendering, and files."""
+
 import json
 import subprocess
 import sys
@@ -40,7 +42,7 @@ def reverse(path: CameraPath) -> CameraPath:
 
 
 def flow_of(path: CameraPath):
-    """What a path means on the screen: right, down [T - 1] in short sides, turn, growth."""
+    """Return the motion of a path on the screen, [T - 1] each: right, down, rotation, growth."""
     turn, growth = np.diff(path.angle), np.diff(np.log(path.tile))
     dx, dy = ((np.diff(part) + 0.5) % 1 - 0.5 for part in (path.x, path.y))
     cos, sin, tile = np.cos(path.angle[:-1]), np.sin(path.angle[:-1]), path.tile[:-1]
@@ -48,7 +50,7 @@ def flow_of(path: CameraPath):
 
 
 def classify(right, down, turn, growth):
-    """Tell the class by the largest of the motions, as a pixel in mid radius sees them."""
+    """Return the class of the largest motion, measured for a pixel at medium radius."""
     right, down, turn, growth = (np.median(part) for part in (right, down, turn, growth))
     speeds = {
         "left": -right,
@@ -64,7 +66,7 @@ def classify(right, down, turn, growth):
 
 
 @pytest.mark.parametrize("label", range(8))
-def test_motion_tells_the_classes_apart_and_backwards_they_are_the_opposite(label):
+def test_motion_determines_the_class_and_reversed_videos_have_the_opposite_class(label):
     for seed in range(20):
         path = draw_camera_path(label, num_frames=24, rng=np.random.default_rng(seed))
         assert classify(*flow_of(path)) == label
@@ -72,7 +74,7 @@ def test_motion_tells_the_classes_apart_and_backwards_they_are_the_opposite(labe
 
 
 def frame_features(path: CameraPath, frame: int) -> list[float]:
-    """All that one frame shows of a path, with what is periodic as points on circles."""
+    """Return the features of a path in one frame, with periodic ones as points on circles."""
     circles = (path.x[frame], path.y[frame], path.angle[frame] / (2 * np.pi))
     size = np.log(path.tile[frame] / TILE_SIDES[0]) / np.log(TILE_SIDES[1] / TILE_SIDES[0])
     points = [f(2 * np.pi * phase) for phase in circles for f in (np.cos, np.sin)]
@@ -80,7 +82,7 @@ def frame_features(path: CameraPath, frame: int) -> list[float]:
 
 
 @pytest.mark.parametrize("frame", [0, 11, -1])
-def test_what_one_frame_shows_has_the_same_distribution_in_all_classes(frame):
+def test_single_frames_have_the_same_distribution_in_all_classes(frame):
     """Class means of each feature agree within 4.5 standard errors."""
     number = 400
     features = np.array(
@@ -102,7 +104,7 @@ def test_what_one_frame_shows_has_the_same_distribution_in_all_classes(frame):
 
 
 def test_a_classifier_of_single_frames_stays_at_chance():
-    """Least squares on the pixels of rendered frames, trained on some videos, tried on others."""
+    """Least squares on the pixels of rendered frames, tested on other videos."""
 
     def pictures(seeds):
         images, labels = [], []
@@ -124,8 +126,8 @@ def test_a_classifier_of_single_frames_stays_at_chance():
     assert accuracy < 0.125 + 4 * np.sqrt(0.125 * 0.875 / len(test))
 
 
-def blurred(pictures, radius):
-    """[T, H, W], each pixel the mean of a square around it, twice over."""
+def blur(pictures, radius):
+    """Apply a box filter twice to [T, H, W]."""
     side = 2 * radius + 1
     for axis in (1, 2, 1, 2):
         sums = np.cumsum(np.insert(pictures, 0, 0, axis=axis), axis=axis)
@@ -138,12 +140,12 @@ def blurred(pictures, radius):
 
 
 def flow_in(frames, *, radius):
-    """As `flow_of`, from pixels: the similarity that explains each change of brightness best.
+    """Estimate the same as `flow_of` from pixels, as the similarity that best fits the changes.
 
-    Least squares on the linearised brightness equation of optical flow (Lucas and Kanade).
+    Least squares on the linearized brightness equation of optical flow (Lucas and Kanade).
     """
     short_side = min(frames.shape[1:3])
-    gray = blurred(np.where(frames.astype(float).mean(axis=3) > 90, 255.0, 0.0), radius)
+    gray = blur(np.where(frames.astype(float).mean(axis=3) > 90, 255.0, 0.0), radius)
     change, middle = np.diff(gray, axis=0), (gray[:-1] + gray[1:]) / 2
     slope_y, slope_x = np.gradient(middle, axis=(1, 2))
     y, x = (np.arange(side) - (side - 1) / 2 for side in gray.shape[1:])
@@ -160,14 +162,14 @@ def flow_in(frames, *, radius):
     return found[:, 0] / short_side, found[:, 1] / short_side, found[:, 2], found[:, 3]
 
 
-def test_the_motion_can_be_seen_in_the_decoded_files(small_dataset):
+def test_motion_is_visible_in_the_decoded_files(small_dataset):
     videos = [row for split in ("train", "val", "test") for row in lines(small_dataset, split)]
     seen = [classify(*flow_in(plain_decode(path), radius=4)) for path, _ in videos]
     assert seen == [label for _, label in videos]
 
 
 @pytest.mark.parametrize("part", ["x", "y", "tile", "angle"])
-def test_what_is_rendered_moves_as_the_path_says(part):
+def test_rendered_frames_follow_the_path(part):
     rng = np.random.default_rng(5)
     step = {"x": 0.02, "y": 0.02, "tile": 0.01, "angle": 0.02}[part]
     still = {"x": np.full(9, 0.3), "y": np.zeros(9), "tile": np.full(9, 0.5), "angle": np.ones(9)}
@@ -206,13 +208,13 @@ def test_the_same_recipe_gives_the_same_frames_and_another_seed_others(small_dat
     assert elsewhere.shape != first.shape or (elsewhere != first).any()
 
 
-def test_a_whole_data_set_is_left_alone(small_dataset):
+def test_an_existing_data_set_is_not_written_again(small_dataset):
     before = {path: path.stat().st_mtime_ns for path in small_dataset.rglob("*")}
     assert not make_motion_dataset(small_dataset, SMALL, num_workers=1)
     assert {path: path.stat().st_mtime_ns for path in small_dataset.rglob("*")} == before
 
 
-def test_another_folder_is_never_overwritten(small_dataset, tmp_path):
+def test_other_folders_are_not_overwritten(small_dataset, tmp_path):
     with pytest.raises(UserError, match="something else"):
         make_motion_dataset(small_dataset, MotionRecipe(seed=9), num_workers=1)
     (tmp_path / "notes.txt").write_text("mine")

@@ -1,4 +1,4 @@
-"""The shapes data set: whole, the same for the same seed, and what its annotations say."""
+"""The shapes data set: reproducible files, and annotations that match the images."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_its_annotations_are_those_of_its_images(folder):
+def test_annotations_match_the_images(folder):
     for split, number in (("train", 6), ("val", 2), ("test", 3)):
         file = folder / "annotations" / f"instances_{split}.json"
         found = read_annotations(file, num_classes=len(CLASSES))
@@ -36,7 +36,7 @@ def test_its_annotations_are_those_of_its_images(folder):
                 edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
                 assert each.box == edges
                 seen += mask
-            # Of two that overlap, the hidden part belongs to one alone.
+            # Masks do not overlap.
             assert seen.max() == 1
 
 
@@ -47,12 +47,12 @@ def test_the_same_recipe_gives_the_same_images(folder, tmp_path):
     files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     assert len(files) == 6 + 2 + 3 + 3 + 1
     assert all((folder / file).read_bytes() == (again / file).read_bytes() for file in files)
-    with pytest.raises(UserError, match="holds something else than this shapes data set"):
+    with pytest.raises(UserError, match="contains something else than this shapes data set"):
         make_shapes_dataset(folder, ShapesRecipe(seed=1, train=6, val=2, test=3), num_workers=1)
 
 
-def test_shapes_hide_parts_of_each_other_and_never_most_of_one():
-    """Some boxes overlap; a disc that is hidden in part has less area than its box would hold."""
+def test_shapes_partly_hide_each_other():
+    """A partly hidden disc has less area than a whole disc in its box."""
     hidden = 0
     for seed in range(30):
         image, shapes = draw_shapes(np.random.default_rng(seed))

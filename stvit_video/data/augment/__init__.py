@@ -1,1 +1,1 @@
-"""Augmentations of training clips; every frame of a clip is treated alike."""
+"""Augmentations of training clips, applied equally to all frames of a clip."""

@@ -1,6 +1,6 @@
 """Random erasing (Zhong et al. 2017) of clips.
 
-Letters: T frames, H W size, h w size of a rectangle, C channels.
+Shapes: C channels, T frames, H x W frame size, h x w rectangle size.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stvit_video.data.transforms import Box, bernoulli, draw_box, randint
 
-# Range of the share of the frame that is erased, and of the rectangle's width / height.
+# Range of the erased share of the frame, and of the rectangle's width / height.
 _AREA = (0.02, 1 / 3)
 _ASPECT = (0.3, 1 / 0.3)
 
@@ -20,14 +20,14 @@ _ASPECT = (0.3, 1 / 0.3)
 class RandomErasing:
     """Fills rectangles, at the same place in all frames, with noise or a color.
 
-    This is done with bytes, in the worker: a clip then depends on its own draws alone, and goes to
-    the device as a quarter of the bytes. The noise is what PySlowFast and timm put into normalized
-    clips, the normal distribution with the data's mean and standard deviation, cut to the range
-    that pixels have.
+    It works on uint8 clips in the worker, so a clip depends on its own random numbers alone, and
+    a quarter of the bytes is copied to the device. The noise is the same that PySlowFast and timm
+    put into normalized clips: normally distributed with the data's mean and standard deviation,
+    clamped to the range of pixels.
 
     Attributes:
         probability: of erasing anything in a clip.
-        mode: "pixel": noise, other in each frame; "rand": a random color for each rectangle;
+        mode: "pixel": noise that differs in each frame; "rand": a random color for each rectangle;
             "const": the mean color.
         max_count: from 1 to this many rectangles, which share the area among them.
         mean: of each channel, of pixels in [0, 1].
@@ -42,7 +42,7 @@ class RandomErasing:
     std: Sequence[float]
 
     def __call__(self, video: Tensor, *, generator: torch.Generator) -> Tensor:
-        """uint8 [C, T, H, W] to the same; all randomness comes from ``generator``."""
+        """Erase rectangles of a clip, uint8 [C, T, H, W], with random numbers of ``generator``."""
         boxes = self.draw(video.shape[2], video.shape[3], generator=generator)
         if boxes:
             video = video.clone()
@@ -64,10 +64,10 @@ class RandomErasing:
         return [box for box in boxes if box is not None]
 
     def _fill(self, shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
-        """Bytes that broadcast to a rectangle's [C, T, h, w]."""
+        """Draw uint8 values that broadcast to a rectangle's [C, T, h, w]."""
         size = shape if self.mode == "pixel" else (shape[0], 1, 1, 1)
         noise = torch.randn(size, generator=generator)
         if self.mode == "const":
             noise.zero_()
-        mean, std = (torch.tensor(part).view(-1, 1, 1, 1) for part in (self.mean, self.std))
+        mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (self.mean, self.std))
         return noise.mul_(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)

@@ -11,37 +11,29 @@ from torchvision.transforms.v2 import functional as tv
 
 from stvit_video.data.transforms import uniform
 
-# Input position (x, y) of an output position: (a x + b y + c, d x + e y + f), in pixels from the
-# upper left corner.
+# Affine map from an output position to the input position (x, y) it shows:
+# (a x + b y + c, d x + e y + f), in pixels from the upper left corner.
 Matrix = tuple[float, float, float, float, float, float]
 
-# Levels of strength are from 0 to this.
+# Levels of operations range from 0 to this.
 MAX_LEVEL = 10.0
-# Few enough for their floats to stay in the processor's cache, which saves a third of the time.
-_FRAMES_AT_ONCE = 4
-# Gray level of what a warp brings in from outside of the frame.
+# Few enough frames for their floats to stay in the CPU cache, which saves a third of the time.
+_FRAMES_PER_CHUNK = 4
+# Gray level of pixels that a warp brings in from outside the frame.
 _FILL = 128
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What a level means to an operation.
+    """Specification of an operation: the meaning of its level.
 
     Attributes:
-        argument: level -> the operation's own argument.
-        is_signed: the level is made negative in half of the cases.
+        argument: maps the level to the operation's argument.
+        is_signed: the level is negated with probability 0.5.
     """
 
     argument: Callable[[float], float] = lambda level: level
     is_signed: bool = False
-
-
-@dataclass(frozen=True)
-class Change:
-    """An operation with its argument: all that is random about it has been drawn."""
-
-    name: str
-    argument: float
 
 
 _ENHANCEMENT = Operation(lambda level: 0.1 + 0.18 * level)
@@ -49,22 +41,22 @@ _INCREASING_ENHANCEMENT = Operation(lambda level: 1 + 0.09 * level, is_signed=Tr
 _SHEAR = Operation(lambda level: 0.03 * level, is_signed=True)
 _TRANSLATION = Operation(lambda level: 0.045 * level, is_signed=True)
 
-# Whether more of a level is a stronger change depends on the operation; "Increasing" ones are
-# stronger with more of it.
+# Whether a higher level is a stronger change depends on the operation; it is for the variants
+# named "Increasing".
 OPERATIONS: Mapping[str, Operation] = {
     "AutoContrast": Operation(),
     "Equalize": Operation(),
     "Invert": Operation(),
-    # Degrees, counter-clockwise.
+    # Degrees, counterclockwise.
     "Rotate": Operation(lambda level: 3 * level, is_signed=True),
-    # Bits that are kept; timm goes down to 0, but a black clip teaches nothing.
+    # Number of bits kept. timm goes down to 0, but a black clip is useless for training.
     "Posterize": Operation(lambda level: max(1, int(0.4 * level))),
     "PosterizeIncreasing": Operation(lambda level: max(1, 4 - int(0.4 * level))),
     "PosterizeOriginal": Operation(lambda level: 4 + int(0.4 * level)),
     # Gray level from which pixels are inverted.
     "Solarize": Operation(lambda level: int(25.6 * level)),
     "SolarizeIncreasing": Operation(lambda level: 256 - int(25.6 * level)),
-    # Added to the dark half of the gray levels.
+    # Added to gray levels below 128.
     "SolarizeAdd": Operation(lambda level: int(11 * level)),
     # Factors; 1 changes nothing.
     "Color": _ENHANCEMENT,
@@ -75,45 +67,53 @@ OPERATIONS: Mapping[str, Operation] = {
     "BrightnessIncreasing": _INCREASING_ENHANCEMENT,
     "Sharpness": _ENHANCEMENT,
     "SharpnessIncreasing": _INCREASING_ENHANCEMENT,
-    # Columns a row, rows a column.
+    # Shift in columns per row, in rows per column.
     "ShearX": _SHEAR,
     "ShearY": _SHEAR,
-    # Shares of the width, of the height.
+    # Shift relative to the width, to the height.
     "TranslateXRel": _TRANSLATION,
     "TranslateYRel": _TRANSLATION,
 }
 
 
-def apply_changes(
-    video: Tensor, changes: Sequence[Change], *, interpolation: str = "bilinear"
+@dataclass(frozen=True)
+class SampledOp:
+    """An operation and its argument, after all random numbers are drawn."""
+
+    name: str
+    argument: float
+
+
+def apply_ops(
+    video: Tensor, ops: Sequence[SampledOp], *, interpolation: str = "bilinear"
 ) -> Tensor:
-    """Make changes one after another, all frames alike.
+    """Apply operations one after another, equally to all frames.
 
     Args:
-        video: uint8 [C, T, H, W]; it is left as it is.
-        changes: in order.
+        video: uint8 [C, T, H, W]; not modified.
+        ops: in order.
         interpolation: of rotations, shears and translations: "bilinear" or "bicubic".
     """
-    parts = list(video.transpose(0, 1).split(_FRAMES_AT_ONCE))
-    for place, frames in enumerate(parts):
-        for change in changes:
-            frames = _apply(change, frames, interpolation=interpolation)
-        parts[place] = frames
-    return torch.cat(parts).transpose(0, 1)
+    chunks = list(video.transpose(0, 1).split(_FRAMES_PER_CHUNK))
+    for i, frames in enumerate(chunks):
+        for op in ops:
+            frames = _apply_op(op, frames, interpolation=interpolation)
+        chunks[i] = frames
+    return torch.cat(chunks).transpose(0, 1)
 
 
-def _apply(change: Change, frames: Tensor, *, interpolation: str) -> Tensor:
-    if change.name not in _MATRICES:
-        return _PIXELS[change.name.removesuffix("Increasing")](frames, change.argument)
-    matrix = _MATRICES[change.name](change.argument, *frames.shape[2:])
+def _apply_op(op: SampledOp, frames: Tensor, *, interpolation: str) -> Tensor:
+    if op.name not in _AFFINE_OPS:
+        return _PIXEL_OPS[op.name.removesuffix("Increasing")](frames, op.argument)
+    matrix = _AFFINE_OPS[op.name](op.argument, *frames.shape[2:])
     return warp(frames, matrix, interpolation=interpolation)
 
 
 def warp(frames: Tensor, matrix: Matrix, *, interpolation: str) -> Tensor:
-    """Move the pixels of uint8 [T, C, H, W]; what comes from outside is gray.
+    """Warp frames, uint8 [T, C, H, W]; pixels from outside the frame are gray.
 
-    torchvision's affine has no bicubic interpolation for tensors, and takes twice the time, as it
-    moves a mask with each frame to know where to fill in.
+    torchvision's affine has no bicubic interpolation for tensors, and takes twice the time because
+    it warps a mask with each frame to know which pixels to fill.
     """
     count, _, height, width = frames.shape
     x = torch.arange(width) + 0.5
@@ -122,10 +122,10 @@ def warp(frames: Tensor, matrix: Matrix, *, interpolation: str) -> Tensor:
     from_x, from_y = a * x + b * y + c, d * x + e * y + f
     grid = torch.stack([2 * from_x / width - 1, 2 * from_y / height - 1], dim=-1)
     grids = grid.expand(count, -1, -1, -1)
-    # Outside is 0, which becomes the gray.
+    # grid_sample fills with 0, so shift gray to 0.
     images = frames.float().sub_(_FILL)
-    moved = F.grid_sample(images, grids, mode=interpolation, align_corners=False)
-    return moved.add_(_FILL).round_().clamp_(0, 255).to(torch.uint8)
+    warped = F.grid_sample(images, grids, mode=interpolation, align_corners=False)
+    return warped.add_(_FILL).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _rotation(degrees: float, height: int, width: int) -> Matrix:
@@ -134,7 +134,16 @@ def _rotation(degrees: float, height: int, width: int) -> Matrix:
     return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
 
 
-# Two take a fifth of the time in the right memory layout.
+_AFFINE_OPS: Mapping[str, Callable[[float, int, int], Matrix]] = {
+    "Rotate": _rotation,
+    "ShearX": lambda share, height, width: (1, share, 0, 0, 1, 0),
+    "ShearY": lambda share, height, width: (1, 0, 0, share, 1, 0),
+    "TranslateXRel": lambda share, height, width: (1, 0, share * width, 0, 1, 0),
+    "TranslateYRel": lambda share, height, width: (1, 0, 0, 0, 1, share * height),
+}
+
+
+# Autocontrast and sharpening take a fifth of the time in the right memory format.
 def _auto_contrast(frames: Tensor, _: float) -> Tensor:
     return tv.autocontrast(frames.contiguous())
 
@@ -144,23 +153,16 @@ def _sharpen(frames: Tensor, factor: float) -> Tensor:
 
 
 def _solarize(frames: Tensor, threshold: float) -> Tensor:
-    # No byte reaches 256, which torchvision refuses.
+    # torchvision rejects a threshold of 256, which no pixel reaches.
     return frames if threshold > 255 else tv.solarize(frames, threshold)
 
 
 def _solarize_add(frames: Tensor, addend: float) -> Tensor:
-    # In bytes: 127 and the largest addend, 110, do not overflow.
+    # The sum fits uint8: at most 127 plus the largest addend, 110.
     return frames + (frames < 128) * torch.tensor(int(addend), dtype=torch.uint8)
 
 
-_MATRICES: Mapping[str, Callable[[float, int, int], Matrix]] = {
-    "Rotate": _rotation,
-    "ShearX": lambda share, height, width: (1, share, 0, 0, 1, 0),
-    "ShearY": lambda share, height, width: (1, 0, 0, share, 1, 0),
-    "TranslateXRel": lambda share, height, width: (1, 0, share * width, 0, 1, 0),
-    "TranslateYRel": lambda share, height, width: (1, 0, 0, 0, 1, share * height),
-}
-_PIXELS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
+_PIXEL_OPS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "AutoContrast": _auto_contrast,
     "Equalize": lambda frames, _: tv.equalize(frames),
     "Invert": lambda frames, _: tv.invert(frames),
@@ -174,8 +176,7 @@ _PIXELS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "Sharpness": _sharpen,
 }
 
-
-_OPERATIONS = ("Brightness", "Contrast", "Color")
+_JITTERED = ("Brightness", "Contrast", "Color")
 
 
 @dataclass(frozen=True)
@@ -189,13 +190,11 @@ class ColorJitter:
     strength: float
 
     def __call__(self, video: Tensor, *, generator: torch.Generator) -> Tensor:
-        """uint8 [C, T, H, W] to the same; all randomness comes from ``generator``."""
-        return apply_changes(video, self.draw(generator=generator))
+        """Jitter a clip, uint8 [C, T, H, W], with random numbers of ``generator``."""
+        return apply_ops(video, self.draw(generator=generator))
 
-    def draw(self, *, generator: torch.Generator) -> list[Change]:
-        """Draw what becomes of a clip."""
+    def draw(self, *, generator: torch.Generator) -> list[SampledOp]:
+        """Draw the operations for a clip."""
         low, high = 1 - self.strength, 1 + self.strength
-        order = torch.randperm(len(_OPERATIONS), generator=generator).tolist()
-        return [
-            Change(_OPERATIONS[place], uniform(low, high, generator=generator)) for place in order
-        ]
+        order = torch.randperm(len(_JITTERED), generator=generator).tolist()
+        return [SampledOp(_JITTERED[i], uniform(low, high, generator=generator)) for i in order]

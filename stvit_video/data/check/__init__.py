@@ -1,1 +1,1 @@
-"""Checking a data set before training: its lines, its files, and what they are like."""
+"""Checks of data sets before training: annotations, files, and statistics."""

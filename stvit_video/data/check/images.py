@@ -1,152 +1,119 @@
-"""A check of folders of images by class: every folder, and every image."""
+"""Check image folders with one subfolder per class: every folder and every image."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import pandas as pd
 
-from stvit_video.data.bad_videos import BadVideo, write_bad_videos
-from stvit_video.data.check.csv_files import Problem, write_problems
-from stvit_video.data.check.journal import Journal, VideoFacts
-from stvit_video.data.check.videos import check_videos
+from stvit_video.data.bad_videos import BadVideo
+from stvit_video.data.check.journal import VideoFacts
+from stvit_video.data.check.videos import DatasetCheck, Problem, bad_videos
 from stvit_video.data.imagenet import IMAGE_SUFFIXES, class_files, class_folders, label_images
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.errors import UserError
 
-# Files without an image's suffix that the report of a split names.
-_NAMED = 3
+# Ignored files that the problem of a split names.
+_MAX_NAMED = 3
 
 
-@dataclass(frozen=True)
-class ImageFolderCheck:
-    """How folders of images by class are checked.
+@dataclass(frozen=True, kw_only=True)
+class ImageFolderCheck(DatasetCheck):
+    """A check of image folders with one subfolder per class.
 
     Attributes:
-        folders: of each split, by its name; holds a folder of images for every class.
-        num_classes: folders that each must hold.
-        num_workers: processes that read images, at least 1.
-        seconds_per_image: limit of the time for one image; 0: none.
-        output: folder of what is written.
+        folders: of each split, by its name.
     """
 
     folders: Mapping[str, Path]
-    num_classes: int
-    num_workers: int
-    seconds_per_image: float
-    output: Path
 
     def run(self) -> tuple[list[Problem], str]:
-        """Check everything, and write the lists and the table.
+        """Check everything, and write the lists and the statistics.
 
-        Stopped and started again, it goes on where it was.
+        An interrupted check resumes from its journal.
 
         Returns:
-            all problems, and a report to be shown.
+            All problems, and the report to print.
 
         Raises:
-            UserError: the folder of a split cannot be read, or holds no folders.
+            UserError: the folder of a split cannot be read, or has no subfolders.
         """
         classes = {name: class_folders(folder) for name, folder in self.folders.items()}
         problems = self._compare_classes(classes)
         bad: list[BadVideo] = []
-        table = {}
-        with closing(Journal(self.output / "journal.jsonl", way="image")) as journal:
+        columns = {}
+        with self.open_journal("image") as journal:
             for split, folder in self.folders.items():
-                images, found = self._list(folder, classes[split])
-                problems += found
+                images, folder_problems = _list_images(folder, classes[split])
+                problems += folder_problems
                 facts: list[VideoFacts] = []
                 if any(images.values()):
-                    facts, bad_here = self._read(split, images, journal)
-                    bad += bad_here
-                table[split] = _column(images, facts)
-        problems += [Problem("image", str(image)) for image in bad]
-        write_bad_videos(self.output / "quarantine.csv", bad)
-        statistics = pd.DataFrame(table)
-        statistics.to_csv(self.output / "statistics.csv")
-        return problems, f"{statistics.to_string()}\n\n{write_problems(self.output, problems)}"
+                    paths = label_images(folder, images)
+                    files = LabeledVideos(paths, prefix=folder, backend="image")
+                    facts = self.check_split(split, files, journal)
+                    bad += bad_videos(files, facts)
+                columns[split] = _statistics(images, facts)
+        return self.write_results(problems, bad, pd.DataFrame(columns))
 
     def _compare_classes(self, classes: Mapping[str, Sequence[str]]) -> list[Problem]:
         problems = [
             Problem(
                 "class",
-                f"{self.folders[split]} holds {len(names)} folders, one for each class, but "
-                f"MODEL.NUM_CLASSES is {self.num_classes}",
+                f"{self.folders[split]} has {len(names)} class folders, but MODEL.NUM_CLASSES is "
+                f"{self.num_classes}",
             )
             for split, names in classes.items()
             if len(names) != self.num_classes
         ]
-        everywhere = set.intersection(*(set(names) for names in classes.values()))
+        common = set.intersection(*(set(names) for names in classes.values()))
         return problems + [
-            Problem("class", f"{self.folders[split] / name} has no fellow in every other split")
+            Problem("class", f"{self.folders[split] / name} is missing in another split")
             for split, names in classes.items()
             for name in names
-            if name not in everywhere
+            if name not in common
         ]
 
-    def _list(
-        self, folder: Path, names: Sequence[str]
-    ) -> tuple[dict[str, list[str]], list[Problem]]:
-        """List the images of each class, the folders that give none, and what is no image."""
-        images: dict[str, list[str]] = {}
-        problems = []
-        ignored: list[str] = []
-        for name in names:
-            try:
-                images[name], others = class_files(folder / name)
-            except UserError as error:
-                images[name] = []
-                problems.append(Problem("class", str(error)))
-                continue
-            ignored += [f"{name}/{other}" for other in others]
-            if not images[name]:
-                what = f"{folder / name} holds no images ({', '.join(IMAGE_SUFFIXES)})"
-                problems.append(Problem("class", what))
-        if ignored:
-            problems.append(Problem("ignored", _say_ignored(folder, ignored)))
-        return images, problems
 
-    def _read(
-        self, split: str, images: Mapping[str, Sequence[str]], journal: Journal
-    ) -> tuple[list[VideoFacts], list[BadVideo]]:
-        folder = self.folders[split]
-        files = LabeledVideos(label_images(folder, images), prefix=folder, backend="image")
-        facts = check_videos(
-            files,
-            journal=journal,
-            every_frame=True,
-            num_workers=self.num_workers,
-            seconds_per_video=self.seconds_per_image,
-            title=split,
-        )
-        bad = [
-            files.bad_video(index, fact.error, crashes_worker=fact.crashes_worker)
-            for index, fact in enumerate(facts)
-            if fact.error
-        ]
-        return facts, bad
+def _list_images(folder: Path, names: Sequence[str]) -> tuple[dict[str, list[str]], list[Problem]]:
+    """List the images of each class, and report empty folders and ignored files."""
+    images: dict[str, list[str]] = {}
+    problems = []
+    ignored: list[str] = []
+    for name in names:
+        try:
+            images[name], others = class_files(folder / name)
+        except UserError as error:
+            images[name] = []
+            problems.append(Problem("class", str(error)))
+            continue
+        ignored += [f"{name}/{other}" for other in others]
+        if not images[name]:
+            text = f"{folder / name} has no images ({', '.join(IMAGE_SUFFIXES)})"
+            problems.append(Problem("class", text))
+    if ignored:
+        problems.append(Problem("ignored", _describe_ignored(folder, ignored)))
+    return images, problems
 
 
-def _say_ignored(folder: Path, names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+def _describe_ignored(folder: Path, names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
     return (
-        f"{folder} holds {len(names)} files or folders in class folders that are ignored, as no "
-        f"suffix of an image ({', '.join(IMAGE_SUFFIXES)}) ends their names: "
-        f"{', '.join(names[:_NAMED])}{more}; convert them, or take them away"
+        f"{folder} has {len(names)} files or folders in its class folders that are ignored because "
+        f"their names do not end in an image suffix ({', '.join(IMAGE_SUFFIXES)}): "
+        f"{', '.join(names[:_MAX_NAMED])}{more}; convert or remove them"
     )
 
 
-def _column(images: Mapping[str, Sequence[str]], facts: Sequence[VideoFacts]) -> dict[str, int]:
+def _statistics(images: Mapping[str, Sequence[str]], facts: Sequence[VideoFacts]) -> dict[str, int]:
     counts = [len(names) for names in images.values()]
-    sides = [min(fact.height, fact.width) for fact in facts if not fact.error]
+    short_sides = [min(image.height, image.width) for image in facts if not image.error]
     return {
         "classes": len(images),
         "images": len(facts),
-        "unreadable": len(facts) - len(sides),
+        "unreadable": len(facts) - len(short_sides),
         "fewest of a class": min(counts),
         "most of a class": max(counts),
-        "smallest short side": min(sides, default=0),
-        "median short side": int(median(sides)) if sides else 0,
+        "smallest short side": min(short_sides, default=0),
+        "median short side": int(median(short_sides)) if short_sides else 0,
     }

@@ -1,4 +1,4 @@
-"""What was found out about each video file, kept so that a check goes on where it was stopped."""
+"""Journal of checked videos, from which an interrupted check resumes."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -10,15 +10,15 @@ from stvit_video.errors import UserError
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a video is like, or why it cannot be read.
+    """Properties of a video, or the reason why it cannot be read.
 
     Attributes:
-        frames: how many there are.
-        fps: frames a second.
+        frames: number of frames.
+        fps: frames per second.
         height: of the upright frame, in pixels.
-        width: the same.
+        width: of the upright frame, in pixels.
         error: why it cannot be read; empty if it can.
-        crashes_worker: the process that read it died or had to be ended.
+        crashes_worker: the worker process that read it crashed or had to be killed.
     """
 
     frames: int = 0
@@ -30,7 +30,7 @@ class VideoFacts:
 
     @property
     def seconds(self) -> float:
-        """How long the video is."""
+        """Length of the video."""
         return self.frames / self.fps if self.fps else 0.0
 
 
@@ -42,17 +42,17 @@ class _Key(NamedTuple):
 
 
 class Journal:
-    """Facts by file, each written to disk as a line of JSON as soon as it is known.
+    """Facts of checked files, each appended to disk as a line of JSON immediately.
 
-    A file that has changed since, in size or time, is unknown again; so is one that is not there,
-    and one that was checked in another way.
+    A file counts as unknown if its size or time has changed, if it is missing, or if it was
+    checked in another way.
 
     Args:
-        path: the journal; its folder is made.
-        way: how files are checked, in words.
+        path: the journal; its folder is created.
+        way: description of how files are checked.
 
     Raises:
-        UserError: it is another kind of file.
+        UserError: the file is not a journal.
     """
 
     def __init__(self, path: Path, *, way: str) -> None:
@@ -60,30 +60,30 @@ class Journal:
         self._known: dict[_Key, VideoFacts] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        # A check that was killed may have left a part of a line at the end.
-        whole = text[: text.rfind("\n") + 1]
-        for number, line in enumerate(whole.splitlines(), start=1):
+        # A killed check may have left an incomplete line at the end.
+        complete = text[: text.rfind("\n") + 1]
+        for number, line in enumerate(complete.splitlines(), start=1):
             try:
                 row = json.loads(line)
-                row["crashes_worker"] = row["kills"]  # its name in the file
+                row["crashes_worker"] = row["kills"]  # the name of the JSON key
                 facts = VideoFacts(**{f.name: row[f.name] for f in fields(VideoFacts)})
                 self._known[_Key(*(row[name] for name in _Key._fields))] = facts
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
-                    f"{path}, line {number}: this is no journal of checked videos; choose another "
-                    "--output, or delete the file to check all videos again"
+                    f"{path}, line {number}: this is not a journal of checked videos; choose "
+                    "another --output, or delete the file to check all videos again"
                 ) from error
-        if whole != text:
-            path.write_text(whole, encoding="utf-8")
+        if complete != text:
+            path.write_text(complete, encoding="utf-8")
         self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def get(self, file: str) -> VideoFacts | None:
-        """What is known of a file as it is now."""
+        """Return the facts of a file in its current state, or None."""
         key = self._key(file)
         return self._known.get(key) if key else None
 
     def add(self, file: str, facts: VideoFacts) -> None:
-        """Note what was found out about a file."""
+        """Add the facts of a file; a missing file is not added."""
         key = self._key(file)
         if key is None:
             return

@@ -1,100 +1,119 @@
-"""Decode every video of a list in worker processes, and summarize what they are like."""
+"""Common parts of the data set checks: decode videos in worker processes, and report problems."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch.utils.data import Dataset, Sampler
 
-from stvit_video.data.bad_videos import BadVideo, BadVideoLog
+from stvit_video.data.bad_videos import BadVideo, BadVideoLog, write_bad_videos
 from stvit_video.data.check.journal import Journal, VideoFacts
 from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.loader import VideoLoader
 from stvit_video.runtime.logging import progress
 
-# Values of a quantity that are named, the commonest first.
-_NAMED = 3
-_BINS = 40
-_DOTS_PER_INCH = 130
+# Problems of each kind in the report; problems.txt lists all.
+_MAX_REPORTED = 5
+# Decoded frames in memory at a time.
+_FRAMES_PER_CHUNK = 32
 
 
-def summarize(
-    facts: Mapping[str, Sequence[VideoFacts]], labels: Mapping[str, Sequence[int]]
-) -> pd.DataFrame:
-    """Make a table with a row for each quantity and a column for each split.
+class Problem(NamedTuple):
+    """A problem of a data set.
 
-    Args:
-        facts: of the videos of each split.
-        labels: of the same.
+    Attributes:
+        kind: "line", "duplicate", "overlap", "class", "video", "image", "annotation", "ignored"
+            or "file".
+        text: a sentence that names the file and the line.
     """
-    columns = {name: _column(facts[name], labels[name]) for name in facts}
-    return pd.DataFrame(columns)
+
+    kind: str
+    text: str
 
 
-def draw_statistics(
-    path: Path, facts: Mapping[str, Sequence[VideoFacts]], labels: Mapping[str, Sequence[int]]
-) -> None:
-    """Draw lengths, rates, sizes and classes of all splits as a PNG file."""
-    figure = Figure(figsize=(11, 8), dpi=_DOTS_PER_INCH, layout="constrained")
-    axes = FigureCanvasAgg(figure).figure.subplots(2, 2)
-    good = [_good(values) for values in facts.values()]
-    quantities: dict[str, Callable[[VideoFacts], float]] = {
-        "length in seconds": lambda video: video.seconds,
-        "frames a second": lambda video: video.fps,
-        "short side in pixels": lambda video: min(video.height, video.width),
-    }
-    for axis, (quantity, of_video) in zip(axes.flat, quantities.items(), strict=False):
-        numbers = [[of_video(video) for video in videos] for videos in good]
-        axis.hist(numbers, bins=_BINS, histtype="step", label=list(facts))
-        axis.set(xlabel=quantity, ylabel="videos")
-    for name, own in labels.items():
-        axes[1, 1].stairs(sorted(Counter(own).values(), reverse=True), label=name)
-    axes[1, 1].set(xlabel="classes, the largest first", ylabel="videos", ylim=(0, None))
-    axes[1, 1].legend()
-    figure.savefig(path)
+@dataclass(frozen=True, kw_only=True)
+class DatasetCheck:
+    """Settings and steps that all checks have in common.
+
+    Attributes:
+        num_classes: required number of classes.
+        num_workers: worker processes, at least 1, so that a crash does not end the check.
+        seconds_per_video: time limit for one video or image; 0: none.
+        output: folder for all output files.
+    """
+
+    num_classes: int
+    num_workers: int
+    seconds_per_video: float
+    output: Path
+
+    def open_journal(self, way: str) -> closing[Journal]:
+        """Open the journal for files that are checked in a certain way."""
+        return closing(Journal(self.output / "journal.jsonl", way=way))
+
+    def check_split(
+        self, split: str, videos: LabeledVideos, journal: Journal, *, every_frame: bool = True
+    ) -> list[VideoFacts]:
+        """Decode all videos of a split that the journal does not know."""
+        return check_videos(
+            videos,
+            journal=journal,
+            every_frame=every_frame,
+            num_workers=self.num_workers,
+            seconds_per_video=self.seconds_per_video,
+            title=split,
+        )
+
+    def write_results(
+        self, problems: Sequence[Problem], bad: Sequence[BadVideo], statistics: pd.DataFrame
+    ) -> tuple[list[Problem], str]:
+        """Write quarantine.csv, statistics.csv and problems.txt.
+
+        Args:
+            problems: all problems but the bad videos.
+            bad: videos or images that cannot be read.
+            statistics: one column for each split.
+
+        Returns:
+            All problems, and the report to print.
+        """
+        problems = [
+            *problems,
+            *(Problem("image" if video.is_image else "video", str(video)) for video in bad),
+        ]
+        write_bad_videos(self.output / "quarantine.csv", bad)
+        statistics.to_csv(self.output / "statistics.csv")
+        text = "".join(f"{problem.text}\n" for problem in problems)
+        file = self.output / "problems.txt"
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
+        table = "" if statistics.empty else f"{statistics.to_string()}\n\n"
+        return problems, table + _summarize_problems(problems)
 
 
-def _column(facts: Sequence[VideoFacts], labels: Sequence[int]) -> dict[str, str]:
-    good = _good(facts)
-    per_class = Counter(labels)
-    return {
-        "videos": str(len(facts)),
-        "unreadable": str(len(facts) - len(good)),
-        "classes with videos": str(len(per_class)),
-        "videos a class": _range(per_class.values()),
-        "hours": f"{sum(video.seconds for video in good) / 3600:.4g}",
-        "seconds": _range(video.seconds for video in good),
-        "frames": _range(video.frames for video in good),
-        "frames a second": _commonest(f"{video.fps:.4g}" for video in good),
-        "width x height": _commonest(f"{video.width}x{video.height}" for video in good),
-    }
+def bad_videos(videos: LabeledVideos, facts: Sequence[VideoFacts]) -> list[BadVideo]:
+    """Return the videos that cannot be read."""
+    return [
+        videos.bad_video(index, video.error, crashes_worker=video.crashes_worker)
+        for index, video in enumerate(facts)
+        if video.error
+    ]
 
 
-def _good(facts: Iterable[VideoFacts]) -> list[VideoFacts]:
-    return [video for video in facts if not video.error]
-
-
-def _range(values: Iterable[float]) -> str:
-    ordered = sorted(values)
-    if not ordered:
-        return "-"
-    return f"{ordered[0]:.4g} to {ordered[-1]:.4g}, median {median(ordered):.4g}"
-
-
-def _commonest(values: Iterable[str]) -> str:
-    counts = Counter(values)
-    named = [f"{value} ({count})" for value, count in counts.most_common(_NAMED)]
-    rest = len(counts) - len(named)
-    return ", ".join(named) + (f", {rest} others" if rest > 0 else "") or "-"
-
-
-# Frames that are held at a time.
-_CHUNK = 32
+def _summarize_problems(problems: Sequence[Problem]) -> str:
+    if not problems:
+        return "No problems were found."
+    lines = []
+    for kind, count in Counter(problem.kind for problem in problems).items():
+        lines.append(f"{count} of kind {kind}:")
+        texts = [problem.text for problem in problems if problem.kind == kind]
+        lines += [f"  {text}" for text in texts[:_MAX_REPORTED]]
+        if count > _MAX_REPORTED:
+            lines.append(f"  ... and {count - _MAX_REPORTED} more")
+    return "\n".join(lines)
 
 
 def check_videos(
@@ -109,26 +128,26 @@ def check_videos(
     """Decode all videos that the journal does not know, with a progress bar.
 
     Args:
-        videos: the list; where its decoder is decord, PyAV is the fallback.
-        journal: takes what is found, at once.
+        videos: if their decoder is decord, PyAV is the fallback.
+        journal: each result is written to it immediately.
         every_frame: decode all frames, instead of the first, the middle and the last.
-        num_workers: processes.
-        seconds_per_video: limit of the time for one video.
-        title: of the bar.
+        num_workers: worker processes.
+        seconds_per_video: time limit for one video.
+        title: of the progress bar.
 
     Returns:
-        What is known of each video, in the order of the list.
+        The facts of each video, in the order of ``videos``.
     """
     files = [str(videos.file(index)) for index in range(len(videos))]
-    # A file that is not there is never in the journal.
-    found = {i: facts for i, file in enumerate(files) if (facts := journal.get(file)) is not None}
-    todo = [index for index in range(len(videos)) if index not in found]
+    # The journal never contains missing files.
+    known = {i: facts for i, file in enumerate(files) if (facts := journal.get(file)) is not None}
+    remaining = [index for index in range(len(videos)) if index not in known]
     bar = progress(range(len(videos)), total=len(videos), description=title)
-    bar.update(len(found))
+    bar.update(len(known))
 
-    def note(index: int, facts: VideoFacts) -> None:
-        bar.update(index not in found)
-        found[index] = facts
+    def record(index: int, facts: VideoFacts) -> None:
+        bar.update(index not in known)
+        known[index] = facts
         journal.add(files[index], facts)
 
     fallback = None
@@ -136,22 +155,22 @@ def check_videos(
         fallback = _DecodedVideos(videos.with_backend("pyav"), every_frame=every_frame)
     loader = VideoLoader(
         _DecodedVideos(videos, every_frame=every_frame),
-        batch_sampler=_OneByOne(todo),
+        batch_sampler=_SingleVideoSampler(remaining),
         num_workers=num_workers,
         pin_memory=False,
-        bad_video_log=_Findings(videos, note=note),
+        bad_video_log=_ErrorRecorder(videos, record=record),
         fallback=fallback,
         seconds_per_video=seconds_per_video,
     )
-    for batch in loader if todo else ():
+    for batch in loader if remaining else ():
         values = {name: values[0].item() for name, values in batch.items()}
-        note(values.pop("video_index"), VideoFacts(**values))
+        record(values.pop("video_index"), VideoFacts(**values))
     bar.close()
-    return [found[index] for index in range(len(videos))]
+    return [known[index] for index in range(len(videos))]
 
 
 class _DecodedVideos(Dataset[dict[str, Any]]):
-    """Decodes a video, and says what it is like."""
+    """Decodes videos, and returns their properties."""
 
     def __init__(self, videos: LabeledVideos, *, every_frame: bool) -> None:
         self._videos = videos
@@ -163,9 +182,10 @@ class _DecodedVideos(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         with self._videos.open(index) as reader:
             last = reader.num_frames - 1
-            wanted = range(last + 1) if self._every_frame else sorted({0, last // 2, last})
-            for begin in range(0, len(wanted), _CHUNK):
-                height, width = reader.get_frames(wanted[begin : begin + _CHUNK]).shape[1:3]
+            indices = range(last + 1) if self._every_frame else sorted({0, last // 2, last})
+            for begin in range(0, len(indices), _FRAMES_PER_CHUNK):
+                frames = reader.get_frames(indices[begin : begin + _FRAMES_PER_CHUNK])
+                height, width = frames.shape[1:3]
             return {
                 "video_index": index,
                 "frames": reader.num_frames,
@@ -178,22 +198,21 @@ class _DecodedVideos(Dataset[dict[str, Any]]):
         return self._videos.bad_video(index, error, crashes_worker=crashes_worker)
 
 
-class _Findings(BadVideoLog):
-    """Notes every bad video, and puts up with all of them."""
+class _ErrorRecorder(BadVideoLog):
+    """Records every bad video, without a limit."""
 
-    def __init__(self, videos: LabeledVideos, *, note: Any) -> None:
-        super().__init__(videos.paths, file=None, max_bad=len(videos), handling="")
-        self._note = note
+    def __init__(self, videos: LabeledVideos, *, record: Callable[[int, VideoFacts], None]) -> None:
+        super().__init__(videos.paths, file=None, max_bad=len(videos), fate="")
+        self._record = record
 
     def add(self, reports: Iterable[BadVideo]) -> None:
         for bad in reports:
-            if self._record(bad) and not bad.read_by_fallback:
-                self._note(
-                    bad.index, VideoFacts(error=bad.error, crashes_worker=bad.crashes_worker)
-                )
+            if self._is_new(bad) and not bad.read_by_fallback:
+                facts = VideoFacts(error=bad.error, crashes_worker=bad.crashes_worker)
+                self._record(bad.index, facts)
 
 
-class _OneByOne(Sampler[list[int]]):
+class _SingleVideoSampler(Sampler[list[int]]):
     def __init__(self, indices: list[int]) -> None:
         self._indices = indices
 

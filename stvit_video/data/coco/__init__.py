@@ -1,1 +1,1 @@
-"""Images with boxes and masks, in COCO's layout and format."""
+"""Images with boxes and masks, in COCO's folder layout and annotation format."""

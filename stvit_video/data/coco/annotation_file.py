@@ -1,4 +1,4 @@
-"""Parse and check COCO's annotation files."""
+"""Parse and validate COCO annotation files."""
 
 import json
 import math
@@ -13,15 +13,15 @@ from stvit_video.errors import UserError
 
 
 class PackedList(Sequence[Any]):
-    """A list that is read only, and that processes share.
+    """A read-only list that processes share.
 
-    As Python objects, the objects of COCO's 118,000 images would be copied into every worker
-    process one by one, as their reference counts change. The bytes may also lie in a file that is
-    mapped into memory, which then is there once for all processes of a machine.
+    As Python objects, the annotations of COCO's 118,000 images would gradually be copied into
+    every worker process, because their reference counts change. The bytes can also be a
+    memory-mapped file, which all processes of a machine share.
 
     Args:
-        text: all items as JSON, one behind the other.
-        ends: where each of them ends, int64.
+        text: all items as concatenated JSON.
+        ends: end of each item in ``text``, int64.
     """
 
     def __init__(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
@@ -29,8 +29,8 @@ class PackedList(Sequence[Any]):
         self.ends = ends
 
     @classmethod
-    def of(cls, items: Iterable[Any]) -> "PackedList":
-        """Pack items of which JSON keeps everything: numbers, text, lists, dicts, None."""
+    def pack(cls, items: Iterable[Any]) -> "PackedList":
+        """Pack items that JSON represents exactly: numbers, text, lists, dicts, None."""
         text, ends = bytearray(), []
         for item in items:
             text += json.dumps(item, separators=(",", ":")).encode("ascii")
@@ -46,7 +46,7 @@ class PackedList(Sequence[Any]):
     def __getitem__(self, index: slice) -> Sequence[Any]: ...
 
     def __getitem__(self, index: int | slice) -> Any:
-        assert isinstance(index, int), "one item at a time"
+        assert isinstance(index, int), "slices are not supported"
         begin = self.ends[index - 1] if index else 0
         return json.loads(self.text[begin : self.ends[index]].tobytes())
 
@@ -55,16 +55,16 @@ class PackedList(Sequence[Any]):
 _Object = tuple[tuple[float, float, float, float], int, Any]
 
 
-class FileContent(NamedTuple):
-    """What is needed of an annotation file, in its order.
+class ParsedFile(NamedTuple):
+    """The content of an annotation file, with images in the order of the file.
 
     Attributes:
-        names: of the images.
+        names: file name of each image.
         is_wide: whether each image is at least as wide as high.
-        num_objects: of each image, without crowds and what cannot be used.
-        categories: (number, name), by their numbers.
-        bad: (number, image, error) of annotations that are left out.
-        images: [number, height, width, objects], and each object [box, label, mask].
+        num_objects: valid objects of each image, without crowds.
+        categories: (id, name), sorted by id.
+        bad: (id, image, error) of invalid annotations, which are left out.
+        images: [id, height, width, objects] of each image, with each object [box, label, mask].
     """
 
     names: list[str]
@@ -75,39 +75,42 @@ class FileContent(NamedTuple):
     images: PackedList
 
 
-def parse_file(path: Path, *, num_classes: int) -> FileContent:
-    """Parse and check a file.
+def parse_file(path: Path, *, num_classes: int) -> ParsedFile:
+    """Parse and validate an annotation file.
 
     Raises:
-        UserError: it cannot be read, or is not what COCO's files are; the message names the place.
+        UserError: the file cannot be read, or does not follow COCO's format; the message names
+            the entry.
     """
-    content = _parse(path)
+    content = _load_json(path)
     images = _by_id(content["images"], path, "images", _check_image)
     categories = _by_id(content["categories"], path, "categories", _check_category)
-    check_classes(path, len(categories), num_classes=num_classes)
+    check_num_classes(path, len(categories), num_classes=num_classes)
     objects, bad = _objects(content["annotations"], path, images=images, categories=categories)
-    return FileContent(
+    return ParsedFile(
         names=[image["file_name"] for image in images.values()],
         is_wide=[image["width"] >= image["height"] for image in images.values()],
-        num_objects=[len(objects[number]) for number in images],
-        categories=[(number, categories[number]["name"]) for number in sorted(categories)],
+        num_objects=[len(objects[image_id]) for image_id in images],
+        categories=[
+            (category_id, categories[category_id]["name"]) for category_id in sorted(categories)
+        ],
         bad=bad,
-        images=PackedList.of(
-            [number, image["height"], image["width"], objects[number]]
-            for number, image in images.items()
+        images=PackedList.pack(
+            [image_id, image["height"], image["width"], objects[image_id]]
+            for image_id, image in images.items()
         ),
     )
 
 
-def check_classes(path: Path, number: int, *, num_classes: int) -> None:
+def check_num_classes(path: Path, num_categories: int, *, num_classes: int) -> None:
     """Check that a file has as many categories as the model has classes.
 
     Raises:
-        UserError: it has not.
+        UserError: the numbers differ.
     """
-    if number != num_classes:
+    if num_categories != num_classes:
         raise UserError(
-            f"{path} has {number} categories, but MODEL.NUM_CLASSES is {num_classes}: "
+            f"{path} has {num_categories} categories, but MODEL.NUM_CLASSES is {num_classes}: "
             "change one of them"
         )
 
@@ -115,14 +118,14 @@ def check_classes(path: Path, number: int, *, num_classes: int) -> None:
 def _objects(
     annotations: list, path: Path, *, images: Mapping[int, dict], categories: Mapping[int, dict]
 ) -> tuple[dict[int, list[_Object]], list[tuple[int, str, str]]]:
-    """Give the objects of each image by its id, and the annotations that describe none."""
-    labels = {number: label for label, number in enumerate(sorted(categories), start=1)}
-    objects: dict[int, list[_Object]] = {number: [] for number in images}
+    """Return the objects of each image by its id, and the invalid annotations."""
+    labels = {category_id: label for label, category_id in enumerate(sorted(categories), start=1)}
+    objects: dict[int, list[_Object]] = {image_id: [] for image_id in images}
     bad = []
     for place, annotation in _entries(annotations, path, "annotations"):
         _check_annotation(annotation, place, images=images, labels=labels)
         if annotation.get("iscrowd"):
-            continue  # a crowd is no object to learn; the evaluation knows it by the file itself
+            continue  # crowds are not trained on; the evaluation reads them from the file itself
         image = images[annotation["image_id"]]
         error = _defect(annotation, image)
         if error:
@@ -130,54 +133,54 @@ def _objects(
             continue
         left, top, width, height = annotation["bbox"]
         box = (left, top, left + width, top + height)
-        found = (box, labels[annotation["category_id"]], annotation["segmentation"])
-        objects[annotation["image_id"]].append(found)
+        label = labels[annotation["category_id"]]
+        objects[annotation["image_id"]].append((box, label, annotation["segmentation"]))
     return objects, bad
 
 
-def _parse(path: Path) -> Mapping[str, Any]:
+def _load_json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(
             f"cannot read {path} ({error.strerror}): set DATA.PATH_TO_DATA_DIR to a folder with "
             "annotations/instances_NAME.json and the images NAME/*.jpg for each of "
-            "DETECTION.SPLITS, or try tools/make_shapes.py, which makes one"
+            "DETECTION.SPLITS; tools/make_shapes.py generates an example"
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}, line {error.lineno}, column {error.colno}: this is no JSON ({error.msg}); "
-            "copy the file again"
+            f"{path}, line {error.lineno}, column {error.colno}: invalid JSON ({error.msg}); copy "
+            "the file again"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}, byte {error.start}: this is no JSON, but no text either; copy the file again"
+            f"{path}, byte {error.start}: invalid JSON (not UTF-8 text); copy the file again"
         ) from error
     for name in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise UserError(f'{path} must hold an object with a list "{name}", as COCO\'s files do')
+            raise UserError(f'{path} must contain an object with a list "{name}", as in COCO')
     return content
 
 
 def _entries(entries: list, path: Path, name: str) -> Iterator[tuple[str, dict]]:
-    """Give each entry of a list and its place, for messages."""
+    """Yield each entry of a list with its location for messages."""
     for index, entry in enumerate(entries):
         place = f"{path}, {name}[{index}]"
         if not isinstance(entry, dict) or type(entry.get("id")) is not int:
-            raise UserError(f'{place}: it must be an object with a whole number "id"')
+            raise UserError(f'{place}: it must be an object with an integer "id"')
         yield f"{place} (id {entry['id']})", entry
 
 
 def _by_id(
     entries: list, path: Path, name: str, check: Callable[[dict, str], None]
 ) -> dict[int, dict]:
-    found: dict[int, dict] = {}
+    by_id: dict[int, dict] = {}
     for place, entry in _entries(entries, path, name):
-        if entry["id"] in found:
-            raise UserError(f"{place}: another one has the same id; give each its own")
+        if entry["id"] in by_id:
+            raise UserError(f"{place}: duplicate id; give each entry an id of its own")
         check(entry, place)
-        found[entry["id"]] = entry
-    return found
+        by_id[entry["id"]] = entry
+    return by_id
 
 
 def _check_image(image: dict, place: str) -> None:
@@ -186,7 +189,7 @@ def _check_image(image: dict, place: str) -> None:
     for side in ("height", "width"):
         if type(image.get(side)) is not int or image[side] < 1:
             raise UserError(
-                f'{place}: its "{side}" must be a whole number above 0, not {image.get(side)!r}'
+                f'{place}: its "{side}" must be a positive integer, not {image.get(side)!r}'
             )
 
 
@@ -198,9 +201,9 @@ def _check_category(category: dict, place: str) -> None:
 def _check_annotation(
     annotation: dict, place: str, *, images: Mapping[int, dict], labels: Mapping[int, int]
 ) -> None:
-    for key, known in (("image_id", images), ("category_id", labels)):
-        if annotation.get(key) not in known:
-            raise UserError(f'{place}: there is nothing with its "{key}", {annotation.get(key)!r}')
+    for key, ids in (("image_id", images), ("category_id", labels)):
+        if annotation.get(key) not in ids:
+            raise UserError(f'{place}: its "{key}" {annotation.get(key)!r} does not exist')
     box = annotation.get("bbox")
     if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
         raise UserError(
@@ -217,19 +220,19 @@ def _is_finite(value: object) -> bool:
 
 
 def _defect(annotation: dict, image: dict) -> str:
-    """Say why an annotation describes no object, or nothing if it does."""
+    """Return why an annotation is invalid, or an empty string."""
     left, top, width, height = annotation["bbox"]
     if width <= 0 or height <= 0:
         return f"its box is {width:g} pixels wide and {height:g} high"
     inside_width = min(left + width, image["width"]) - max(left, 0)
     inside_height = min(top + height, image["height"]) - max(top, 0)
     if inside_width <= 0 or inside_height <= 0:
-        return "its box lies outside of the image"
+        return "its box lies outside the image"
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, dict):
         size = segmentation.get("size")
         if "counts" not in segmentation or size != [image["height"], image["width"]]:
-            return f"its mask is of the size {size}, not of the image's"
+            return f"its mask has the size {size}, not that of the image"
     elif not segmentation:
         return "its mask is empty"
     elif not all(_is_polygon(polygon) for polygon in segmentation):

@@ -1,4 +1,4 @@
-"""COCO's annotations of a split, in little memory that processes share."""
+"""Load the COCO annotations of a split into compact memory that processes share."""
 
 import csv
 import hashlib
@@ -16,56 +16,21 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from stvit_video.data.coco.annotation_file import FileContent, PackedList, check_classes, parse_file
+from stvit_video.data.coco.annotation_file import (
+    PackedList,
+    ParsedFile,
+    check_num_classes,
+    parse_file,
+)
 from stvit_video.data.labeled_paths import Entry, LabeledPaths
 from stvit_video.errors import UserError
 
-# To be raised when the same annotation file is to give another content.
-_VERSION = 1
+# Increase when the same annotation file is parsed to different content.
+_CACHE_VERSION = 1
+# Bad annotations that an error names.
+_MAX_NAMED = 3
 
-
-def load_or_parse(path: Path, parse: Callable[[], FileContent], *, folder: Path) -> FileContent:
-    """Load what a folder keeps of an annotation file, after parsing it if that is nothing.
-
-    A file that has changed since, in size or time, is parsed again. Of processes that come
-    together one parses, and the others wait.
-    """
-    try:
-        status = path.stat()
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        # No annotation file, of which parsing tells more, or a folder that cannot be written, of
-        # which the run tells more.
-        return parse()
-    what = f"{_VERSION} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    key = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    kept = folder / f"{path.stem}-{key}.safetensors"
-    if not kept.is_file():
-        with file_lock(str(kept)):
-            if not kept.is_file():
-                _write(kept, parse())
-    return _read(kept)
-
-
-def _write(kept: Path, content: FileContent) -> None:
-    listed, images = content[:-1], content.images
-    head = json.dumps(dict(zip(FileContent._fields, listed, strict=False))).encode("ascii")
-    arrays: dict[str, np.ndarray] = {"text": images.text, "ends": images.ends}
-    arrays["head"] = np.frombuffer(head, np.uint8)
-    # Under another name first, as a process may be killed here.
-    unfinished = kept.with_suffix(f".{os.getpid()}")
-    save_file(arrays, unfinished)
-    unfinished.replace(kept)
-
-
-def _read(kept: Path) -> FileContent:
-    # torch's reader maps the file, NumPy's copies it.
-    arrays = {name: value.numpy() for name, value in load_file(kept).items()}
-    head = json.loads(arrays["head"].tobytes())
-    return FileContent(**head, images=PackedList(arrays["text"], arrays["ends"]))
-
-
-# Polygons as lists of coordinates, or a run-length encoding; what pycocotools decodes.
+# Polygons as lists of coordinates, or a run-length encoding; the input of pycocotools.
 Segmentation = list[list[float]] | dict[str, Any]
 
 
@@ -84,7 +49,7 @@ class ObjectRecord(NamedTuple):
 
 
 class ImageRecord(NamedTuple):
-    """An image and its objects, without crowds and without what cannot be used."""
+    """An image and its valid objects, without crowds."""
 
     id: int
     height: int
@@ -93,7 +58,7 @@ class ImageRecord(NamedTuple):
 
 
 class BadAnnotation(NamedTuple):
-    """An annotation that is left out, and why."""
+    """An invalid annotation, which is left out, and the reason."""
 
     file: str
     id: int
@@ -102,40 +67,40 @@ class BadAnnotation(NamedTuple):
 
 
 class ImageRecords(Sequence[ImageRecord]):
-    """The images of a file that a split takes.
+    """The images of a split.
 
     Args:
-        packed: all images of the file.
-        kept: places of those that are taken.
+        packed: all images of the annotation file.
+        selected: indices of the split's images in ``packed``.
     """
 
-    def __init__(self, packed: PackedList, kept: NDArray[np.int64]) -> None:
+    def __init__(self, packed: PackedList, selected: NDArray[np.int64]) -> None:
         self._packed = packed
-        self._kept = kept
+        self._selected = selected
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._selected)
 
     def __getitem__(self, index: int) -> ImageRecord:  # type: ignore[override]
-        number, height, width, objects = self._packed[int(self._kept[index])]
+        image_id, height, width, objects = self._packed[int(self._selected[index])]
         records = [
             ObjectRecord(tuple(box), label, segmentation) for box, label, segmentation in objects
         ]
-        return ImageRecord(number, height, width, records)
+        return ImageRecord(image_id, height, width, records)
 
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """What an annotation file says.
+    """The annotations of a split.
 
     Attributes:
-        paths: the images' names; the "line" of each is its place in the file's list, from 1.
+        paths: the images' names; the "line" of each is its position in the file's list, from 1.
         images: in the same order.
-        is_wide: which of them are at least as wide as high.
+        is_wide: whether each image is at least as wide as high.
         class_names: in the order of labels, without the background.
-        category_ids: the file's numbers of the same classes.
-        bad: annotations that were left out.
-        num_without_objects: images that were left out, because nothing is to be found in them.
+        category_ids: the file's ids of the same classes.
+        bad: invalid annotations, which are left out.
+        num_without_objects: number of images that are left out because they have no objects.
     """
 
     paths: LabeledPaths
@@ -158,49 +123,101 @@ def read_annotations(
 
     Args:
         path: such as ``annotations/instances_train2017.json``.
-        num_classes: how many categories it must have.
+        num_classes: required number of categories.
         only_with_objects: leave out images without objects, as training does.
-        cache_folder: keeps what was read, so that a file is parsed once by the processes and the
-            parts of a run; None: it is parsed.
+        cache_folder: keeps the parsed content, so that all processes and stages of a run parse a
+            file once; None: no cache.
 
     Raises:
-        UserError: it cannot be read, or is not what COCO's files are; the message names the place.
+        UserError: the file cannot be read, or does not follow COCO's format; the message names the
+            entry.
     """
     path = Path(path)
     parse = partial(parse_file, path, num_classes=num_classes)
-    content = load_or_parse(path, parse, folder=cache_folder) if cache_folder else parse()
-    check_classes(path, len(content.categories), num_classes=num_classes)
+    content = _load_or_parse(path, parse, folder=cache_folder) if cache_folder else parse()
+    check_num_classes(path, len(content.categories), num_classes=num_classes)
     return _select(path, content, only_with_objects=only_with_objects)
 
 
-def _select(path: Path, content: FileContent, *, only_with_objects: bool) -> CocoAnnotations:
+def _load_or_parse(path: Path, parse: Callable[[], ParsedFile], *, folder: Path) -> ParsedFile:
+    """Load an annotation file from the cache folder, after parsing it if it is not there.
+
+    A file whose size or time has changed is parsed again. If several processes need it at the
+    same time, one of them parses it and the others wait.
+    """
+    try:
+        status = path.stat()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        # Parsing explains a missing annotation file, and the run explains a read-only folder.
+        return parse()
+    source = f"{_CACHE_VERSION} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
+    key = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    cached = folder / f"{path.stem}-{key}.safetensors"
+    if not cached.is_file():
+        with file_lock(str(cached)):
+            if not cached.is_file():
+                _write_cache(cached, parse())
+    return _read_cache(cached)
+
+
+def _write_cache(cached: Path, content: ParsedFile) -> None:
+    lists, images = content[:-1], content.images
+    head = json.dumps(dict(zip(ParsedFile._fields, lists, strict=False))).encode("ascii")
+    arrays: dict[str, np.ndarray] = {"text": images.text, "ends": images.ends}
+    arrays["head"] = np.frombuffer(head, np.uint8)
+    # Renamed at the end, because the process may be killed while it writes.
+    unfinished = cached.with_suffix(f".{os.getpid()}")
+    save_file(arrays, unfinished)
+    unfinished.replace(cached)
+
+
+def _read_cache(cached: Path) -> ParsedFile:
+    # safetensors.torch maps the file into memory, safetensors.numpy copies it.
+    arrays = {name: value.numpy() for name, value in load_file(cached).items()}
+    head = json.loads(arrays["head"].tobytes())
+    return ParsedFile(**head, images=PackedList(arrays["text"], arrays["ends"]))
+
+
+def _select(path: Path, content: ParsedFile, *, only_with_objects: bool) -> CocoAnnotations:
     num_images = len(content.names)
-    kept = np.arange(num_images)
+    selected = np.arange(num_images)
     if only_with_objects:
-        (kept,) = np.nonzero(np.array(content.num_objects))
-    if not len(kept):
+        (selected,) = np.nonzero(np.array(content.num_objects))
+    if not len(selected):
         raise UserError(f"{path} has no images{' with objects' if num_images else ''}")
-    # An image as a whole has no label.
-    entries = [Entry(place + 1, content.names[place], 0) for place in kept.tolist()]
+    # The label is unused: labels belong to objects, not to images.
+    entries = [Entry(index + 1, content.names[index], 0) for index in selected.tolist()]
     return CocoAnnotations(
         paths=LabeledPaths(path, entries, unit="image", items="images"),
-        images=ImageRecords(content.images, kept),
-        is_wide=np.array(content.is_wide, bool)[kept],
+        images=ImageRecords(content.images, selected),
+        is_wide=np.array(content.is_wide, bool)[selected],
         class_names=tuple(name for _, name in content.categories),
-        category_ids=tuple(number for number, _ in content.categories),
-        bad=tuple(BadAnnotation(str(path), *each) for each in content.bad),
-        num_without_objects=num_images - len(kept),
+        category_ids=tuple(category_id for category_id, _ in content.categories),
+        bad=tuple(BadAnnotation(str(path), *bad) for bad in content.bad),
+        num_without_objects=num_images - len(selected),
     )
 
 
-# Bad annotations that are named when there are too many of them.
-_NAMED = 3
+def check_budget(bad: Sequence[BadAnnotation], *, max_bad: int) -> None:
+    """Check the number of bad annotations.
+
+    Raises:
+        UserError: there are more than ``max_bad``.
+    """
+    if len(bad) > max_bad:
+        named = "; ".join(f"{each.id} of {each.image}: {each.error}" for each in bad[:_MAX_NAMED])
+        more = ", ..." if len(bad) > _MAX_NAMED else ""
+        raise UserError(
+            f"{len(bad)} annotations of {bad[0].file} are invalid ({named}{more}), and "
+            f"DETECTION.MAX_BAD_ANNOTATIONS is {max_bad}: fix them, or raise the limit"
+        )
 
 
-def write_left_out(file: Path, bad: Sequence[BadAnnotation]) -> None:
-    """Write annotations as a CSV file that pandas reads; lines of other splits stay in it."""
-    files = {each.file for each in bad}
-    others = [each for each in _read_left_out(file) if each.file not in files]
+def write_bad_annotations(file: Path, bad: Sequence[BadAnnotation]) -> None:
+    """Write bad annotations as a CSV file for pandas, keeping the lines of other splits."""
+    sources = {each.file for each in bad}
+    others = [each for each in _read_bad_annotations(file) if each.file not in sources]
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened, lineterminator="\n")
@@ -208,22 +225,7 @@ def write_left_out(file: Path, bad: Sequence[BadAnnotation]) -> None:
         writer.writerows([*others, *bad])
 
 
-def check_budget(bad: Sequence[BadAnnotation], *, max_bad: int) -> None:
-    """Check that not too many annotations are left out.
-
-    Raises:
-        UserError: they are more than ``max_bad``.
-    """
-    if len(bad) > max_bad:
-        named = "; ".join(f"{each.id} of {each.image}: {each.error}" for each in bad[:_NAMED])
-        more = ", ..." if len(bad) > _NAMED else ""
-        raise UserError(
-            f"{len(bad)} annotations of {bad[0].file} describe no object ({named}{more}), and "
-            f"DETECTION.MAX_BAD_ANNOTATIONS is {max_bad}: mend them, or raise it"
-        )
-
-
-def _read_left_out(file: Path) -> list[BadAnnotation]:
+def _read_bad_annotations(file: Path) -> list[BadAnnotation]:
     if not file.exists():
         return []
     with file.open(newline="", encoding="utf-8") as opened:

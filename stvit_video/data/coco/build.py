@@ -1,4 +1,4 @@
-"""From a config to data sets and loaders of images with objects."""
+"""Build data sets and batch samplers of images with objects from a config."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from stvit_video.data.coco.annotations import (
     CocoAnnotations,
     check_budget,
     read_annotations,
-    write_left_out,
+    write_bad_annotations,
 )
 from stvit_video.data.coco.dataset import (
     CocoImages,
@@ -34,9 +34,9 @@ def build_coco(cfg: CfgNode, split: str) -> CocoImages:
     """Build the data set of a split: "train", "val" or "test".
 
     Raises:
-        UserError: pycocotools is not there, the annotation file cannot be read, has a mistake in
-            it or too many degenerate annotations, none of its first images exists, or
-            DETECTION.CACHE_DIR cannot be made.
+        UserError: pycocotools is not installed, the annotation file cannot be read, is malformed
+            or has too many invalid annotations, none of its first images exists, or
+            DETECTION.CACHE_DIR cannot be created.
     """
     require_pycocotools()
     annotations = read_annotations(
@@ -61,22 +61,8 @@ def build_coco(cfg: CfgNode, split: str) -> CocoImages:
 
 
 def build_eval_transform(cfg: CfgNode) -> v2.Transform:
-    """Build what is done to images before a detector looks for objects in them."""
+    """Build the transform of images in evaluation and inference."""
     return eval_transform(short_side=cfg.DETECTION.TEST_SHORT_SIDE, max_size=cfg.DETECTION.MAX_SIZE)
-
-
-def annotation_file(cfg: CfgNode, split: str) -> Path:
-    """Where the annotations of a split are."""
-    folder = Path(cfg.DATA.PATH_TO_DATA_DIR) / "annotations"
-    return folder / f"instances_{_name(cfg, split)}.json"
-
-
-def split_files(cfg: CfgNode) -> dict[str, tuple[Path, Path]]:
-    """The annotation file and the folder of images of each of DETECTION.SPLITS, by its name."""
-    return {
-        _name(cfg, split): (annotation_file(cfg, split), _image_folder(cfg, split))
-        for split in _SPLITS
-    }
 
 
 def build_coco_sampler(
@@ -85,7 +71,7 @@ def build_coco_sampler(
     """Build the batch sampler of a split for one rank.
 
     Raises:
-        UserError: there are fewer training images than one step takes.
+        UserError: there are too few training images for one step.
     """
     if split != "train":
         size = len(annotations.paths)
@@ -100,28 +86,53 @@ def build_coco_sampler(
     if not len(sampler):
         raise UserError(
             f"{annotations.paths.csv_path} lists {len(annotations.paths)} images with objects, and "
-            "neither the wide nor the high ones fill one step of all ranks; lower TRAIN.BATCH_SIZE"
+            "neither the wide nor the tall ones fill one step of all ranks; lower TRAIN.BATCH_SIZE"
         )
     return sampler
 
 
 def log_left_out(cfg: CfgNode, annotations: CocoAnnotations) -> None:
-    """Log, and list in a file, which images and annotations take no part."""
+    """Log how many images and annotations are left out, and list the annotations in a file."""
     if not distributed.is_main():
         return
     source = annotations.paths.csv_path
     if annotations.num_without_objects:
         _log.info(
-            "%d images of %s are left out, as they have no objects",
-            *(annotations.num_without_objects, source),
+            "%d images of %s are left out because they have no objects",
+            annotations.num_without_objects,
+            source,
         )
     if annotations.bad:
         file = Path(cfg.OUTPUT_DIR) / "annotations_left_out.csv"
-        write_left_out(file, annotations.bad)
+        write_bad_annotations(file, annotations.bad)
         _log.warning(
-            "%d annotations of %s describe no object and are left out; %s lists them",
-            *(len(annotations.bad), source, file),
+            "%d invalid annotations of %s are left out; %s lists them",
+            len(annotations.bad),
+            source,
+            file,
         )
+
+
+def split_files(cfg: CfgNode) -> dict[str, tuple[Path, Path]]:
+    """Return the annotation file and the image folder of each of DETECTION.SPLITS by its name."""
+    return {
+        _name(cfg, split): (annotation_file(cfg, split), _image_folder(cfg, split))
+        for split in _SPLITS
+    }
+
+
+def annotation_file(cfg: CfgNode, split: str) -> Path:
+    """Return the path of a split's annotation file."""
+    folder = Path(cfg.DATA.PATH_TO_DATA_DIR) / "annotations"
+    return folder / f"instances_{_name(cfg, split)}.json"
+
+
+def _image_folder(cfg: CfgNode, split: str) -> Path:
+    return Path(cfg.DATA.PATH_TO_DATA_DIR) / _name(cfg, split)
+
+
+def _name(cfg: CfgNode, split: str) -> str:
+    return cfg.DETECTION.SPLITS[_SPLITS.index(split)]
 
 
 def _cache_folder(cfg: CfgNode) -> Path:
@@ -131,13 +142,5 @@ def _cache_folder(cfg: CfgNode) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"DETECTION.CACHE_DIR cannot be made: {error}") from error
+        raise UserError(f"DETECTION.CACHE_DIR cannot be created: {error}") from error
     return folder
-
-
-def _image_folder(cfg: CfgNode, split: str) -> Path:
-    return Path(cfg.DATA.PATH_TO_DATA_DIR) / _name(cfg, split)
-
-
-def _name(cfg: CfgNode, split: str) -> str:
-    return cfg.DETECTION.SPLITS[_SPLITS.index(split)]

@@ -1,4 +1,4 @@
-"""Data sets over the images of an annotation file: masks, transforms and batches."""
+"""Data sets of images with boxes and masks: transforms, samples and batches."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -20,9 +20,13 @@ from stvit_video.data.labeled_videos import LabeledVideos
 from stvit_video.data.samplers import SampleKey, generator_for
 from stvit_video.errors import UserError
 
+# Stride of a backbone's last feature map. Padding to its multiples gives every feature map whole
+# pixels.
+_STRIDE = 32
+
 
 def require_pycocotools() -> None:
-    """Check that pycocotools is there.
+    """Check that pycocotools is installed.
 
     Raises:
         UserError: it is not.
@@ -35,7 +39,7 @@ def require_pycocotools() -> None:
 
 
 def decode_mask(segmentation: Segmentation, *, height: int, width: int) -> Tensor:
-    """Draw polygons or a run-length encoding as a uint8 mask ``[height, width]`` of 0 and 1.
+    """Decode polygons or a run-length encoding to a uint8 mask ``[height, width]`` of 0 and 1.
 
     Raises:
         ValueError: the encoding is damaged.
@@ -51,106 +55,16 @@ def decode_mask(segmentation: Segmentation, *, height: int, width: int) -> Tenso
 
 
 def encode_mask(pixels: Tensor) -> dict[str, Any]:
-    """Give the run-length encoding of a mask ``[height, width]``, as COCO's results have it."""
+    """Encode a mask ``[height, width]`` with run lengths, as in COCO's result format."""
     from pycocotools import mask
 
     encoded = mask.encode(np.asfortranarray(pixels.cpu().numpy().astype(np.uint8)))
     return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
 
 
-class RandomRectangleCrop(v2.Transform):
-    """A rectangle at a random place, each side drawn from a range, at most that of the image.
-
-    Args:
-        sides: the shortest and the longest side, in pixels.
-    """
-
-    def __init__(self, sides: tuple[int, int]) -> None:
-        super().__init__()
-        self.sides = sides
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
-        """Draw the rectangle."""
-        whole = get_size(flat_inputs[0])
-        low, high = self.sides
-        drawn = torch.randint(low, high + 1, (2,)).tolist()
-        height, width = (min(side, limit) for side, limit in zip(drawn, whole, strict=True))
-        top, left = (
-            int(torch.randint(limit - side + 1, ()))
-            for side, limit in zip((height, width), whole, strict=True)
-        )
-        return {"top": top, "left": left, "height": height, "width": width}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Cut it out of an image, boxes or masks."""
-        return self._call_kernel(crop, inpt, **params)
-
-
-def train_transform(
-    *,
-    short_sides: Sequence[int],
-    max_size: int,
-    crop_short_sides: Sequence[int] = (),
-    crop_range: Sequence[int] = (),
-    flip: bool = True,
-) -> v2.Transform:
-    """Build the augmentation of Swin's detectors: many scales, or a crop and then many scales.
-
-    Args:
-        short_sides: of which one is drawn for an image.
-        max_size: limit of the long side.
-        crop_short_sides: short sides of which one is drawn before the crop, which half of the
-            images get; empty: no crop.
-        crop_range: shortest and longest side of the crop.
-        flip: mirror half of the images.
-    """
-    scale: v2.Transform = v2.RandomShortestSize(list(short_sides), max_size)
-    if crop_short_sides:
-        shortest, longest = crop_range
-        first = v2.RandomShortestSize(list(crop_short_sides), max_size)
-        cropped = v2.Compose([first, RandomRectangleCrop((shortest, longest)), scale])
-        scale = v2.RandomChoice([scale, cropped])
-    # What the crop, or rounding, has left less than a pixel of is no object any more.
-    steps = [scale, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
-    return v2.Compose([v2.RandomHorizontalFlip(), *steps] if flip else steps)
-
-
-def eval_transform(*, short_side: int, max_size: int) -> v2.Transform:
-    """Build what validation and test do: one scale."""
-    return v2.RandomShortestSize(short_side, max_size)
-
-
-# Of a backbone's last map, so that every map has whole pixels.
-_MULTIPLE = 32
-
-
-def collate_images(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Pad images at the bottom and on the right with zeros; all else becomes lists.
-
-    Returns:
-        ``image``, uint8 [B, 3, H, W] with sides that are multiples of 32, ``size`` (rows and
-        columns of each without padding), and a list for each other entry of the samples.
-    """
-    batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
-    images = batch["image"]
-    batch["size"] = [tuple(image.shape[1:]) for image in images]
-    tallest, widest = (max(side) for side in zip(*batch["size"], strict=True))
-    height, width = padded_size((tallest, widest))
-    batch["image"] = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
-    for padded, image in zip(batch["image"], images, strict=True):
-        padded[:, : image.shape[1], : image.shape[2]] = image
-    return batch
-
-
-def padded_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Return the sides of a batch whose images have sides up to ``size``."""
-    rows, columns = (-(-side // _MULTIPLE) * _MULTIPLE for side in size)
-    return rows, columns
-
-
 @dataclass(frozen=True, eq=False)
 class CocoImages(Dataset[dict[str, Any]]):
-    """What the data sets have in common.
+    """Base class of the training and evaluation data sets.
 
     Attributes:
         annotations: of the images.
@@ -171,28 +85,24 @@ class CocoImages(Dataset[dict[str, Any]]):
         return self.videos.bad_video(index, error, crashes_worker=crashes_worker)
 
     def read(self, index: int) -> tv_tensors.Image:
-        """Read an image, uint8 [3, H, W], as its pixels are stored.
+        """Read an image, uint8 [3, H, W], with the pixels as stored.
 
-        COCO's annotations are of the stored pixels, so an EXIF orientation does not turn them.
-        Other labelling programs annotate the upright picture: an image of which the orientation
-        exchanges rows and columns is then refused, because it is of another size.
+        COCO's annotations refer to the stored pixels, so the EXIF orientation is ignored. Other
+        labeling tools annotate the upright picture: if the orientation swaps its height and width,
+        reading it fails because of its size.
 
         Raises:
-            BadVideoError: it cannot be read, or is not of the size that the annotations are for.
+            BadVideoError: the image cannot be read, or its size differs from the annotations.
         """
         record = self.annotations.images[index]
         with self.videos.open(index) as reader:
             pixels = reader.get_frames([0])[0].permute(2, 0, 1)
         if error := size_error(record, pixels.shape[1:]):
-            self.refuse(index, error)
+            raise BadVideoError(self.bad_video(index, error))
         return tv_tensors.Image(pixels)
 
-    def refuse(self, index: int, error: str) -> None:
-        """Raise the error about an image that cannot be used."""
-        raise BadVideoError(self.bad_video(index, error))
-
-    def about(self, index: int) -> dict[str, Any]:
-        """What a sample says besides its pixels and objects."""
+    def metadata(self, index: int) -> dict[str, Any]:
+        """Return the metadata of a sample."""
         record = self.annotations.images[index]
         path, _ = self.annotations.paths[index]
         return {
@@ -208,7 +118,7 @@ class TrainingImages(CocoImages):
     """Images with their objects, randomly transformed.
 
     Attributes:
-        seed: what a sample is depends on it and on the `SampleKey` alone.
+        seed: a sample depends only on it and on its `SampleKey`.
     """
 
     _: KW_ONLY
@@ -226,13 +136,12 @@ class TrainingImages(CocoImages):
         """
         image = self.read(key.index)
         target = self._target(key.index)
-        # The generator that torchvision's transforms draw from, for them alone.
+        # torchvision's transforms draw from the global generator, so it is seeded for them alone.
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(generator_for(key, seed=self.seed).get_state())
             image, target = self.transform(image, target)
-        # Of a mirrored or cut image these may be views of all of it.
-        target = {name: _plain(value) for name, value in target.items()}
-        return {"image": _plain(image), "target": target, **self.about(key.index)}
+        target = {name: _compact(value) for name, value in target.items()}
+        return {"image": _compact(image), "target": target, **self.metadata(key.index)}
 
     def _target(self, index: int) -> dict[str, Tensor]:
         record = self.annotations.images[index]
@@ -243,7 +152,8 @@ class TrainingImages(CocoImages):
             try:
                 mask.copy_(decode_mask(each.segmentation, height=size[0], width=size[1]))
             except (ValueError, TypeError, RuntimeError) as error:
-                self.refuse(index, f"a mask of its annotations is damaged ({error})")
+                reason = f"a mask of its annotations is damaged ({error})"
+                raise BadVideoError(self.bad_video(index, reason)) from error
         return {
             "boxes": tv_tensors.BoundingBoxes(
                 boxes.reshape(-1, 4),
@@ -257,7 +167,7 @@ class TrainingImages(CocoImages):
 
 @dataclass(frozen=True, eq=False)
 class EvaluationImages(CocoImages):
-    """Images alone, at one scale; what is in them, the evaluation reads from the file itself."""
+    """Images at one scale, without objects, which the evaluation reads from the file itself."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Make the sample of an image: ``image`` uint8 [3, H, W].
@@ -266,29 +176,116 @@ class EvaluationImages(CocoImages):
             BadVideoError: the image cannot be read.
         """
         image = self.transform(self.read(index))
-        return {"image": _plain(image), **self.about(index)}
+        return {"image": _compact(image), **self.metadata(index)}
+
+
+def _compact(value: Tensor) -> Tensor:
+    """Return a plain tensor that is no view of a larger, uncropped one."""
+    return value.as_subclass(Tensor).contiguous()
 
 
 def image_files(annotations: CocoAnnotations, folder: str | Path) -> LabeledVideos:
-    """The files of the images in a folder.
+    """Return the image files of annotations, each as a video of one frame.
 
     Raises:
-        UserError: none of the first ones exists.
+        UserError: none of the first files exists.
     """
     return LabeledVideos(annotations.paths, prefix=folder, backend="image")
 
 
 def size_error(record: ImageRecord, size: Sequence[int]) -> str:
-    """Say what is wrong where an image of ``size``, (rows, columns), is not what is annotated."""
+    """Describe how an image's (height, width) differs from its annotations, or return ""."""
     annotated = (record.height, record.width)
     if tuple(size) == annotated:
         return ""
     hint = ""
     if tuple(size)[::-1] == annotated:
-        hint = "; were they made of the picture as its EXIF orientation turns it, store it so"
+        hint = "; if they were made with its EXIF orientation applied, store the image that way"
     found, expected = (f"{width} x {height}" for height, width in (size, annotated))
-    return f"it is {found} pixels, its annotations {expected}{hint}"
+    return f"it is {found} pixels, but its annotations are for {expected}{hint}"
 
 
-def _plain(value: Tensor) -> Tensor:
-    return value.as_subclass(Tensor).contiguous()
+def train_transform(
+    *,
+    short_sides: Sequence[int],
+    max_size: int,
+    crop_short_sides: Sequence[int] = (),
+    crop_range: Sequence[int] = (),
+    flip: bool = True,
+) -> v2.Transform:
+    """Build the augmentation of Swin's detectors: multi-scale resizing, with or without a crop.
+
+    Args:
+        short_sides: the short side of an image is drawn from these.
+        max_size: limit of the long side.
+        crop_short_sides: half of the images are first resized to a short side drawn from these,
+            cropped, and resized again; empty: no crop.
+        crop_range: shortest and longest side of the crop.
+        flip: flip half of the images horizontally.
+    """
+    resize: v2.Transform = v2.RandomShortestSize(list(short_sides), max_size)
+    if crop_short_sides:
+        shortest, longest = crop_range
+        resize_to_crop = v2.RandomShortestSize(list(crop_short_sides), max_size)
+        cropped = v2.Compose([resize_to_crop, RandomRectangleCrop((shortest, longest)), resize])
+        resize = v2.RandomChoice([resize, cropped])
+    # Remove objects of which the crop or rounding leaves less than a pixel.
+    steps = [resize, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
+    return v2.Compose([v2.RandomHorizontalFlip(), *steps] if flip else steps)
+
+
+def eval_transform(*, short_side: int, max_size: int) -> v2.Transform:
+    """Build the transform of validation and test, which resizes to one scale."""
+    return v2.RandomShortestSize(short_side, max_size)
+
+
+class RandomRectangleCrop(v2.Transform):
+    """Crops a rectangle at a random position, with each side drawn from a range.
+
+    Args:
+        sides: the shortest and the longest side in pixels, limited by the image's size.
+    """
+
+    def __init__(self, sides: tuple[int, int]) -> None:
+        super().__init__()
+        self.sides = sides
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, int]:
+        """SampleKey the rectangle."""
+        size = get_size(flat_inputs[0])
+        low, high = self.sides
+        drawn = torch.randint(low, high + 1, (2,)).tolist()
+        height, width = (min(side, limit) for side, limit in zip(drawn, size, strict=True))
+        top, left = (
+            int(torch.randint(limit - side + 1, ()))
+            for side, limit in zip((height, width), size, strict=True)
+        )
+        return {"top": top, "left": left, "height": height, "width": width}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Crop an image, boxes or masks."""
+        return self._call_kernel(crop, inpt, **params)
+
+
+def collate_images(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Collate images by zero padding at the bottom and right; other entries become lists.
+
+    Returns:
+        ``image``, uint8 [B, 3, H, W] with sides that are multiples of 32, ``size`` (height and
+        width of each image without padding), and a list for each other entry of the samples.
+    """
+    batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
+    images = batch["image"]
+    batch["size"] = [tuple(image.shape[1:]) for image in images]
+    max_height, max_width = (max(sides) for sides in zip(*batch["size"], strict=True))
+    height, width = padded_size((max_height, max_width))
+    batch["image"] = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
+    for padded, image in zip(batch["image"], images, strict=True):
+        padded[:, : image.shape[1], : image.shape[2]] = image
+    return batch
+
+
+def padded_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) of a batch whose largest sides are ``size``."""
+    height, width = (-(-side // _STRIDE) * _STRIDE for side in size)
+    return height, width

@@ -1,4 +1,4 @@
-"""Video files to frames: the only place, with ``data/encode.py``, that knows PyAV and decord."""
+"""Decode video files to frames; only this package and ``data/encode.py`` import PyAV and decord."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -8,14 +8,14 @@ from stvit_video.data.decode.reader import VideoError, VideoReader
 
 __all__ = ["BACKENDS", "VideoError", "VideoReader", "open_video"]
 
-# Imported on first use: a user of one backend need not have the other.
+# Backends that a config can choose.
+BACKENDS = ("pyav", "decord")
+# Imported on first use, so that a user of one backend need not install the other.
 _READERS = {
     "pyav": ("stvit_video.data.decode.pyav_reader", "PyAVReader"),
     "decord": ("stvit_video.data.decode.decord_reader", "DecordReader"),
+    "image": ("stvit_video.data.decode.reader", "ImageReader"),
 }
-BACKENDS = tuple(_READERS)
-# No choice of a config: images are read by this one alone.
-_READERS["image"] = ("stvit_video.data.decode.reader", "ImageReader")
 
 
 def open_video(path: str | Path, *, backend: str = "pyav") -> VideoReader:
@@ -23,7 +23,7 @@ def open_video(path: str | Path, *, backend: str = "pyav") -> VideoReader:
 
     Args:
         path: a file that FFmpeg reads as mp4, mov, mkv, webm or avi.
-        backend: "pyav", whose frames are ffmpeg's own, "decord", or "image" for an image.
+        backend: "pyav", whose frames are identical to ffmpeg's, "decord", or "image".
 
     Raises:
         VideoError: the file is missing, broken, or not a video.

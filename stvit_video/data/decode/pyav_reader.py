@@ -1,4 +1,4 @@
-"""The reader whose frames are ffmpeg's own: PyAV, with an index of its own over the packets."""
+"""Read videos with PyAV; the frames are identical to those of the ffmpeg program."""
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -11,43 +11,43 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stvit_video.data.decode.frames import (
-    CountedFrames,
     FrameSource,
     RgbConverter,
     SeekError,
+    SequentialFrames,
     open_frames,
 )
 from stvit_video.data.decode.packets import video_errors
-from stvit_video.data.decode.reader import FrameFunction, VideoError, VideoReader
+from stvit_video.data.decode.reader import FrameTransform, VideoError, VideoReader
 
 
 class PyAVReader(VideoReader):
     """Decodes with the FFmpeg inside PyAV; frame ``i`` is the ``i``-th of ``ffmpeg -i FILE``.
 
-    Opening reads all packets without decoding them: that gives the exact number of frames, and
-    edit lists, start times and open groups of pictures are honored. Where the packets do not
-    tell (AVI with B-frames, VP8, damage), opening decodes the file once to count its frames, and
-    every read runs through it in order.
+    Opening a file reads all packets without decoding them. This gives the exact number of frames,
+    and edit lists, start times and open groups of pictures are honored. Where the packets are
+    ambiguous (AVI with B-frames, VP8, damage), opening decodes the file once to count its frames,
+    and every read decodes it in order.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
-        self._convert = RgbConverter()
+        self._to_rgb = RgbConverter()
         with video_errors(path):
             self._source: FrameSource | None = open_frames(path)
         self.num_frames = self._source.num_frames
         if not self.num_frames:
             self.close()
-            raise VideoError(path, "it holds no frame that can be decoded")
+            raise VideoError(path, "it has no frame that can be decoded")
         self.fps = float(self._source.rate)
 
     def close(self) -> None:
         """Free the decoder; closing twice is allowed."""
         if self._source is not None:
             self._source.close()
-        # The decoder's memory is freed with the last reference, and the reader may live on: the
-        # traceback of an error refers to it.
-        self._source, self._convert = None, RgbConverter()
+        # Dropping the last references frees the decoder's memory even if the reader lives on, as
+        # it does in the traceback of an error.
+        self._source, self._to_rgb = None, RgbConverter()
 
     def _times(self) -> Sequence[Fraction]:
         return self._open_source().times()
@@ -56,38 +56,39 @@ class PyAVReader(VideoReader):
         assert self._source is not None, "the reader is closed"
         return self._source
 
-    def _decode(self, indices: list[int], keep: FrameFunction | None) -> Tensor:
-        frames = torch.empty((0, 0, 0, 3), dtype=torch.uint8)
+    def _decode(self, indices: list[int], transform: FrameTransform | None) -> Tensor:
+        output = torch.empty((0, 0, 0, 3), dtype=torch.uint8)
         with video_errors(self.path):
-            for slot, frame in enumerate(self._frames(indices)):
+            for position, frame in enumerate(self._frames(indices)):
                 pixels = torch.from_numpy(self._rgb(frame))
-                kept = pixels if keep is None else keep(pixels)
-                if slot == 0:
-                    frames = torch.empty((len(indices), *kept.shape), dtype=torch.uint8)
-                frames[slot] = kept
-        return frames
+                if transform is not None:
+                    pixels = transform(pixels)
+                if position == 0:
+                    output = torch.empty((len(indices), *pixels.shape), dtype=torch.uint8)
+                output[position] = pixels
+        return output
 
     def _frames(self, indices: list[int]) -> Iterator[VideoFrame]:
-        done = 0
+        num_decoded = 0
         try:
             for frame in self._open_source().frames(indices):
                 yield frame
-                done += 1
-        except SeekError as failure:
-            yield from self._read_in_order(str(failure)).frames(indices[done:])
+                num_decoded += 1
+        except SeekError as error:
+            yield from self._read_sequentially(str(error)).frames(indices[num_decoded:])
 
-    def _read_in_order(self, cause: str) -> FrameSource:
-        """Go on without seeking, in a file whose packets promised what seeking did not find."""
+    def _read_sequentially(self, cause: str) -> FrameSource:
+        """Fall back to decoding in order, for a file where seeking contradicts the packets."""
         self._open_source().close()
-        self._source = CountedFrames(self.path)
-        found, promised = self._source.num_frames, self.num_frames
-        if found != promised:
-            reason = f"{found} of its {promised} frames can be decoded ({cause})"
+        self._source = SequentialFrames(self.path)
+        found, expected = self._source.num_frames, self.num_frames
+        if found != expected:
+            reason = f"{found} of its {expected} frames can be decoded ({cause})"
             raise VideoError(self.path, reason)
         return self._source
 
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
         try:
-            return self._convert(frame)
+            return self._to_rgb(frame)
         except ValueError as error:
             raise VideoError(self.path, str(error)) from error

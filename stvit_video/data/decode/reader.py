@@ -1,4 +1,4 @@
-"""The interface of a video reader, the same for every backend, and the reader of images."""
+"""Define the video reader interface that all backends share, and the image reader."""
 
 from abc import abstractmethod
 from bisect import bisect_left
@@ -15,12 +15,19 @@ from torch import Tensor
 
 from stvit_video.errors import UserError
 
+# Maps uint8 [H, W, 3] to uint8 [h, w, 3].
+FrameTransform = Callable[[Tensor], Tensor]
+
+# Tolerance of comparisons of times: 0.2 as a float is slightly more than the 1/5 s at which a
+# frame is shown.
+_MICROSECOND = Fraction(1, 1_000_000)
+
 
 class VideoError(UserError):
     """A video file that cannot be opened or decoded.
 
-    It keeps ``path`` and ``reason`` apart, so that a data set can add the line of its CSV file,
-    and it can be pickled, so that it travels from a worker process as it is.
+    ``path`` and ``reason`` are separate attributes, so that a data set can add the line of its CSV
+    file. The error can be pickled, so worker processes can raise it.
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:
@@ -32,24 +39,17 @@ class VideoError(UserError):
         return f"cannot read the video {self.path}: {self.reason}"
 
 
-# uint8 [H, W, 3] to uint8 [h, w, 3]
-FrameFunction = Callable[[Tensor], Tensor]
-
-# 0.2 as a float is a little more than the 1/5 s at which a frame is shown.
-_MICROSECOND = Fraction(1, 1_000_000)
-
-
 class VideoReader(Video):
-    """An open video file that decodes only the frames it is asked for.
+    """An open video file that decodes only the requested frames.
 
-    A reader holds the decoder's state: use it in the process and the thread that opened it, and
-    close it (it is a context manager). As PyTorchVideo's ``Video`` it can stand in for
-    ``EncodedVideo``; audio is never decoded, and frames stay uint8.
+    A reader holds the decoder's state: use it in the process and thread that opened it, and close
+    it (it is a context manager). It is a PyTorchVideo ``Video`` and can replace ``EncodedVideo``;
+    audio is never decoded, and frames stay uint8.
 
     Attributes:
         path: the file.
-        num_frames: how many frames can be shown; frame ``i`` is the ``i``-th that ffmpeg shows.
-        fps: frames a second, on average.
+        num_frames: number of shown frames; frame ``i`` is the ``i``-th that ffmpeg shows.
+        fps: average frames per second.
     """
 
     path: str
@@ -58,30 +58,29 @@ class VideoReader(Video):
 
     @property
     def name(self) -> str:
-        """The file's name without its folder."""
+        """Name of the file without its folder."""
         return Path(self.path).name
 
     @property
     def duration(self) -> float:
-        """Length in seconds; the last frame is shown for one average period."""
+        """Length in seconds; the last frame is shown for one average frame period."""
         return self.num_frames / self.fps
 
     def get_frames(
-        self, indices: Sequence[int] | Tensor, *, keep: FrameFunction | None = None
+        self, indices: Sequence[int] | Tensor, *, transform: FrameTransform | None = None
     ) -> Tensor:
         """Decode frames, in any order and with repetitions.
 
-        Frames are decoded in ascending order and each at most once, so one call for all clips of
-        a video is cheaper than a call for each.
+        Frames are decoded in ascending order and at most once each, so one call for all clips of
+        a video is cheaper than one call per clip.
 
         Args:
             indices: [T] positions in presentation order, each in ``[0, num_frames)``.
-            keep: what to keep of each frame, such as a part of it, or all of it resized; called
-                as soon as the frame is decoded, so that whole frames are not held in memory
-                together. It may return a view. None: all of it.
+            transform: applied to each frame as soon as it is decoded, such as a crop or a resize,
+                so that memory never holds all full-size frames. It may return a view.
 
         Returns:
-            RGB frames, uint8 [T, H, W, 3], upright, or what ``keep`` makes of them.
+            RGB frames, uint8 [T, H, W, 3], upright and transformed.
 
         Raises:
             VideoError: the file is damaged.
@@ -91,26 +90,27 @@ class VideoReader(Video):
         distinct, position = torch.unique(requested, return_inverse=True)
         if len(distinct) and not 0 <= distinct[0] <= distinct[-1] < self.num_frames:
             raise IndexError(
-                f"frames {int(distinct[0])} to {int(distinct[-1])} of a video of {self.num_frames}"
+                f"frame indices must be in [0, {self.num_frames}), but they range from "
+                f"{int(distinct[0])} to {int(distinct[-1])}"
             )
-        frames = self._decode(distinct.tolist(), keep)
+        frames = self._decode(distinct.tolist(), transform)
         return frames if torch.equal(requested, distinct) else frames[position]
 
     def get_clip(
         self, start_sec: float | Fraction, end_sec: float | Fraction
     ) -> dict[str, Tensor | None]:
-        """Decode all frames shown from ``start_sec`` on and before ``end_sec``.
+        """Decode all frames shown at or after ``start_sec`` and before ``end_sec``.
 
-        Times count from the first frame, and are compared to the microsecond.
+        Times are relative to the first frame and compared to the microsecond.
 
         Returns:
-            ``{"video": uint8 [3, T, H, W], "audio": None}``; the video too is None where no frame
-            lies between the two times, as PyTorchVideo's data sets expect it.
+            ``{"video": uint8 [3, T, H, W], "audio": None}``; the video is also None if there is no
+            frame between the two times, as PyTorchVideo's data sets expect.
         """
         times = self._times()
         first, end = (bisect_left(times, sec - _MICROSECOND) for sec in (start_sec, end_sec))
-        inside = range(first, end)
-        video = self.get_frames(inside).permute(3, 0, 1, 2) if inside else None
+        indices = range(first, end)
+        video = self.get_frames(indices).permute(3, 0, 1, 2) if indices else None
         return {"video": video, "audio": None}
 
     def __enter__(self) -> "VideoReader":
@@ -129,25 +129,25 @@ class VideoReader(Video):
         """Free the decoder; closing twice is allowed."""
 
     @abstractmethod
-    def _decode(self, indices: list[int], keep: FrameFunction | None) -> Tensor:
+    def _decode(self, indices: list[int], transform: FrameTransform | None) -> Tensor:
         """Decode frames of distinct, ascending indices to uint8 [T, h, w, 3]."""
 
     @abstractmethod
     def _times(self) -> Sequence[Fraction]:
-        """Seconds from the first frame to each frame."""
+        """Return the seconds from the first frame to each frame."""
 
 
 class ImageReader(VideoReader):
-    """Reads what Pillow reads, in RGB, the pixels as they are stored.
+    """Reads an image with Pillow as a video of one RGB frame, with the pixels as stored.
 
-    An orientation in the EXIF data does not turn them: ImageNet's users and torchvision's
-    ``CocoDetection`` read so, and COCO's boxes, masks and sizes are of the stored pixels.
+    The EXIF orientation is ignored, as in torchvision's ``ImageFolder`` and ``CocoDetection``:
+    COCO's boxes, masks and sizes refer to the stored pixels.
 
     Args:
         path: the file.
 
     Raises:
-        VideoError: the file is missing, no image, or not whole.
+        VideoError: the file is missing, not an image, or truncated.
     """
 
     num_frames = 1
@@ -158,10 +158,10 @@ class ImageReader(VideoReader):
         self._frame = read_image(path)
 
     def close(self) -> None:
-        """Do nothing: the file is closed already."""
+        """Do nothing, as the file is closed after it is read."""
 
-    def _decode(self, indices: list[int], keep: FrameFunction | None) -> Tensor:
-        frame = self._frame if keep is None else keep(self._frame)
+    def _decode(self, indices: list[int], transform: FrameTransform | None) -> Tensor:
+        frame = self._frame if transform is None else transform(self._frame)
         return frame[None].expand(len(indices), -1, -1, -1)
 
     def _times(self) -> Sequence[Fraction]:
@@ -169,27 +169,29 @@ class ImageReader(VideoReader):
 
 
 def read_image(path: str | Path, *, upright: bool = False) -> Tensor:
-    """Read an image, uint8 ``[H, W, 3]``.
+    """Read an image to uint8 ``[H, W, 3]``.
 
     Args:
         path: the file.
-        upright: turn it as its EXIF orientation says, for photos as cameras and phones store them.
+        upright: apply the EXIF orientation, for photos of cameras and phones.
 
     Raises:
-        VideoError: the file is missing, no image, not whole, or of more than 8 bits a pixel's gray.
+        VideoError: the file is missing, not an image, truncated, or has more than 8 bits per gray
+            value.
     """
     try:
         with Image.open(path) as image:
-            # Whose range nothing tells; Pillow would make white of all that is above 255.
+            # The range of these modes is unknown, and Pillow would clip values above 255.
             if image.mode.startswith(("I", "F")):
                 raise VideoError(
-                    path, f"its gray values have more than 8 bits ({image.mode}): convert it to 8"
+                    path,
+                    f"its gray values have more than 8 bits (mode {image.mode}); convert it to 8",
                 )
-            turned = ImageOps.exif_transpose(image) if upright else image
-            return torch.from_numpy(np.array(turned.convert("RGB")))
+            oriented = ImageOps.exif_transpose(image) if upright else image
+            return torch.from_numpy(np.array(oriented.convert("RGB")))
     except UnidentifiedImageError as error:
-        raise VideoError(path, "it is no image that Pillow knows") from error
-    # Pillow refuses pictures of more than 179 megapixels, which would fill the memory.
+        raise VideoError(path, "Pillow cannot identify the image") from error
+    # Pillow rejects pictures of more than 179 megapixels, which would fill the memory.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(path, reason) from error

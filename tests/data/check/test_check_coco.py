@@ -1,4 +1,4 @@
-"""The check of a folder in COCO's layout, from the command line to the files it leaves."""
+"""Checking a data set in COCO's layout, from the command line to the output files."""
 
 import json
 
@@ -19,7 +19,7 @@ DETECTION: {SPLITS: [train, val, test]}
 
 @pytest.fixture
 def check(tmp_path, capsys):
-    """Return a function that checks the folder: exit status, report, folder of the results."""
+    """Return a function that runs the check: exit status, report, output folder."""
     config = tmp_path / "coco.yaml"
     config.write_text(CONFIG)
     output = tmp_path / "out"
@@ -28,7 +28,7 @@ def check(tmp_path, capsys):
     return lambda: (check_data.main(arguments), capsys.readouterr().out, output)
 
 
-def test_a_clean_folder_is_status_0(check, tmp_path):
+def test_a_clean_data_set_has_exit_status_0(check, tmp_path):
     write_folder(tmp_path / "data")
     status, report, output = check()
     assert (status, "No problems were found." in report) == (0, True)
@@ -39,7 +39,7 @@ def test_a_clean_folder_is_status_0(check, tmp_path):
     assert table.train["unreadable"] == table.train["annotations of no object"] == 0
 
 
-def test_every_problem_is_found_at_once(check, tmp_path):
+def test_all_problems_are_reported(check, tmp_path):
     data = tmp_path / "data"
     write_folder(data)
     what = content()
@@ -61,17 +61,17 @@ def test_every_problem_is_found_at_once(check, tmp_path):
     status, report, output = check()
     assert status == 1
     problems = (output / "problems.txt").read_text()
-    for said in (
-        'instances_val.json, annotations[0] (id 1): there is nothing with its "category_id", 5',
+    for text in (
+        'instances_val.json, annotations[0] (id 1): its "category_id" 5 does not exist',
         "instances_train.json, id 900, 17.png: its box is 0 pixels wide and 5 high",
-        "17.png: object 1 of the image: its mask has no pixel",
+        "17.png: object 1 of the image: its mask has no pixels",
         "17.png: object 2 of the image: its mask is damaged",
-        "it is 44 x 60 pixels, its annotations 60 x 40",
+        "it is 44 x 60 pixels, but its annotations are for 60 x 40",
         "No such file",
         "it is no image that Pillow knows",
         "image 10: ",
     ):
-        assert said in problems, said
+        assert text in problems, text
     assert problems.count("\n") == 8
     assert "3 of kind annotation:" in report
     bad_video_log = pd.read_csv(output / "quarantine.csv")

@@ -1,4 +1,4 @@
-"""The check of a data set, from the command line to the files it leaves."""
+"""Checking CSV files and their videos, from the command line to the output files."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from stvit_video.errors import UserError
 
 @pytest.fixture
 def folder(tmp_path):
-    """Good videos a to d, and one broken file of each kind."""
+    """Folder with the valid videos a to d, and one broken file of each kind."""
     folder = tmp_path / "data set"
     folder.mkdir()
     for number, name in enumerate("abcd"):
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def opened(monkeypatch, tmp_path):
-    """Names of the videos that workers open, one a line of a file."""
+    """File that lists the names of the videos that workers open."""
     real = labeled_videos.open_video
     record = tmp_path / "opened"
 
@@ -48,7 +48,7 @@ def opened(monkeypatch, tmp_path):
     return record
 
 
-def test_a_clean_data_set_is_status_0(folder, tmp_path, capsys):
+def test_a_clean_data_set_has_exit_status_0(folder, tmp_path, capsys):
     (folder / "train.csv").write_text("a.mp4 0\nb.mp4 1\n")
     (folder / "val.csv").write_text("c.mp4 0\nd.mp4 1\n")
     (folder / "test.csv").write_text("c.mp4 0\nd.mp4 1\n")  # often the same as val.csv
@@ -71,7 +71,7 @@ def test_a_clean_data_set_is_status_0(folder, tmp_path, capsys):
     assert len(pd.read_csv(output / "quarantine.csv")) == 0
 
 
-def test_every_problem_is_found_at_once(folder, tmp_path, opened):
+def test_all_problems_are_reported(folder, tmp_path, opened):
     lines = ["a.mp4 0", "b.mp4", "./a.mp4 1", "b.mp4 9", "b.mp4 x", "b.mp4 0", "kills.mp4 3"]
     lines += [f"{name} 3" for name in BROKEN]
     (folder / "kills.mp4").touch()
@@ -92,10 +92,10 @@ def test_every_problem_is_found_at_once(folder, tmp_path, opened):
     train = folder / "train.csv"
     for problem in (
         f'{train}, line 2: a line must be "path label"',
-        f"{train}, line 3: line 1 has ./a.mp4 already, and with label 0 instead of 1\n",
+        f"{train}, line 3: ./a.mp4 is already on line 1, with label 0 instead of 1\n",
         f"{train}, line 4: the label must lie in 0..5",
         f"{train}, line 5: the label must be an integer",
-        f"{folder / 'val.csv'}, line 2: b.mp4 is a training video too ({train}, line 6)\n",
+        f"{folder / 'val.csv'}, line 2: b.mp4 is also a training video ({train}, line 6)\n",
         f"{train}: 3 of 6 classes have no video: 2, 4-5\n",
         f"{train}, line 7: cannot read the video kills.mp4: ",
     ):
@@ -106,7 +106,7 @@ def test_every_problem_is_found_at_once(folder, tmp_path, opened):
     assert list(clean) == [("a.mp4", 0), ("b.mp4", 0)]
 
 
-def test_it_goes_on_where_it_was_stopped(folder, tmp_path, opened):
+def test_an_interrupted_check_resumes(folder, tmp_path, opened):
     (folder / "kills.mp4").touch()
     names = ["kills.mp4", "a.mp4", "b.mp4", "c.mp4", "text.mp4", "missing.mp4", "d.mp4"]
     (folder / "train.csv").write_text("".join(f"{name} 0\n" for name in names))
@@ -115,12 +115,12 @@ def test_it_goes_on_where_it_was_stopped(folder, tmp_path, opened):
     assert check_data.main(arguments) == 1
     before = (tmp_path / "out" / "quarantine.csv").read_text()
     journal = tmp_path / "out" / "journal.jsonl"
-    whole = journal.read_text().splitlines(keepends=True)
-    assert len(whole) == 6  # all but the missing one
+    complete = journal.read_text().splitlines(keepends=True)
+    assert len(complete) == 6  # all but the missing one
 
-    # As if it had been killed while it wrote its fifth line; and b has changed since.
-    journal.write_text("".join(whole[:4]) + whole[4][:20])
-    known = {Path(json.loads(line)["file"]).name for line in whole[:4]}
+    # As if the check had been killed while writing its fifth line, and b had changed since.
+    journal.write_text("".join(complete[:4]) + complete[4][:20])
+    known = {Path(json.loads(line)["file"]).name for line in complete[:4]}
     write_video(folder / "b.mp4", moving_noise(5), fps=25, codec="mpeg4")
     opened.unlink()
     assert check_data.main(arguments) == 1
@@ -142,11 +142,11 @@ def test_it_goes_on_where_it_was_stopped(folder, tmp_path, opened):
         ("--csv a.csv b/a.csv --num_classes 2", "must have different names"),
         ("--csv a.csv --num_classes 2 --workers 0", "--workers must be at least 1"),
         ("--cfg a.yaml DATA.PATH_TO_DATA_DIR nowhere", 'DATA.PATH_TO_DATA_DIR "nowhere" must be'),
-        ("--csv a.csv --num_classes 2", "no line that names a video and its label; a.csv, line 1"),
+        ("--csv a.csv --num_classes 2", "a.csv has no valid line; a.csv, line 1"),
         ("--csv c.csv --num_classes 2", "there is no video gone.mp4, nor any other"),
     ],
 )
-def test_mistakes_are_status_2(tmp_path, monkeypatch, capsys, arguments, message):
+def test_invalid_arguments_have_exit_status_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("a.csv").write_text("a.mp4\n")
     Path("c.csv").write_text("gone.mp4 1\n")
@@ -157,15 +157,15 @@ def test_mistakes_are_status_2(tmp_path, monkeypatch, capsys, arguments, message
     assert error.count("\n") == 1
 
 
-def test_a_journal_of_something_else_is_refused(tmp_path):
+def test_a_file_that_is_not_a_journal_is_rejected(tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_text('{"dog": 9}\n')
-    with pytest.raises(UserError, match="line 1: this is no journal"):
+    with pytest.raises(UserError, match="line 1: this is not a journal"):
         Journal(path, way="all")
     assert path.read_text() == '{"dog": 9}\n'
 
 
-def test_facts_come_back_as_they_were(tmp_path):
+def test_the_journal_returns_the_facts(tmp_path):
     file = tmp_path / "ü.mp4"
     file.touch()
     facts = VideoFacts(frames=9, fps=30000 / 1001, height=48, width=64)

@@ -1,4 +1,4 @@
-"""The check of folders of images by class, from the command line to the files it leaves."""
+"""Checking image folders with one subfolder per class, from the command line to the output."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def check(data, tmp_path, capsys):
-    """Return a function that checks the folder: exit status, report and errors, results."""
+    """Return a function that runs the check: exit status, report and errors, output folder."""
     output = tmp_path / "out"
     arguments = ["--cfg", str(CONFIG), "--output", str(output), "--workers", "1"]
     arguments += ["DATA.PATH_TO_DATA_DIR", str(data), "MODEL.NUM_CLASSES", "3"]
@@ -43,7 +43,7 @@ def check(data, tmp_path, capsys):
     return run
 
 
-def test_clean_folders_are_status_0(check):
+def test_clean_folders_have_exit_status_0(check):
     status, report, output = check()
     assert (status, "No problems were found." in report) == (0, True)
     table = pd.read_csv(output / "statistics.csv", index_col=0)
@@ -59,7 +59,7 @@ def test_clean_folders_are_status_0(check):
     assert table.val["images"] == 6
 
 
-def test_every_problem_is_found_at_once(check, data):
+def test_all_problems_are_reported(check, data):
     whole = (data / "train/b/1.JPEG").read_bytes()
     (data / "train/b/1.JPEG").write_bytes(whole[: len(whole) // 2])
     (data / "val/c/0.JPEG").write_bytes(b"no image")
@@ -68,9 +68,9 @@ def test_every_problem_is_found_at_once(check, data):
     assert status == 1
     problems = (output / "problems.txt").read_text().splitlines()
     expected = (
-        "train holds 4 folders, one for each class, but MODEL.NUM_CLASSES is 3",
-        "train/d has no fellow in every other split",
-        f"train/d holds no images ({', '.join(IMAGE_SUFFIXES)})",
+        "train has 4 class folders, but MODEL.NUM_CLASSES is 3",
+        "train/d is missing in another split",
+        f"train/d has no images ({', '.join(IMAGE_SUFFIXES)})",
         "train, image 5: cannot read the image b/1.JPEG: ",
         "c/0.JPEG: it is no image that Pillow knows",
     )
@@ -79,7 +79,7 @@ def test_every_problem_is_found_at_once(check, data):
     assert list(pd.read_csv(output / "quarantine.csv").path) == ["b/1.JPEG", "c/0.JPEG"]
 
 
-def test_files_of_other_suffixes_are_told_of(check, data):
+def test_ignored_files_are_reported(check, data):
     for name in ("a/1.heic", "a/notes.txt", "b/.DS_Store", "b/2.gif", "c/old"):
         (data / "train" / name).touch()
     (data / "val/b/nested").mkdir()
@@ -88,15 +88,15 @@ def test_files_of_other_suffixes_are_told_of(check, data):
     assert (status, "2 of kind ignored:" in report) == (1, True)
     suffixes = "(.jpg, .jpeg, .png, .ppm, .bmp, .pgm, .tif, .tiff, .webp)"
     assert train == (
-        f"{data}/train holds 4 files or folders in class folders that are ignored, as no suffix of "
-        f"an image {suffixes} ends their names: a/1.heic, a/notes.txt, b/2.gif and 1 more; convert "
-        "them, or take them away"
+        f"{data}/train has 4 files or folders in its class folders that are ignored because their "
+        f"names do not end in an image suffix {suffixes}: a/1.heic, a/notes.txt, b/2.gif and 1 "
+        "more; convert or remove them"
     )
-    assert f"{data}/val holds 1 files" in val
-    assert "names: b/nested; convert" in val
+    assert f"{data}/val has 1 files" in val
+    assert ": b/nested; convert" in val
 
 
-def test_a_second_check_reads_only_what_has_changed(check, data):
+def test_a_second_check_reads_only_changed_files(check, data):
     (data / "val/a/0.JPEG").write_bytes(b"no image")
     assert check()[0] == 1
     (data / "val/a/0.JPEG").write_bytes((data / "val/a/1.JPEG").read_bytes())
@@ -104,14 +104,14 @@ def test_a_second_check_reads_only_what_has_changed(check, data):
     assert len(journal) == 15 + 1
 
 
-def test_what_is_no_such_folder_is_a_sentence(check, data):
+def test_a_wrong_folder_is_an_error(check, data):
     status, report, output = check("DATA.PATH_TO_DATA_DIR", str(data / "train"))
     assert (status, report.count("\n")) == (2, 1)
     assert "must be a folder with train/ or val/" in report
     assert not output.exists()
 
 
-def test_splits_of_no_images_are_checked_too(check, data):
+def test_splits_without_images_are_checked(check, data):
     for image in data.rglob("*.JPEG"):
         image.unlink()
     status, report, _ = check()
