@@ -569,7 +569,7 @@ def test_a_chain_whose_second_run_has_begun_goes_on_with_it(
     assert shown.count("resumes") == 1
     assert "stand-in" not in shown
     assert "job before" not in shown
-    assert "is not read, as the run goes on from its own checkpoint" in shown
+    assert "is not read because the run resumes from its own checkpoint" in shown
 
 
 def test_broken_videos_are_found_before_anything_is_queued(

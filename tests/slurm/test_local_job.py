@@ -102,7 +102,7 @@ def test_it_outlives_the_program_and_ends_at_a_step_when_asked(start, tmp_path, 
     assert job_facts(record).state == "RUNNING"
     os.kill(int(record.job_id), signal.SIGTERM)
     wait_until(lambda: job_facts(record).is_over)
-    assert "Stopped as asked" in record.log().read_text()
+    assert "Stopped on request" in record.log().read_text()
     newest = list(find_checkpoints(tmp_path / "run"))[-1]
     assert newest.epochs + newest.steps > 0
 
