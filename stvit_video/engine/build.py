@@ -1,4 +1,4 @@
-"""From a config to the parts of a training run."""
+"""Build the components of a training run from a config."""
 
 import warnings
 from pathlib import Path
@@ -13,10 +13,10 @@ from stvit_video.data.build import build_mixing
 from stvit_video.data.coco.dataset import padded_size
 from stvit_video.data.loader import VideoLoader
 from stvit_video.engine.epochs import EpochRunner
-from stvit_video.engine.metrics import Recorder, TrainMeter
+from stvit_video.engine.metrics import StatsWriter, TrainMeter
 from stvit_video.engine.optim import build_optimizer
 from stvit_video.engine.precision import build_normalize, build_precision
-from stvit_video.engine.retention import CheckpointKeeper
+from stvit_video.engine.retention import CheckpointSaver
 from stvit_video.engine.schedule import build_schedule
 from stvit_video.engine.state import LossGuard, TrainingState, WeightAverage, seed_generators
 from stvit_video.engine.step import Classification, Detection, Objective, TrainingStep
@@ -28,7 +28,7 @@ def build_state(cfg: CfgNode, *, steps_per_epoch: int) -> TrainingState:
     """Build a new model on this rank's device, with the same weights on all ranks.
 
     Raises:
-        UserError: the config does not describe a model, or not one that can be trained as asked.
+        UserError: the config does not describe a model, or the model cannot be trained with it.
     """
     device = distributed.device()
     seed_generators(cfg.RNG_SEED)
@@ -46,7 +46,7 @@ def build_state(cfg: CfgNode, *, steps_per_epoch: int) -> TrainingState:
 
 
 def build_meter(cfg: CfgNode, *, steps_per_epoch: int, device: torch.device) -> TrainMeter:
-    """Build what adds up a run's steps, and knows what an epoch consists of."""
+    """Build the meter of training statistics, timing and progress."""
     return TrainMeter(
         max_epoch=cfg.SOLVER.MAX_EPOCH,
         steps_per_epoch=steps_per_epoch,
@@ -58,41 +58,38 @@ def build_meter(cfg: CfgNode, *, steps_per_epoch: int, device: torch.device) -> 
     )
 
 
-def build_keeper(cfg: CfgNode) -> CheckpointKeeper:
-    """Build what writes the checkpoints of a run and removes older ones."""
-    return CheckpointKeeper(
+def build_checkpoint_saver(cfg: CfgNode) -> CheckpointSaver:
+    """Build the saver that writes checkpoints and removes old ones."""
+    return CheckpointSaver(
         cfg.OUTPUT_DIR, keep_last=cfg.TRAIN.KEEP_LAST, keep_best=cfg.TRAIN.KEEP_BEST
     )
 
 
 def compile_model(cfg: CfgNode, model: nn.Module) -> None:
-    """Let ``torch.compile`` have the model, if MODEL.COMPILE says so.
+    """Compile a model in place if MODEL.COMPILE is set.
 
-    In place: names of parameters and buffers stay. Compilation happens in the first passes.
+    Names of parameters and buffers do not change. Compilation happens in the first forward passes.
     """
     if cfg.MODEL.COMPILE:
         model.compile(backend=cfg.MODEL.COMPILE_BACKEND)
 
 
-def build_recorder(cfg: CfgNode, *, first_step: int) -> Recorder:
-    """Build the recorder of a run whose curves begin, or go on, at ``first_step``."""
-    folder = Path(cfg.OUTPUT_DIR) / cfg.TENSORBOARD.LOG_DIR
-    return Recorder(
+def build_stats_writer(cfg: CfgNode, *, first_step: int) -> StatsWriter:
+    """Build the writer of statistics for a run that starts or resumes at ``first_step``."""
+    tensorboard_dir = Path(cfg.OUTPUT_DIR) / cfg.TENSORBOARD.LOG_DIR
+    return StatsWriter(
         cfg.OUTPUT_DIR,
-        tensorboard_dir=folder if cfg.TENSORBOARD.ENABLE else None,
+        tensorboard_dir=tensorboard_dir if cfg.TENSORBOARD.ENABLE else None,
         first_step=first_step,
     )
 
 
 def build_epoch_runner(
-    cfg: CfgNode,
-    state: TrainingState,
-    loader: VideoLoader,
-    recorder: Recorder,
+    cfg: CfgNode, state: TrainingState, loader: VideoLoader, stats_writer: StatsWriter
 ) -> EpochRunner:
-    """Build what trains ``state`` epoch by epoch."""
+    """Build the runner that trains ``state`` one epoch at a time."""
     step = TrainingStep(
-        _synchronized(state.model, state.device),
+        _wrap_in_ddp(state.model, state.device),
         state.optimizer,
         objective=build_objective(cfg, state.device),
         scaler=state.scaler,
@@ -106,15 +103,15 @@ def build_epoch_runner(
         step,
         loader,
         schedule=build_schedule(cfg),
-        recorder=recorder,
+        stats_writer=stats_writer,
         output_dir=cfg.OUTPUT_DIR,
-        passes=cfg.TRAIN.ACCUMULATE_STEPS,
+        accumulate_steps=cfg.TRAIN.ACCUMULATE_STEPS,
         log_period=cfg.LOG_PERIOD,
     )
 
 
 def build_objective(cfg: CfgNode, device: torch.device) -> Objective:
-    """Build what training minimizes."""
+    """Build the training objective: classification of videos, or detection in images."""
     normalize = build_normalize(cfg, device)
     if is_detection(cfg):
         return Detection(normalize=normalize)
@@ -124,16 +121,17 @@ def build_objective(cfg: CfgNode, device: torch.device) -> Objective:
 
 
 def is_detection(cfg: CfgNode) -> bool:
-    """Whether the model of a config detects objects in images; else it classifies videos."""
+    """Return whether the model of a config is a detector rather than a video classifier."""
     return cfg.MODEL.ARCH == "cascade_mask_rcnn"
 
 
 def input_size(cfg: CfgNode, *, train: bool) -> tuple[int, ...]:
-    """Give the size of a view, (frames, height, width), or of a detector's tests, (height, width).
+    """Return the input size: (frames, height, width) of a view, or (height, width) of an image.
 
     Args:
-        cfg: of the model.
-        train: take the crop of the training instead of that of the test.
+        cfg: config of the model.
+        train: return the size of the training crop instead of the test crop; a detector has its
+            test size in both cases.
     """
     if is_detection(cfg):
         return padded_size((cfg.DETECTION.TEST_SHORT_SIDE, cfg.DETECTION.MAX_SIZE))
@@ -142,23 +140,23 @@ def input_size(cfg: CfgNode, *, train: bool) -> tuple[int, ...]:
 
 
 def build_loss(cfg: CfgNode) -> nn.Module:
-    """Build the loss of training and validation, from (logits, labels) to their mean.
+    """Build the mean loss of (logits, targets) for training and validation.
 
-    It takes labels and soft targets alike, so it is the same with mixed labels and without.
+    It accepts class indices as well as soft targets, and so is the same with mixed labels.
     """
     assert cfg.MODEL.LOSS_FUNC in ("cross_entropy", "soft_cross_entropy"), cfg.MODEL.LOSS_FUNC
     return nn.CrossEntropyLoss()
 
 
-def _synchronized(model: nn.Module, device: torch.device) -> nn.Module:
+def _wrap_in_ddp(model: nn.Module, device: torch.device) -> nn.Module:
     if distributed.get_world_size() == 1:
         return model
-    # Of a depthwise convolution's [C, 1, 3, 3], where the stride of the 1 means nothing.
+    # DDP warns about depthwise weights [C, 1, 3, 3], where the stride of the 1 means nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
-        # Only running statistics can differ between ranks; all other buffers are constants.
+        # Only running statistics can differ between ranks. All other buffers are constants.
         broadcast_buffers=any(isinstance(module, _BatchNorm) for module in model.modules()),
         gradient_as_bucket_view=True,
     )

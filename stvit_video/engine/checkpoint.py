@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, verified, and compared with a run that resumes."""
+"""Write, find, verify and read checkpoint files, and check that a run can resume from them."""
 
 import re
 from collections.abc import Mapping
@@ -15,246 +15,209 @@ from stvit_video.runtime import distributed
 from stvit_video.runtime.atomic_files import hash_path, recorded_hash, sha256, write_atomically
 from stvit_video.runtime.logging import get_logger
 
-# What makes a file a full checkpoint of ours: with all of these a run goes on as if never stopped.
+# Keys of a full checkpoint. A run that resumes from one continues as if it had never stopped.
 CHECKPOINT_KEYS = (
-    *("epoch", "step", "epoch_plan", "model_state", "optimizer_state", "random_states", "meters"),
-    *("recent_losses", "validations", "cfg"),
+    "epoch",
+    "step",
+    "epoch_plan",
+    "model_state",
+    "optimizer_state",
+    "random_states",
+    "meters",
+    "recent_losses",
+    "validations",
+    "cfg",
 )
 
-_NAME = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
+_NAME_PATTERN = re.compile(r"checkpoint_epoch_(\d+)(?:_step_(\d+))?\.pyth")
 _log = get_logger(__name__)
 
 
 class Position(NamedTuple):
-    """How far a run has come: finished epochs, and finished steps of the epoch after them."""
+    """Progress of a run: finished epochs, and finished steps of the current epoch."""
 
     epochs: int
     steps: int = 0
 
 
 def checkpoint_folder(output_dir: str | Path) -> Path:
-    """Return the folder of the checkpoints of a run."""
+    """Return the folder of a run's checkpoints."""
     return Path(output_dir) / "checkpoints"
 
 
 def checkpoint_path(output_dir: str | Path, epochs: int, steps: int = 0) -> Path:
-    """Return where the checkpoint after finished epochs (the first is 00001) and steps goes.
+    """Return the path of the checkpoint after this many finished epochs and steps.
 
-    Sorted by name, checkpoints are sorted by age, as PySlowFast expects it.
+    The checkpoint after the first epoch is 00001. Sorting by name sorts checkpoints by age, as
+    PySlowFast expects.
     """
-    inside = f"_step_{steps:06d}" if steps else ""
-    return checkpoint_folder(output_dir) / f"checkpoint_epoch_{epochs:05d}{inside}.pyth"
+    suffix = f"_step_{steps:06d}" if steps else ""
+    return checkpoint_folder(output_dir) / f"checkpoint_epoch_{epochs:05d}{suffix}.pyth"
 
 
 def find_checkpoints(output_dir: str | Path) -> dict[Position, Path]:
-    """Return the checkpoints in the folder of a run, the oldest first, good or damaged."""
-    found = {}
+    """Return all checkpoints of a run, oldest first, whether readable or damaged."""
+    checkpoints = {}
     for path in checkpoint_folder(output_dir).glob("*.pyth"):
-        match = _NAME.fullmatch(path.name)
+        match = _NAME_PATTERN.fullmatch(path.name)
         if match:
-            found[Position(int(match[1]), int(match[2] or 0))] = path
-    return dict(sorted(found.items()))
+            checkpoints[Position(int(match[1]), int(match[2] or 0))] = path
+    return dict(sorted(checkpoints.items()))
 
 
 def write_checkpoint(path: Path, contents: dict) -> None:
-    """Write ``contents`` atomically, with its SHA-256 beside it, and read the file back.
+    """Write a checkpoint atomically with its SHA-256 in a second file, then verify it.
 
     Raises:
-        TransientError: the disk is full, the folder cannot be written, or the file reads
-            differently.
+        TransientError: the disk is full, the folder is not writable, or the file does not match
+            its hash when read back.
     """
     try:
         write_atomically(path, lambda file: torch.save(contents, file))
-    except (OSError, RuntimeError) as error:  # torch.save may wrap the former in the latter
+    except (OSError, RuntimeError) as error:  # torch.save may wrap OSError
         raise TransientError(
-            f"Checkpoint {path} could not be written ({error}); make room or "
-            "set OUTPUT_DIR to a folder that can be written, and start again to resume."
+            f"Checkpoint {path} could not be written ({error}); free disk space or "
+            "set OUTPUT_DIR to a writable folder, and start again to resume."
         ) from error
     try:
         verify(path)
     except (OSError, UserError) as error:
         raise TransientError(
-            f"Checkpoint {path} was written, but reads differently ({error}); look after the disk, "
-            "or set OUTPUT_DIR to another one, and start again to resume."
+            f"Checkpoint {path} was written but failed verification ({error}); check the disk or "
+            "set OUTPUT_DIR to a folder on another one, and start again to resume."
         ) from error
     _log.info("Wrote %s", path)
 
 
 def verify(path: Path) -> bool:
-    """Compare a file with the hash beside it.
+    """Verify a file against its SHA-256 file.
 
     Returns:
-        Whether there is one; other programs' files have none.
+        Whether there is a SHA-256 file; checkpoints of other programs have none.
 
     Raises:
         UserError: the file is missing or damaged.
     """
     if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}; check the path.")
+        raise UserError(f"Checkpoint {path} does not exist; check the path.")
     expected = recorded_hash(path)
     if expected is not None and sha256(path) != expected:
         raise UserError(
-            f"Checkpoint {path} is damaged: its SHA-256 is not the one in {hash_path(path).name}; "
-            "copy it again or take another one."
+            f"Checkpoint {path} is damaged: its SHA-256 does not match {hash_path(path).name}; "
+            "copy it again or use another one."
         )
     return expected is not None
 
 
 def read_checkpoint(path: Path, *, lazily: bool = False) -> dict:
-    """Verify a checkpoint and read it to the CPU, tensors and plain types only.
+    """Verify a checkpoint and load it to the CPU, tensors and plain types only.
 
     Args:
-        path: of the file.
-        lazily: leave the tensors of a file with a hash on the disk until they are used.
+        path: the file.
+        lazily: memory-map the tensors of a verified file instead of reading them.
 
     Raises:
         UserError: the file is missing, damaged, or not a checkpoint.
     """
     is_verified = verify(path)
     if not is_verified:
-        _log.warning("%s has no %s beside it: read unverified", path, hash_path(path).name)
+        _log.warning("%s is loaded without verification: %s is missing", path, hash_path(path).name)
     try:
         contents = torch.load(
             path, map_location="cpu", weights_only=True, mmap=lazily and is_verified
         )
-    except Exception as error:  # a cut file raises EOFError, RuntimeError, KeyError and others
+    except Exception as error:  # truncated files raise EOFError, RuntimeError, KeyError ...
         raise UserError(
-            f"Checkpoint {path} cannot be read ({type(error).__name__}); copy it again or take "
+            f"Checkpoint {path} cannot be read ({type(error).__name__}); copy it again or use "
             "another one."
         ) from error
     if not isinstance(contents, dict):
-        raise UserError(f"Checkpoint {path} holds a {type(contents).__name__}, not a dictionary.")
+        raise UserError(
+            f"Checkpoint {path} must contain a dictionary, not {type(contents).__name__}; use "
+            "another one."
+        )
     return contents
 
 
 def is_full_checkpoint(path: Path) -> bool:
-    """Return whether a file is one of ours from which training can go on, optimizer and all."""
+    """Return whether training can resume from a file, with its optimizer and random states."""
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # of another format: the loader of weights says what it is, or what is wrong
+    except Exception:  # another format, which the loader of weights recognizes or rejects
         return False
     return isinstance(contents, dict) and all(key in contents for key in CHECKPOINT_KEYS)
 
 
 def newest_checkpoint(output_dir: str | Path) -> Path | None:
-    """Return the newest checkpoint of a run that reads well, or None if there is none at all.
+    """Return the newest readable checkpoint of a run, or None if the run has no checkpoints.
 
-    The main rank decides and tells the others. Every damaged file that it passes over is logged.
+    Only the main rank searches; all ranks get its result. Damaged checkpoints are skipped and
+    logged.
 
     Raises:
-        UserError: there are checkpoints, and all are damaged.
+        UserError: all checkpoints are damaged.
     """
-    found = _search(Path(output_dir)) if distributed.is_main() else (None, "")
-    path, problem = distributed.broadcast_object(found)
+    result = _find_newest(Path(output_dir)) if distributed.is_main() else (None, "")
+    path, problem = distributed.broadcast_object(result)
     if problem:
         raise UserError(problem)
     return path
 
 
-def _search(output_dir: Path) -> tuple[Path | None, str]:
-    found = find_checkpoints(output_dir)
-    for path in reversed(found.values()):
+def _find_newest(output_dir: Path) -> tuple[Path | None, str]:
+    """Return the newest readable checkpoint, or None and the error if all are damaged."""
+    checkpoints = find_checkpoints(output_dir)
+    for path in reversed(checkpoints.values()):
         try:
             read_checkpoint(path, lazily=True)
         except UserError as error:
-            _log.warning("Passing over a checkpoint: %s", error)
+            _log.warning("Skipping a checkpoint: %s", error)
         else:
             return path, ""
-    if found:
+    if checkpoints:
         return None, (
-            f"None of the {len(found)} checkpoints in {checkpoint_folder(output_dir)} can be read; "
-            "restore one, or move the folder away to start from the beginning."
+            f"None of the {len(checkpoints)} checkpoints in {checkpoint_folder(output_dir)} can be "
+            "read; restore one, or move the folder away to start from the beginning."
         )
     return None, ""
 
 
-def check_state(
+def check_compatible(
     saved: Mapping[str, Any],
     path: Path,
     *,
     model: Mapping[str, Tensor],
     optimizer: Mapping[str, Any],
 ) -> None:
-    """Compare a checkpoint with the run that is to go on from it.
+    """Check that a run can resume from a checkpoint.
 
     Args:
-        saved: the checkpoint's contents.
-        path: where they were read, for messages.
+        saved: contents of the checkpoint.
+        path: the file, for error messages.
         model: state dict of the run's model.
-        optimizer: state dict of its optimizer.
+        optimizer: state dict of the run's optimizer.
 
     Raises:
         UserError: the checkpoint is of another program, another model or another optimizer.
     """
-    check_complete(saved, path)
-    check_model(model, saved["model_state"], path)
-    check_optimizer(optimizer, saved["optimizer_state"], path)
-
-
-def check_complete(saved: Mapping[str, Any], path: Path) -> None:
-    """Look for the keys that a run goes on from.
-
-    Raises:
-        UserError: ``saved``, read from ``path``, lacks one.
-    """
-    missing = [key for key in CHECKPOINT_KEYS if key not in saved]
-    if missing:
-        raise UserError(
-            f"Checkpoint {path} was written by another program or version ({missing[0]} is missing "
-            "there); move it away, or take its weights alone (TRAIN.CHECKPOINT_FILE_PATH)."
-        )
-
-
-def check_model(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: Path) -> None:
-    """Compare the names and shapes of two state dicts.
-
-    Raises:
-        UserError: ``saved``, read from ``path``, is of another model than ``own``.
-    """
-    problems = [f"{name} is missing there" for name in own.keys() - saved.keys()]
-    problems += [f"{name} is unknown here" for name in saved.keys() - own.keys()]
-    problems += [
-        f"{name} is {list(saved[name].shape)} there and {list(own[name].shape)} here"
-        for name in own.keys() & saved.keys()
-        if saved[name].shape != own[name].shape
-    ]
-    if problems:
-        problem = min(problems)
-        rest = f", and {len(problems) - 1} more differences" if len(problems) > 1 else ""
-        raise UserError(
-            f"Checkpoint {path} is of another model ({problem}{rest}); use the config it was "
-            "written with and another OUTPUT_DIR for this one, or take its weights alone "
-            "(TRAIN.CHECKPOINT_FILE_PATH with TRAIN.CHECKPOINT_EPOCH_RESET True)."
-        )
-
-
-def check_optimizer(own: Mapping[str, Any], saved: Mapping[str, Any], path: Path) -> None:
-    """Compare the parameter groups of two optimizer states.
-
-    Raises:
-        UserError: ``saved``, read from ``path``, is of another optimizer or other groups.
-    """
-    if _layout(saved) != _layout(own):
-        raise UserError(
-            f"Checkpoint {path} holds the state of another optimizer or other parameter "
-            "groups; use the SOLVER keys it was written with, or take its weights alone "
-            "(TRAIN.CHECKPOINT_FILE_PATH with TRAIN.CHECKPOINT_EPOCH_RESET True)."
-        )
+    _check_keys(saved, path)
+    _check_model(model, saved["model_state"], path)
+    _check_optimizer(optimizer, saved["optimizer_state"], path)
 
 
 def check_epoch_plan(own: Mapping[str, int], saved: Mapping[str, int], path: Path) -> None:
-    """Compare what an epoch consists of, which must not change inside it.
+    """Check that a checkpoint inside an epoch divides the epoch into steps as this run does.
 
     Raises:
-        UserError: ``saved``, read from ``path``, divides its epoch in another way than ``own``.
+        UserError: the number of steps or of clips in a step differs.
     """
     for name, count in own.items():
         if saved.get(name) != count:
             raise UserError(
-                f"Checkpoint {path} was written inside an epoch whose {name} are "
-                f"{saved.get(name)}, and here they are {count}; go on with the same data and "
-                "TRAIN.BATCH_SIZE x NUM_SHARDS x TRAIN.ACCUMULATE_STEPS, or move the file away "
-                "to go on from the end of the epoch before."
+                f"Checkpoint {path} was written inside an epoch of {saved.get(name)} {name}, but "
+                f"this run has {count}; resume with the same data and TRAIN.BATCH_SIZE x "
+                "NUM_SHARDS x TRAIN.ACCUMULATE_STEPS, or move the file away to resume from the "
+                "end of the previous epoch."
             )
 
 
@@ -269,7 +232,42 @@ def changed_keys(saved: str, current: str) -> list[str]:
     ]
 
 
-def _layout(state: Mapping[str, Any]) -> list[tuple[str, int, bool]]:
-    # AdamW and SGD differ in the options of their groups: only one of them has betas.
+def _check_keys(saved: Mapping[str, Any], path: Path) -> None:
+    missing = [key for key in CHECKPOINT_KEYS if key not in saved]
+    if missing:
+        raise UserError(
+            f"Checkpoint {path} was written by another program or version ({missing[0]} is missing "
+            "there); move it away, or load only its weights (TRAIN.CHECKPOINT_FILE_PATH)."
+        )
+
+
+def _check_model(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: Path) -> None:
+    problems = [f"{name} is missing there" for name in own.keys() - saved.keys()]
+    problems += [f"{name} is unknown here" for name in saved.keys() - own.keys()]
+    problems += [
+        f"{name} is {list(saved[name].shape)} there and {list(own[name].shape)} here"
+        for name in own.keys() & saved.keys()
+        if saved[name].shape != own[name].shape
+    ]
+    if problems:
+        others = f", and {len(problems) - 1} more differences" if len(problems) > 1 else ""
+        raise UserError(
+            f"Checkpoint {path} is of another model ({min(problems)}{others}); use the config it "
+            "was written with, set another OUTPUT_DIR for this one, or load only its weights "
+            "(TRAIN.CHECKPOINT_FILE_PATH with TRAIN.CHECKPOINT_EPOCH_RESET True)."
+        )
+
+
+def _check_optimizer(own: Mapping[str, Any], saved: Mapping[str, Any], path: Path) -> None:
+    if _group_layout(saved) != _group_layout(own):
+        raise UserError(
+            f"Checkpoint {path} is of another optimizer or of other parameter groups; use the "
+            "SOLVER keys it was written with, or load only its weights "
+            "(TRAIN.CHECKPOINT_FILE_PATH with TRAIN.CHECKPOINT_EPOCH_RESET True)."
+        )
+
+
+def _group_layout(state: Mapping[str, Any]) -> list[tuple[str, int, bool]]:
+    # Only the groups of AdamW have betas, which tells them from those of SGD.
     groups = state["param_groups"]
     return [(group.get("name", ""), len(group["params"]), "betas" in group) for group in groups]

@@ -17,7 +17,7 @@ from torchvision.models.detection.transform import resize_boxes
 from stvit_video.data.bad_videos import BadVideo, report_unread, write_bad_videos
 from stvit_video.data.coco.dataset import CocoImages, encode_mask
 from stvit_video.data.loader import VideoLoader
-from stvit_video.engine.metrics import memory
+from stvit_video.engine.metrics import memory_stats
 from stvit_video.engine.precision import Normalize, Precision
 from stvit_video.engine.step import Batch, normalized_images
 from stvit_video.errors import UserError
@@ -335,6 +335,6 @@ def report_detection(
     _log.info("Test of %s\n%s", checkpoint, format_table(evaluated.measured))
     _log.info("Results are in %s", folder)
     log_json_stats(
-        {"_type": "test_final", **evaluated.measured, **counts, **memory(device)},
+        {"_type": "test_final", **evaluated.measured, **counts, **memory_stats(device)},
         output_dir=output_dir,
     )

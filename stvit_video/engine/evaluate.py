@@ -15,12 +15,12 @@ from stvit_video.data.loader import VideoLoader
 from stvit_video.data.samplers import EvalBatchSampler
 from stvit_video.engine.build import compile_model, is_detection
 from stvit_video.engine.detection import evaluate_detector, report_detection
-from stvit_video.engine.metrics import memory
+from stvit_video.engine.metrics import memory_stats
 from stvit_video.engine.partial_test import FinishedVideos, PartialTest, fingerprint_code
 from stvit_video.engine.precision import build_normalize, build_precision
 from stvit_video.engine.predict import Predictions, build_predictor, measure, merge, predict_all
 from stvit_video.engine.results import build_class_names, format_table, write_results
-from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.resume import checkpoint_to_test, load_test_weights
 from stvit_video.models import build_model
 from stvit_video.runtime import distributed
 from stvit_video.runtime.atomic_files import sha256
@@ -57,7 +57,7 @@ def evaluate(cfg: CfgNode, *, should_stop: ShouldStop = never) -> None:
     )
     device = distributed.device()
     model = build_model(cfg).to(device).eval()
-    _log.info("%s", load_tested_weights(cfg, model, path))
+    _log.info("%s", load_test_weights(cfg, model, path))
     compile_model(cfg, model)
     test_model = _test_detector if is_detection(cfg) else _test_classifier
     test_model(_TestRun(cfg, model, loader, path, should_stop))
@@ -214,6 +214,11 @@ def _report(
     final = {"_type": "test_final", "top1_acc": accuracy.top1, "top5_acc": accuracy.top5}
     counts = {"num_videos": len(predictions.labels), "num_left_out": len(left_out)}
     log_json_stats(
-        {**final, "mean_class_acc": accuracy.mean_class, **counts, **memory(distributed.device())},
+        {
+            **final,
+            "mean_class_acc": accuracy.mean_class,
+            **counts,
+            **memory_stats(distributed.device()),
+        },
         output_dir=cfg.OUTPUT_DIR,
     )

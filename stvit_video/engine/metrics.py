@@ -1,4 +1,4 @@
-"""Measure a training run: top-k accuracy, running sums, the log, json_stats.log and TensorBoard."""
+"""Compute training metrics, and write them to json_stats.log and TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,64 +18,73 @@ from stvit_video.runtime.logging import log_json_stats
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-# The ranks that are reported; with fewer classes than 5, the second is the number of classes.
+# Reported top-k accuracies. With fewer than 5 classes, the second k is the number of classes.
 TOP_KS = (1, 5)
+
+# PySlowFast's names of the curves that are not named after the keys of the statistics.
+_CURVE_NAMES = {"top1_err": "Top1_err", "top5_err": "Top5_err"}
+# Numbers in the statistics that get no curve, as they do not measure the model.
+_NO_CURVES = ("dt", "dt_data", "dt_net", "num_videos")
 
 
 def topk_correct(scores: Tensor, labels: Tensor) -> Tensor:
-    """Count the rows whose label is the first, and among the first five, of their scores.
+    """Count the top-1 and top-5 correct predictions.
 
     Args:
-        scores: [B, classes], the higher the likelier.
-        labels: int64 [B]; or soft targets [B, classes], as :func:`_merge_mixed` takes them.
+        scores: [B, classes], higher is likelier.
+        labels: int64 [B], or soft targets [B, classes]. A prediction of a mixed clip is scored as
+            PySlowFast does, see :func:`_merge_mixed_classes`.
 
     Returns:
-        Two counts, on the device of ``scores``, so that no step waits for them.
+        Two counts on the device of ``scores``, so that counting does not synchronize with it.
     """
     if labels.is_floating_point():
-        scores, labels = _merge_mixed(scores, labels)
+        scores, labels = _merge_mixed_classes(scores, labels)
     best = scores.topk(min(max(TOP_KS), scores.shape[1]), dim=1).indices
     hits = best == labels[:, None]
     return torch.stack([hits[:, :k].sum() for k in TOP_KS])
 
 
-def _merge_mixed(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Take the two classes of a mixed clip for one, as PySlowFast does.
+def _merge_mixed_classes(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge the two classes of mixed clips into one, as PySlowFast does.
 
-    Where a target mixes two classes, the score of the one with the larger share becomes the sum of
-    both, and the other's 0. So the accuracy of training on mixed clips is a rough figure, and says
-    nothing beside one without mixing.
+    Where a target mixes two classes, the class with the larger share gets the sum of both scores,
+    and the other one gets 0. Training accuracy on mixed clips is therefore only a rough figure
+    and not comparable with that of unmixed clips.
 
     Returns:
-        the scores, and the label of the larger share.
+        The merged scores, and the labels with the larger share.
     """
     shares, classes = targets.topk(2, dim=1)
     first, second = classes.split(1, dim=1)
-    # Smoothing alone leaves all classes but one the same share.
+    # Label smoothing alone gives all classes but one the same share.
     is_mixed = shares[:, 1:] > targets.amin(dim=1, keepdim=True)
     moved = scores.gather(1, second) * is_mixed
     return scores.scatter_add(1, first, moved).scatter_add(1, second, -moved), first[:, 0]
 
 
 def error_percent(correct: float, total: float) -> float:
-    """Return the share that is wrong, in percent."""
+    """Return the error rate in percent."""
     return 100.0 * (1.0 - correct / total)
 
 
 class StepResult(NamedTuple):
-    """What one step of this rank measured."""
+    """Measurements of one training step on this rank.
 
-    # Mean over the step's clips (or images).
+    Attributes:
+        loss: mean over the step's clips (or images).
+        clips: number of clips (or images).
+        measured: further measurements of the objective, summed over the clips.
+    """
+
     loss: float
-    # Their number.
     clips: int
-    # What else the objective measures, summed over them.
     measured: dict[str, float]
 
 
 @dataclass
 class Totals:
-    """Sums over steps: what was measured, and the seconds spent waiting for data and computing."""
+    """Sums over training steps: measurements, and seconds of waiting for data and of computing."""
 
     steps: int = 0
     loss: float = 0.0
@@ -96,16 +105,16 @@ class Totals:
 
     @property
     def seconds_per_step(self) -> float:
-        """Wall-clock seconds of a step on this rank."""
+        """Mean wall-clock seconds per step on this rank."""
         return (self.data_seconds + self.net_seconds) / max(1, self.steps)
 
     @property
     def data_share(self) -> float:
-        """Share of the time that was spent waiting for data, between 0 and 1."""
+        """Fraction of the time spent waiting for data."""
         return self.data_seconds / max(1e-9, self.data_seconds + self.net_seconds)
 
     def mean_over_ranks(self) -> dict[str, float]:
-        """Return means of a step and of its clips over all ranks; all must call this."""
+        """Return the means per step and per clip over all ranks; every rank must call this."""
         own = (self.steps, self.loss, self.clips, self.data_seconds, self.net_seconds)
         steps, loss, clips, data, net, *sums = distributed.all_reduce_sum(
             [*own, *self.measured.values()]
@@ -121,13 +130,13 @@ class Totals:
 
 
 class TrainMeter:
-    """Totals since the last line of the log and since the epoch began.
+    """Accumulate training statistics over the log period and over the epoch.
 
     Args:
-        max_epoch: epochs of the whole run.
-        steps_per_epoch: optimizer steps of an epoch.
-        clips_per_step: of all ranks together.
-        device: whose memory is reported.
+        max_epoch: number of epochs of the run.
+        steps_per_epoch: optimizer steps per epoch.
+        clips_per_step: clips per optimizer step over all ranks.
+        device: device whose memory is reported.
     """
 
     def __init__(
@@ -142,15 +151,16 @@ class TrainMeter:
 
     @property
     def epoch_plan(self) -> dict[str, int]:
-        """What an epoch consists of."""
+        """Steps per epoch and clips per step, which must not change inside an epoch."""
+        # The keys are stored in checkpoints.
         return {"steps": self.steps_per_epoch, "clips a step": self.clips_per_step}
 
     def state_dict(self) -> dict[str, dict]:
-        """Return the sums of this rank."""
+        """Return the totals of this rank."""
         return {"window": asdict(self.window), "epoch": asdict(self.epoch)}
 
     def load_state_dict(self, state: dict[str, dict]) -> None:
-        """Go on from the sums of :meth:`state_dict`."""
+        """Restore the totals that :meth:`state_dict` returned."""
         self.window, self.epoch = Totals(**state["window"]), Totals(**state["epoch"])
 
     def add(self, result: StepResult, *, data_seconds: float, net_seconds: float) -> None:
@@ -158,70 +168,64 @@ class TrainMeter:
         for totals in (self.window, self.epoch):
             totals.add(result, data_seconds=data_seconds, net_seconds=net_seconds)
 
-    def iteration_line(self, *, epoch: int, step: int, lr: float) -> dict:
-        """Return the ``train_iter`` line of the steps since the last one; all ranks must call this.
+    def iter_stats(self, *, epoch: int, step: int, lr: float) -> dict:
+        """Return the ``train_iter`` statistics since the last call; every rank must call this.
 
         Args:
             epoch: index of the epoch, from 0.
             step: index of the last step in the epoch, from 0.
-            lr: the schedule's learning rate at that step.
+            lr: scheduled learning rate of that step.
         """
-        line = {
+        stats = {
             "_type": "train_iter",
             "epoch": f"{epoch + 1}/{self.max_epoch}",
             "iter": f"{step + 1}/{self.steps_per_epoch}",
             "lr": lr,
             "eta": self.eta(epoch=epoch, step=step),
             **self.window.mean_over_ranks(),
-            **memory(self.device),
+            **memory_stats(self.device),
         }
         self.window = Totals()
-        return line
+        return stats
 
-    def epoch_line(self, *, epoch: int, lr: float) -> dict:
-        """Return the ``train_epoch`` line and begin a new epoch; all ranks must call this."""
-        line = {
+    def epoch_stats(self, *, epoch: int, lr: float) -> dict:
+        """Return the ``train_epoch`` statistics and reset; every rank must call this."""
+        stats = {
             "_type": "train_epoch",
             "epoch": f"{epoch + 1}/{self.max_epoch}",
             "lr": lr,
             "eta": self.eta(epoch=epoch, step=self.steps_per_epoch - 1),
             **self.epoch.mean_over_ranks(),
-            **memory(self.device),
+            **memory_stats(self.device),
         }
         self.window, self.epoch = Totals(), Totals()
-        return line
+        return stats
 
     def eta(self, *, epoch: int, step: int) -> str:
-        """Return the time left in the run at this epoch's speed, as h:mm:ss."""
-        left = self.max_epoch * self.steps_per_epoch - (epoch * self.steps_per_epoch + step + 1)
-        return duration(left * self.epoch.seconds_per_step)
+        """Return the remaining time of the run at the speed of this epoch, as h:mm:ss."""
+        remaining = (self.max_epoch - epoch) * self.steps_per_epoch - (step + 1)
+        return format_duration(remaining * self.epoch.seconds_per_step)
 
 
-def duration(seconds: float) -> str:
-    """Write a number of seconds as h:mm:ss."""
+def format_duration(seconds: float) -> str:
+    """Format seconds as h:mm:ss."""
     return str(datetime.timedelta(seconds=int(seconds)))
 
 
-def memory(device: torch.device) -> dict[str, str]:
-    """Return the peak memory of a GPU, or the resident memory of a process on the CPU."""
+def memory_stats(device: torch.device) -> dict[str, str]:
+    """Return the peak memory of a GPU, or the resident memory of this process on the CPU."""
     if device.type == "cuda":
         return {"gpu_mem": f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f}G"}
     return {"rss": f"{psutil.Process().memory_info().rss / 2**30:.2f}G"}
 
 
-# PySlowFast's names of some curves; others have the names of their keys.
-_CURVES = {"top1_err": "Top1_err", "top5_err": "Top5_err"}
-# What is a number in a line, but no measurement of the model.
-_NO_CURVES = ("dt", "dt_data", "dt_net", "num_videos")
-
-
-class Recorder:
-    """Write lines of statistics; only the main rank's recorder writes anything.
+class StatsWriter:
+    """Write statistics to json_stats.log and TensorBoard, on the main rank only.
 
     Args:
-        output_dir: of the run, where json_stats.log goes.
-        tensorboard_dir: folder of TensorBoard's event files; None: no TensorBoard.
-        first_step: curves of an interrupted run are continued from this step on.
+        output_dir: OUTPUT_DIR of the run, which gets json_stats.log.
+        tensorboard_dir: folder of TensorBoard's event files; None disables TensorBoard.
+        first_step: step at which a resumed run continues its curves.
     """
 
     def __init__(
@@ -230,34 +234,34 @@ class Recorder:
         self.output_dir = output_dir
         self.writer: SummaryWriter | None = None
         if tensorboard_dir is not None and distributed.is_main():
-            # Imported here because it takes seconds, on ranks that never need it too.
+            # Imported here because the import takes seconds, which only this rank needs to spend.
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(str(tensorboard_dir), purge_step=first_step or None)
 
-    def line(self, line: Mapping[str, object]) -> None:
-        """Write one json_stats line."""
-        log_json_stats(line, output_dir=self.output_dir)
+    def write(self, stats: Mapping[str, object]) -> None:
+        """Write one line to json_stats.log."""
+        log_json_stats(stats, output_dir=self.output_dir)
 
-    def train_iteration(self, line: Mapping[str, object], *, step: int) -> None:
-        """Write a ``train_iter`` line and its points of the training curves at ``step``."""
-        self.line(line)
-        self._draw("Train", line, step)
+    def write_train(self, stats: Mapping[str, object], *, step: int) -> None:
+        """Write ``train_iter`` statistics and their points of the training curves at ``step``."""
+        self.write(stats)
+        self._add_scalars("Train", stats, step)
 
-    def validation(self, line: Mapping[str, object], *, step: int) -> None:
-        """Write a ``val_epoch`` line and its points of the validation curves at ``step``."""
-        self.line(line)
-        self._draw("Val", line, step)
+    def write_val(self, stats: Mapping[str, object], *, step: int) -> None:
+        """Write ``val_epoch`` statistics and their points of the validation curves at ``step``."""
+        self.write(stats)
+        self._add_scalars("Val", stats, step)
 
     def close(self) -> None:
-        """Flush the event files."""
+        """Flush and close the event files."""
         if self.writer is not None:
             self.writer.close()
 
-    def _draw(self, split: str, line: Mapping[str, object], step: int) -> None:
+    def _add_scalars(self, split: str, stats: Mapping[str, object], step: int) -> None:
         if self.writer is None:
             return
-        for key, value in line.items():
-            is_number = isinstance(value, int | float) and key not in _NO_CURVES
-            if is_number and not key.startswith("min_"):
-                self.writer.add_scalar(f"{split}/{_CURVES.get(key, key)}", value, step)
+        for key, value in stats.items():
+            has_curve = key not in _NO_CURVES and not key.startswith("min_")
+            if has_curve and isinstance(value, int | float):
+                self.writer.add_scalar(f"{split}/{_CURVE_NAMES.get(key, key)}", value, step)

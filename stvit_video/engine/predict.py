@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stvit_video.data.bad_videos import BadVideo
 from stvit_video.data.loader import VideoLoader
-from stvit_video.engine.metrics import duration, memory
+from stvit_video.engine.metrics import format_duration, memory_stats
 from stvit_video.engine.precision import Normalize, Precision, build_normalize, build_precision
 from stvit_video.errors import UserError
 from stvit_video.runtime.distributed import ShouldStop, never, until
@@ -312,8 +312,8 @@ def predict_all(
                 "dt": seconds,
                 "dt_data": data_seconds / (index + 1),
                 "dt_net": seconds - data_seconds / (index + 1),
-                "eta": duration(seconds * (len(loader) - index - 1)),
-                **memory(predictor.normalize.device),
+                "eta": format_duration(seconds * (len(loader) - index - 1)),
+                **memory_stats(predictor.normalize.device),
             }
             log_json_stats(line, output_dir=output_dir)
 

@@ -27,7 +27,7 @@ from stvit_video.engine.resume import (
     check_resume,
     checkpoint_to_test,
     load_initial_weights,
-    load_tested_weights,
+    load_test_weights,
 )
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
@@ -167,4 +167,4 @@ def _check_test(cfg: CfgNode, model: nn.Module) -> None:
     own_checkpoints = checkpoint_folder(cfg.OUTPUT_DIR).resolve()
     if cfg.TRAIN.ENABLE and (is_ours or path.parent.resolve() == own_checkpoints):
         return  # training will write it
-    load_tested_weights(cfg, model, checkpoint_to_test(cfg))
+    load_test_weights(cfg, model, checkpoint_to_test(cfg))

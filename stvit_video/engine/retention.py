@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay on disk, and which of them is the best."""
+"""Save checkpoints, remove old ones, and record the one with the lowest validation error."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -18,21 +18,21 @@ from stvit_video.runtime import distributed
 from stvit_video.runtime.atomic_files import remove, write_bytes_atomically
 from stvit_video.runtime.logging import get_logger
 
-# What a validation measures and the best is lowest in: of classification, of detection.
+# Validation errors that the best checkpoint minimizes, for classification and for detection.
 _ERRORS = ("top1_err", "box_AP_err")
-# What a run can go on from, should the newest one be damaged.
-_ALWAYS_KEPT = 2
+# Newest checkpoints that are never removed: the second is the fallback if the first is damaged.
+_MIN_KEPT = 2
 
 _log = get_logger(__name__)
 
 
-class CheckpointKeeper:
-    """Write the checkpoints of a run, and remove older ones once a new one has been verified.
+class CheckpointSaver:
+    """Save the checkpoints of a run, and remove old ones once a new one has been verified.
 
     Args:
-        output_dir: of the run.
-        keep_last: newest finished epochs whose checkpoints stay; 0: all.
-        keep_best: finished epochs of the lowest validation errors whose checkpoints stay.
+        output_dir: OUTPUT_DIR of the run.
+        keep_last: number of newest epochs whose checkpoints are kept; 0 keeps all.
+        keep_best: number of epochs with the lowest validation errors whose checkpoints are kept.
     """
 
     def __init__(self, output_dir: str | Path, *, keep_last: int = 0, keep_best: int = 1) -> None:
@@ -41,84 +41,78 @@ class CheckpointKeeper:
         self.keep_best = keep_best
 
     def save(self, state: TrainingState) -> None:
-        """Write the checkpoint of where ``state`` stands; every rank must call this.
+        """Write a checkpoint of ``state``; every rank must call this.
 
         Raises:
-            TransientError: it could not be written, or reads differently; nothing is removed then.
+            TransientError: the file could not be written or verified; nothing is removed then.
         """
-        contents = state.contents()
+        contents = state.state_dict()
         if distributed.is_main():
             path = checkpoint_path(self.output_dir, state.finished_epochs, state.finished_steps)
             write_checkpoint(path, contents)
-            self._remove_older(state)
+            self._remove_obsolete(state)
 
-    def save_unless_written(self, state: TrainingState) -> None:
-        """Write the checkpoint of where ``state`` stands if there is no good one; all ranks call.
+    def save_if_missing(self, state: TrainingState) -> None:
+        """Write a checkpoint of ``state`` unless there is a valid one; every rank must call this.
 
-        A damaged one may be there, that was passed over when the run went on.
+        The file may be a damaged one that was skipped when the run resumed.
         """
         path = checkpoint_path(self.output_dir, state.finished_epochs, state.finished_steps)
-        if not distributed.broadcast_object(distributed.is_main() and _is_good(path)):
+        if not distributed.broadcast_object(distributed.is_main() and _is_valid(path)):
             self.save(state)
 
-    def validated(self, state: TrainingState) -> None:
-        """Keep the epoch that has just been validated, if it is one of the best; all ranks call.
+    def update_best(self, state: TrainingState) -> None:
+        """Save the epoch just validated if it is among the best; every rank must call this.
 
-        Its checkpoint is written now if none was due; best.json says which is the best of all.
+        Its checkpoint is written even if none was due. best.json records the best of all epochs.
         """
         if state.finished_epochs in best_epochs(state.validations, count=self.keep_best):
-            self.save_unless_written(state)
+            self.save_if_missing(state)
         if distributed.is_main():
             _write_best(self.output_dir, state)
-            self._remove_older(state)
+            self._remove_obsolete(state)
 
-    def _remove_older(self, state: TrainingState) -> None:
-        now = Position(state.finished_epochs, state.finished_steps)
-        found = find_checkpoints(self.output_dir)
-        # What is newer than the state was passed over when the run went on, because it is damaged.
-        good = [position for position in found if position <= now]
+    def _remove_obsolete(self, state: TrainingState) -> None:
+        current = Position(state.finished_epochs, state.finished_steps)
+        checkpoints = find_checkpoints(self.output_dir)
+        # Checkpoints newer than the state are damaged ones that were skipped on resuming.
+        candidates = [position for position in checkpoints if position <= current]
         best = best_epochs(state.validations, count=self.keep_best)
-        for position in obsolete(good, keep_last=self.keep_last, best=best):
-            remove(found[position])
-            _log.info("Removed %s", found[position])
-
-
-def _is_good(path: Path) -> bool:
-    try:
-        verify(path)
-    except UserError:
-        return False
-    return True
+        for position in obsolete_checkpoints(candidates, keep_last=self.keep_last, best=best):
+            remove(checkpoints[position])
+            _log.info("Removed %s", checkpoints[position])
 
 
 def best_epochs(validations: Mapping[int, Mapping[str, float]], *, count: int) -> list[int]:
-    """Return the finished epochs of the lowest errors, the best first, of equals the earlier.
+    """Return the epochs with the lowest validation errors, best first.
+
+    The earlier of two epochs with equal errors is better.
 
     Args:
-        validations: finished epochs -> what their validation measured.
-        count: at most so many.
+        validations: number of finished epochs -> results of their validation.
+        count: largest number of epochs to return.
     """
 
     def error(epochs: int) -> float:
-        measured = validations[epochs]
-        return next(measured[name] for name in _ERRORS if name in measured)
+        results = validations[epochs]
+        return next(results[name] for name in _ERRORS if name in results)
 
     return sorted(validations, key=lambda epochs: (error(epochs), epochs))[:count]
 
 
-def obsolete(
+def obsolete_checkpoints(
     positions: Collection[Position], *, keep_last: int, best: Collection[int]
 ) -> list[Position]:
-    """Return the checkpoints that need not stay.
+    """Return the checkpoints that can be removed.
 
-    Of those inside an epoch none is needed once there are two newer ones of any kind.
+    A checkpoint inside an epoch is obsolete once there are two newer ones of any kind.
 
     Args:
-        positions: of all checkpoints.
-        keep_last: newest finished epochs that stay; 0: all.
-        best: finished epochs that stay however old they are.
+        positions: positions of all checkpoints.
+        keep_last: number of newest finished epochs to keep; 0 keeps all.
+        best: finished epochs to keep regardless of their age.
     """
-    newest = sorted(positions)[-_ALWAYS_KEPT:]
+    newest = sorted(positions)[-_MIN_KEPT:]
     finished = [position for position in sorted(positions) if position.steps == 0]
     kept = {
         *newest,
@@ -129,12 +123,12 @@ def obsolete(
 
 
 def best_checkpoint(output_dir: str | Path) -> Path:
-    """Return the checkpoint of the lowest validation error of a run.
+    """Return the checkpoint of a run with the lowest validation error.
 
     Raises:
-        UserError: the run has none.
+        UserError: the run has no best checkpoint.
     """
-    record = read_best(output_dir)
+    record = read_best_record(output_dir)
     path = checkpoint_folder(output_dir) / record.get("checkpoint", "")
     if not record or not path.is_file():
         raise UserError(
@@ -144,8 +138,8 @@ def best_checkpoint(output_dir: str | Path) -> Path:
     return path
 
 
-def read_best(output_dir: str | Path) -> dict:
-    """Return what best.json of a run says, or nothing if there is none."""
+def read_best_record(output_dir: str | Path) -> dict:
+    """Return the contents of a run's best.json, or an empty dictionary if it is missing."""
     try:
         return json.loads(_best_file(output_dir).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -158,7 +152,7 @@ def _write_best(output_dir: Path, state: TrainingState) -> None:
         "checkpoint": checkpoint_path(output_dir, epochs).name,
         "epochs": epochs,
         **state.validations[epochs],
-        # So that a run whose last validation was cut off can tell.
+        # Tells a run that resumes whether its last validation was interrupted.
         "validated_epochs": state.finished_epochs,
     }
     text = json.dumps(record, indent=2) + "\n"
@@ -167,3 +161,11 @@ def _write_best(output_dir: Path, state: TrainingState) -> None:
 
 def _best_file(output_dir: str | Path) -> Path:
     return checkpoint_folder(output_dir) / "best.json"
+
+
+def _is_valid(path: Path) -> bool:
+    try:
+        verify(path)
+    except UserError:
+        return False
+    return True

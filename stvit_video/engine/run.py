@@ -1,4 +1,4 @@
-"""A run of a config on one rank: training, then the test of what was trained."""
+"""Run a config on one rank: training, then testing."""
 
 from pathlib import Path
 
@@ -12,31 +12,31 @@ from stvit_video.runtime import distributed
 
 
 def write_config(cfg: CfgNode) -> None:
-    """Write the merged config to OUTPUT_DIR; one process of a run calls this at each start.
+    """Write the merged config to OUTPUT_DIR; one process calls this each time a run starts.
 
     Raises:
-        TransientError: OUTPUT_DIR cannot be written.
+        TransientError: OUTPUT_DIR is not writable.
     """
     try:
         dump_config(cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
     except OSError as error:
         raise TransientError(
             f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be written ({error.strerror or error}); set it to "
-            "a folder that can."
+            "a writable folder."
         ) from error
 
 
 def train_and_test(cfg: CfgNode) -> None:
-    """Train and test, whichever of the two the config enables; called inside ``run_ranks``.
+    """Train if TRAIN.ENABLE is set, then test if TEST.ENABLE is set, in one process group.
 
-    Both are work of one process group.
+    Called inside ``run_ranks``.
 
     Raises:
-        UserError: as training and testing raise it.
+        UserError: as :func:`train` and :func:`evaluate` raise it.
     """
     if cfg.TRAIN.ENABLE:
         train(cfg)
-        # Rank 0 writes what all of them test.
+        # Rank 0 writes the checkpoint that all ranks test.
         distributed.barrier()
     if cfg.TEST.ENABLE:
         evaluate(cfg)

@@ -1,4 +1,4 @@
-"""One training step: forward and backward passes, then one update of the weights."""
+"""Training objectives, and the training step with gradient accumulation."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,29 +19,34 @@ from stvit_video.runtime import distributed
 
 Batch = Mapping[str, Any]
 
+# Smallest loss scale of float16 training (fairseq's limit). If the scale falls below it, the
+# gradient is not finite for other reasons than the range of float16.
+_MIN_LOSS_SCALE = 1e-4
+
 
 class Objective(Protocol):
-    """The loss of a batch."""
+    """Training objective: computes the loss of a batch."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward a batch through the model.
+        """Run the forward pass of a batch.
 
         Returns:
-            The mean loss over the batch's samples, and other measurements by name, each summed
-            over the samples; the names are the same for every batch.
+            The mean loss over the samples, and further measurements by name, each summed over the
+            samples. The names are the same for every batch.
         """
 
     def num_samples(self, batch: Batch) -> int:
-        """Count the samples of a batch."""
+        """Return the number of samples in a batch."""
 
 
 class Classification:
-    """Classification of clips; the errors, in percent, are those of the first (five) guesses.
+    """Classification of clips, measured by the top-1 and top-5 errors in percent.
 
     Args:
         normalize: uint8 video -> float video on the device.
         loss_function: (logits, labels or soft targets) -> mean loss.
-        mixing: makes soft targets of labels, and mixes clips; None: the loss takes the labels.
+        mixing: mixes clips and turns labels into soft targets; None uses clips and labels as they
+            are.
     """
 
     def __init__(
@@ -52,11 +57,11 @@ class Classification:
         self.mixing = mixing
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward ``video`` [B, 3, T, H, W] with ``label`` [B]."""
+        """Run the forward pass of ``video`` [B, 3, T, H, W] with ``label`` [B]."""
         video = self.normalize(batch["video"])
         targets = batch["label"].to(video.device, non_blocking=True)
         if self.mixing is not None:
-            # Seeded by the batch itself: a resumed run mixes as an uninterrupted one.
+            # The seed is part of the batch, so a resumed run mixes like an uninterrupted one.
             seed = int(batch["mixing_seed"][0])
             video, targets = self.mixing(video, targets, seed=seed)
         logits = model(video)
@@ -64,12 +69,12 @@ class Classification:
         return self.loss_function(logits, targets), {"top1_err": top1, "top5_err": top5}
 
     def num_samples(self, batch: Batch) -> int:
-        """Count the clips."""
+        """Return the number of clips."""
         return len(batch["label"])
 
 
 class Detection:
-    """Detection in images; the parts of the loss are measured too.
+    """Detection in images, measured by the terms of the loss.
 
     Args:
         normalize: uint8 images -> float images on the device.
@@ -79,24 +84,24 @@ class Detection:
         self.normalize = normalize
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Forward ``image`` [B, 3, H, W] with its ``size`` and ``target``."""
+        """Run the forward pass of ``image`` [B, 3, H, W] with ``size`` and ``target``."""
         images = normalized_images(batch, self.normalize)
         targets = [
             {name: value.to(images.device, non_blocking=True) for name, value in target.items()}
             for target in batch["target"]
         ]
         losses = model(images, batch["size"], targets)
-        number = self.num_samples(batch)
-        parts = {name: number * loss.detach().double() for name, loss in losses.items()}
-        return torch.stack(list(losses.values())).sum(), parts
+        num_images = self.num_samples(batch)
+        terms = {name: num_images * loss.detach().double() for name, loss in losses.items()}
+        return torch.stack(list(losses.values())).sum(), terms
 
     def num_samples(self, batch: Batch) -> int:
-        """Count the images."""
+        """Return the number of images."""
         return len(batch["size"])
 
 
 def normalized_images(batch: Batch, normalize: Normalize) -> Tensor:
-    """Return ``image`` [B, 3, H, W] as floats, with zeros where it is padded, as models want it."""
+    """Return ``image`` [B, 3, H, W] normalized, with zeros in the padding as models expect."""
     images = normalize(batch["image"])
     for image, (height, width) in zip(images, batch["size"], strict=True):
         image[:, height:] = 0
@@ -104,23 +109,18 @@ def normalized_images(batch: Batch, normalize: Normalize) -> Tensor:
     return images
 
 
-# Of float16; where it is lower, the gradient is not finite for other reasons than its width (the
-# limit is fairseq's).
-_LEAST_LOSS_SCALE = 1e-4
-
-
 class TrainingStep:
-    """Make one step of the optimizer from one or several batches.
+    """Make one optimizer step from one or several batches.
 
     Args:
-        model: may be wrapped in DDP.
-        optimizer: with the groups of :func:`~stvit_video.engine.optim.parameter_groups`.
-        objective: forwards a batch through the model, and gives the loss.
-        scaler: loss scaler, a disabled one unless the passes run in float16.
-        precision: of the forward passes.
-        guard: judges the losses.
-        clip_value: limit of each gradient's entries; 0: none.
-        clip_norm: limit of the norm of all gradients together; 0: none.
+        model: model to train, which may be wrapped in DDP.
+        optimizer: optimizer with groups of :func:`~stvit_video.engine.optim.parameter_groups`.
+        objective: computes the loss of a batch.
+        scaler: loss scaler, disabled unless training runs in float16.
+        precision: precision of the forward passes.
+        guard: detects bad losses.
+        clip_value: largest absolute value of a gradient's entries; 0 disables this.
+        clip_norm: largest L2 norm of all gradients together; 0 disables this.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class TrainingStep:
         self.guard = guard
         self.clip_value = clip_value
         self.clip_norm = clip_norm
-        # What forward passes change: the running statistics of batch norms.
+        # Forward passes change the running statistics of batch norms.
         self._statistics = [
             buffer
             for module in model.modules()
@@ -155,29 +155,29 @@ class TrainingStep:
         """Accumulate the gradients of ``batches`` (of equal sizes) and update the weights once.
 
         Raises:
-            BadLossError: on all ranks, if their mean loss or the gradient is one to stop at;
-                neither a weight nor a running statistic has changed then.
+            BadLossError: on all ranks, if their mean loss or the gradient is bad. Weights and
+                running statistics are then unchanged.
         """
-        statistics = [(each, each.clone()) for each in self._statistics]
+        saved_statistics = [buffer.clone() for buffer in self._statistics]
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        passes = []
+        results = []
         for index, batch in enumerate(batches):
-            with self._gradient_exchange(is_last=index == len(batches) - 1):
-                passes.append(self._forward_backward(batch, share=1 / len(batches)))
-        norm = self._gradient_norm()
-        # Only here the CPU waits for the device, which then updates the weights while the CPU waits
-        # for the next batches.
-        values = torch.stack([torch.stack(list(each.values())) for each in passes])
-        measured = dict(zip(passes[0], values.sum(dim=0).tolist(), strict=True))
+            with self._gradient_sync(is_last=index == len(batches) - 1):
+                results.append(self._forward_backward(batch, share=1 / len(batches)))
+        total_norm = self._gradient_norm()
+        # The CPU synchronizes with the device only here. The device then updates the weights while
+        # the CPU waits for the next batches.
+        values = torch.stack([torch.stack(list(result.values())) for result in results])
+        measured = dict(zip(results[0], values.sum(dim=0).tolist(), strict=True))
         loss = measured.pop("loss")
         try:
-            self._judge(loss, gradient_norm=0.0 if norm is None else norm.item())
+            self._check(loss, gradient_norm=0.0 if total_norm is None else total_norm.item())
         except BadLossError:
-            for each, before in statistics:
-                each.copy_(before)
+            for buffer, saved in zip(self._statistics, saved_statistics, strict=True):
+                buffer.copy_(saved)
             raise
-        self._update(norm)
+        self._update(total_norm)
         clips = sum(self.objective.num_samples(batch) for batch in batches)
         return StepResult(loss, clips, measured)
 
@@ -188,43 +188,42 @@ class TrainingStep:
         self.scaler.scale(loss).backward()
         return {"loss": loss.detach().double(), **measured}
 
-    def _gradient_exchange(self, *, is_last: bool) -> AbstractContextManager:
-        # Ranks need to average only the sum of a step's gradients, not every pass's.
+    def _gradient_sync(self, *, is_last: bool) -> AbstractContextManager:
+        # Average the gradients over the ranks once per step, not in every backward pass.
         if isinstance(self.model, DistributedDataParallel) and not is_last:
             return self.model.no_sync()
         return nullcontext()
 
     def _gradient_norm(self) -> Tensor | None:
-        """The norm of all gradients, which ranks have averaged; None where they are scaled."""
+        """Return the norm of all gradients, or None if they are multiplied by a loss scale."""
         if self.scaler.is_enabled():
             return None
-        gradients = (each.grad for each in self.model.parameters())
-        return nn.utils.get_total_norm([each for each in gradients if each is not None])
+        gradients = (parameter.grad for parameter in self.model.parameters())
+        return nn.utils.get_total_norm([grad for grad in gradients if grad is not None])
 
-    def _judge(self, loss: float, *, gradient_norm: float) -> None:
-        (sum_over_ranks,) = distributed.all_reduce_sum([loss])
-        problem = self.guard.problem(sum_over_ranks / distributed.get_world_size())
+    def _check(self, loss: float, *, gradient_norm: float) -> None:
+        (loss_sum,) = distributed.all_reduce_sum([loss])
+        problem = self.guard.check(loss_sum / distributed.get_world_size())
         if problem:
             raise BadLossError(problem, loss=loss)
         if not isfinite(gradient_norm):
             problem = f"the gradient's norm became {gradient_norm}"
-        elif self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_LOSS_SCALE:
+        elif self.scaler.is_enabled() and self.scaler.get_scale() < _MIN_LOSS_SCALE:
             problem = (
-                "the gradient was not finite in so many steps, which were left out, that the loss "
+                "so many steps with a gradient that was not finite were skipped that the loss "
                 f"scale fell to {self.scaler.get_scale():.2g}"
             )
         if problem:
-            raise BadLossError(problem, loss=loss, is_of_gradient=True)
+            raise BadLossError(problem, loss=loss, from_gradient=True)
 
-    def _update(self, gradient_norm: Tensor | None) -> None:
+    def _update(self, total_norm: Tensor | None) -> None:
         if self.clip_value > 0 or self.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
-            parameters = list(self.model.parameters())
             clip_gradients(
-                parameters,
+                list(self.model.parameters()),
                 value=self.clip_value,
                 norm=self.clip_norm,
-                present_norm=gradient_norm,
+                total_norm=total_norm,
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -1,4 +1,4 @@
-"""Validation while training: one clip of every video."""
+"""Validate a classifier during training, on one clip of each video."""
 
 import torch
 from torch import nn
@@ -28,27 +28,27 @@ def validate(
     loss_function: nn.Module,
     should_stop: ShouldStop = never,
 ) -> dict[str, float] | None:
-    """Measure the mean loss and the errors in percent; every rank must call this.
+    """Compute the mean loss and the errors in percent; every rank must call this.
 
-    Ranks may have different numbers of batches, and batches of different sizes, because only
-    sums meet at the end: the model must not be wrapped in DDP. Videos that cannot be read are
-    left out, and a sentence in the log says so.
+    Ranks may have different numbers of batches and batches of different sizes, because they only
+    exchange sums at the end. The model must therefore not be wrapped in DDP. Unreadable videos
+    are left out and reported in the log.
 
     Args:
-        model: left in the mode, training or evaluation, that it was in; its running statistics,
-            if it has any, become rank 0's.
+        model: model to validate, whose training or evaluation mode is restored afterwards. Its
+            running statistics, if any, are set to those of rank 0.
         loader: this rank's share of the clips.
         normalize: uint8 video -> float video on the device.
-        precision: of the forward passes.
+        precision: precision of the forward passes.
         loss_function: (logits, labels) -> mean loss.
-        should_stop: asked after every batch.
+        should_stop: called after every batch; returns whether to stop.
 
     Returns:
-        ``loss``, ``top1_err`` and ``top5_err`` over the clips of all ranks, and their number,
-        ``num_videos``; or None on all ranks, if any of them was asked to stop.
+        ``loss``, ``top1_err`` and ``top5_err`` over the clips of all ranks and the number of clips,
+        ``num_videos``; or None on all ranks if any of them was asked to stop.
 
     Raises:
-        UserError: too many videos cannot be read, or none can.
+        UserError: too many videos are unreadable, or all are.
     """
     broadcast_running_statistics(model)
     was_training = model.training

@@ -9,7 +9,7 @@ from stvit_video.data.build import build_dataset
 from stvit_video.data.kinetics import MultiViewVideos
 from stvit_video.engine.precision import build_normalize
 from stvit_video.engine.results import build_class_names
-from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.resume import checkpoint_to_test, load_test_weights
 from stvit_video.errors import UserError
 from stvit_video.figures.attention import draw_attention
 from stvit_video.models import build_model
@@ -52,7 +52,7 @@ def plot_attention(cfg: CfgNode, *, video_index: int, output: Path) -> str:
             f"{video_index}."
         )
     model = build_model(cfg).eval()
-    load_tested_weights(cfg, model, checkpoint_to_test(cfg))
+    load_test_weights(cfg, model, checkpoint_to_test(cfg))
     model.float()  # NumPy, which draws, knows no bfloat16
     item = dataset[video_index]
     view = item["video"][cfg.TEST.NUM_SPATIAL_CROPS // 2][None]  # first clip, center crop

@@ -11,7 +11,7 @@ from fvcore.common.config import CfgNode
 from stvit_video.data.workers import collate
 from stvit_video.engine.predict import build_predictor, make_predictions
 from stvit_video.engine.results import build_class_names
-from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.resume import checkpoint_to_test, load_test_weights
 from stvit_video.errors import UserError
 from stvit_video.inference.media import MediaViews
 from stvit_video.models import build_model
@@ -59,7 +59,7 @@ def classify(cfg: CfgNode, places: Sequence[str | Path]) -> Iterator[BestClasses
     class_names = build_class_names(cfg)
     device = torch.device(resolve_device(cfg.DEVICE, 1))
     model = build_model(cfg).to(device).eval()
-    load_tested_weights(cfg, model, checkpoint_to_test(cfg))
+    load_test_weights(cfg, model, checkpoint_to_test(cfg))
     predictor = build_predictor(cfg, model, device)
     for item in views:
         batch = collate([item])

@@ -18,7 +18,7 @@ from stvit_video.data.decode.reader import read_image
 from stvit_video.engine.build import is_detection
 from stvit_video.engine.detection import paste_masks, to_original
 from stvit_video.engine.precision import build_normalize, build_precision
-from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.resume import checkpoint_to_test, load_test_weights
 from stvit_video.engine.step import normalized_images
 from stvit_video.errors import UserError
 from stvit_video.models import build_model
@@ -55,7 +55,7 @@ def draw_detections(
     image = _read(image_file)
     device = torch.device(resolve_device(cfg.DEVICE, 1))
     model = build_model(cfg).to(device).eval()
-    load_tested_weights(cfg, model, checkpoint_to_test(cfg))
+    load_test_weights(cfg, model, checkpoint_to_test(cfg))
     batch = collate_images([{"image": build_eval_transform(cfg)(tv_tensors.Image(image))}])
     with torch.inference_mode(), build_precision(cfg, device).autocast():
         (detected,) = model(normalized_images(batch, build_normalize(cfg, device)), batch["size"])

@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from stvit_video.engine.precision import Precision, build_normalize, build_precision
-from stvit_video.engine.resume import checkpoint_to_test, load_tested_weights
+from stvit_video.engine.resume import checkpoint_to_test, load_test_weights
 from stvit_video.errors import UserError
 from stvit_video.inference.media import MediaViews
 from stvit_video.models import build_model
@@ -77,7 +77,7 @@ def extract_features(
         raise UserError(f'MODEL.ARCH "{cfg.MODEL.ARCH}" has no {kind} features: take a Swin.')
     media = MediaViews(cfg, places)
     model = build_model(cfg).to(device).eval()
-    load_tested_weights(cfg, model, checkpoint_to_test(cfg))
+    load_test_weights(cfg, model, checkpoint_to_test(cfg))
     dtype = next(model.parameters()).dtype
     normalize, precision = build_normalize(cfg, device), build_precision(cfg, device)
     with tempfile.TemporaryDirectory(dir=_folder(output)) as folder:

@@ -1,8 +1,8 @@
-"""Comparison of runs, to the last bit."""
+"""Compare runs bit for bit."""
 
 import torch
 
-# Keys of a line that no two runs share.
+# Keys whose values differ between any two runs.
 _TIMES = {"dt", "dt_data", "dt_net", "eta", "rss"}
 
 
@@ -11,7 +11,7 @@ def without_times(line):
 
 
 def same(one, other):
-    """Compare nested dictionaries and sequences of tensors and values."""
+    """Whether two nested dictionaries or sequences of tensors and values are equal."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):

@@ -1,10 +1,10 @@
-"""Run training in forks of one process that has imported everything, and kill some of them.
+"""Train in forks of one process that has imported everything, and kill some of them.
 
     python forking.py CONFIG.yaml OUTPUT_DIR STEP ...
 
-trains a config without interruption in OUTPUT_DIR/whole and then, killed at each of the steps (of
-the whole run, counted from 1, rising), in OUTPUT_DIR/killed. Starting Python anew each time would
-take longer than the training.
+trains a config without interruption in OUTPUT_DIR/whole. It then trains it again in
+OUTPUT_DIR/killed and kills the training at each of the steps, which count from 1 over the whole run
+and must increase. Starting a new Python process each time would take longer than the training.
 """
 
 import json
@@ -22,7 +22,7 @@ from stvit_video.runtime.distributed import run_ranks
 
 
 def start(cfg):
-    """Fork a process that trains; returns its id."""
+    """Fork a process that trains, and return its ID."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -35,7 +35,7 @@ def start(cfg):
 
 
 def newest_step(cfg, *, after):
-    """The step of the newest line, or 0 if no line has been added to the first ``after``."""
+    """Return the last step logged after the first ``after`` lines, or 0 if there is none."""
     file = lines_file(cfg)
     lines = file.read_text().split("\n")[after:-1] if file.exists() else []
     steps = [json.loads(line) for line in lines if "train_iter" in line]
@@ -48,12 +48,12 @@ def newest_step(cfg, *, after):
 
 
 def kill_at(cfg, step, *, delay):
-    """Start a run, and kill it some time after it has logged a step."""
+    """Start a run, and kill it ``delay`` seconds after it has logged a step."""
     after = lines_file(cfg).read_text().count("\n") if lines_file(cfg).exists() else 0
     child = start(cfg)
     while newest_step(cfg, after=after) < step:
         ended, status = os.waitpid(child, os.WNOHANG)
-        assert not ended, f"it ended by itself with status {status}"
+        assert not ended, f"the training ended by itself with status {status}"
         time.sleep(0.002)
     time.sleep(delay)
     os.kill(child, signal.SIGKILL)
@@ -69,7 +69,7 @@ def main(config, output_dir, *steps):
     )
     assert os.waitpid(start(whole), 0)[1] == 0
     for step in steps:
-        # So that some are killed between steps, in a validation or while a checkpoint is written.
+        # The random delay kills some runs between steps, in validation or while saving.
         kill_at(killed, int(step), delay=random.uniform(0, 0.05))
     assert os.waitpid(start(killed), 0)[1] == 0
 

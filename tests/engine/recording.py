@@ -1,4 +1,4 @@
-"""Entry functions for ranks in tests; spawned and forked processes import them from here."""
+"""Training and test functions for ranks in tests, importable by spawned and forked processes."""
 
 import json
 from math import inf
@@ -13,7 +13,7 @@ from stvit_video.runtime import distributed
 
 
 def train_recording(cfg):
-    """Train, and keep the statistics with all their digits, which the log rounds."""
+    """Train, and write the statistics unrounded to lines.json."""
     lines = []
     with mock.patch.object(metrics, "log_json_stats", lambda line, **_: lines.append(dict(line))):
         train(cfg)
@@ -31,11 +31,11 @@ def lines_file(cfg):
 
 
 def train_appending(cfg, *, stop_after=None):
-    """Train as `train_recording`, but write each line at once, after those of earlier starts.
+    """Train, and append the statistics unrounded to lines.jsonl as they are logged.
 
-    The last rank asks for a stop from the so-manieth time on that it is asked.
+    The last rank requests a stop from its call number `stop_after` of `should_stop` on.
     """
-    steps = 0
+    calls = 0
 
     def append(line, **_):
         if distributed.is_main():
@@ -43,10 +43,10 @@ def train_appending(cfg, *, stop_after=None):
                 file.write(json.dumps(line) + "\n")
 
     def should_stop():
-        nonlocal steps
-        steps += 1
+        nonlocal calls
+        calls += 1
         return (
-            steps >= (stop_after or inf)
+            calls >= (stop_after or inf)
             and distributed.get_rank() == distributed.get_world_size() - 1
         )
 
@@ -55,29 +55,29 @@ def train_appending(cfg, *, stop_after=None):
 
 
 def train_in_turn(runs):
-    """Run several trainings, pairs of a config and after how many steps to stop (None: never)."""
+    """Train several pairs of a config and the number of steps before a stop (None: no stop)."""
     for cfg, stop_after in runs:
         train_appending(cfg, stop_after=stop_after)
 
 
 def test_in_turn(runs):
-    """Run several tests, pairs of a config and after how many batches to stop (None: never).
+    """Test several pairs of a config and the number of batches before a stop (None: no stop).
 
-    The last rank is asked to stop.
+    The last rank requests the stop.
     """
     for cfg, stop_after in runs:
-        asked = iter(range(1, 99))
+        calls = iter(range(1, 99))
         is_last = distributed.get_rank() == distributed.get_world_size() - 1
-        # Asked before each batch, and then whether to go on.
+        # should_stop is called before each batch and once after the last one.
         limit = (stop_after or inf) if is_last else inf
-        evaluate(cfg, should_stop=lambda asked=asked, limit=limit: next(asked) > limit)
+        evaluate(cfg, should_stop=lambda calls=calls, limit=limit: next(calls) > limit)
 
 
 def train_with_a_bad_loss_on_the_last_rank(cfg):
-    """Train, with a loss that is NaN in the third step of the last rank alone."""
+    """Train with a NaN loss in the third step of the last rank."""
     forward_backward, passes = TrainingStep._forward_backward, 0
 
-    def spoiled(self, *arguments, **options):
+    def return_nan(self, *arguments, **options):
         nonlocal passes
         passes += 1
         measured = forward_backward(self, *arguments, **options)
@@ -85,5 +85,5 @@ def train_with_a_bad_loss_on_the_last_rank(cfg):
             measured["loss"] = measured["loss"] * float("nan")
         return measured
 
-    with mock.patch.object(TrainingStep, "_forward_backward", spoiled):
+    with mock.patch.object(TrainingStep, "_forward_backward", return_nan):
         train(cfg)

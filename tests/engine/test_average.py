@@ -1,4 +1,4 @@
-"""The moving average of the weights."""
+"""Test the moving average of the weights."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_definition():
     average.update()
     assert average.model.weight.tolist() == [2.0, 3.0]
     assert average.model.mean.tolist() == [5.0]
-    # Three quarters of an integer would be rounded down.
+    # Integers are copied, as an average would be rounded.
     assert average.model.count.item() == 9
     average.update()
     assert average.model.weight.tolist() == [2.75, 3.75]
@@ -37,7 +37,7 @@ def test_definition():
     assert not average.model.weight.requires_grad
 
 
-def test_small_steps_toward_bfloat16_weights_are_not_lost():
+def test_small_updates_of_bfloat16_weights_are_not_lost():
     model = Model(torch.bfloat16)
     average = WeightAverage(model, decay=0.999)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_small_steps_toward_bfloat16_weights_are_not_lost():
     assert model.weight.dtype is torch.bfloat16
 
 
-def test_a_step_moves_the_average_of_a_run(video_config, tmp_path):
+def test_each_training_step_updates_the_average(video_config, tmp_path):
     torch.manual_seed(0)
     weights = tmp_path / "weights.safetensors"
     save_weights(build_model(video_config()), weights)
@@ -59,7 +59,7 @@ def test_a_step_moves_the_average_of_a_run(video_config, tmp_path):
         *("TRAIN.CHECKPOINT_FILE_PATH", str(weights), "SOLVER.WARMUP_EPOCHS", "0"),
     )
     train(cfg)
-    # After step 3 and after step 4, which ends the epoch; older ones inside an epoch are removed.
+    # Only the checkpoints of the last two steps, 3 and 4, are kept.
     before, after = (read_checkpoint(path) for path in find_checkpoints(cfg.OUTPUT_DIR).values())
     for name, value in after["ema_state"].items():
         expected = 0.7 * before["ema_state"][name] + 0.3 * after["model_state"][name]
@@ -68,7 +68,7 @@ def test_a_step_moves_the_average_of_a_run(video_config, tmp_path):
 
 
 @pytest.mark.parametrize("averaged", ["True", "False"])
-def test_a_run_may_start_from_averaged_weights(video_config, tmp_path, averaged):
+def test_a_run_can_start_from_averaged_weights(video_config, tmp_path, averaged):
     ema = ("EMA.ENABLE", "True", "EMA.DECAY", "0.7")
     cfg = video_config(*ema, "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0")
     train(cfg)
@@ -81,8 +81,8 @@ def test_a_run_may_start_from_averaged_weights(video_config, tmp_path, averaged)
     train(second)
     (result,) = find_checkpoints(second.OUTPUT_DIR).values()
     source, result = read_checkpoint(path), read_checkpoint(result)
-    taken = source["ema_state" if averaged == "True" else "model_state"]["norm.bias"]
+    expected = source["ema_state" if averaged == "True" else "model_state"]["norm.bias"]
     for key in ("model_state", "ema_state"):
-        torch.testing.assert_close(result[key]["norm.bias"], taken, atol=1e-8, rtol=0)
+        torch.testing.assert_close(result[key]["norm.bias"], expected, atol=1e-8, rtol=0)
     other = source["model_state" if averaged == "True" else "ema_state"]["norm.bias"]
-    assert (other - taken).abs().max() > 1e-6
+    assert (other - expected).abs().max() > 1e-6

@@ -129,7 +129,7 @@ def test_an_epoch_of_which_nothing_can_be_read_is_a_sentence(config, broken_fold
     """All of few videos are bad, and no more than are put up with."""
     write_lists(tmp_path, folder=broken_folder, train=list(BROKEN)[:4] * 5, val=["good 0.mp4"])
     cfg = config("DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.MAX_BAD_VIDEOS", "20")
-    with pytest.raises(UserError, match=r"epoch 1 ended after 0 of 2 steps, .*quarantine\.csv"):
+    with pytest.raises(UserError, match=r"Epoch 1 ended after 0 of 2 steps, .*quarantine\.csv"):
         train(cfg)
     assert len(quarantined(cfg)) == 20
 

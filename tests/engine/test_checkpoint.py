@@ -1,3 +1,5 @@
+"""Test checkpoint files: writing, verification, search, and restoring the state."""
+
 import random
 
 import numpy as np
@@ -15,7 +17,7 @@ from stvit_video.engine.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from stvit_video.engine.retention import CheckpointKeeper
+from stvit_video.engine.retention import CheckpointSaver
 from stvit_video.engine.state import capture_random_state, restore_random_state, seed_generators
 from stvit_video.errors import UserError
 from stvit_video.runtime import atomic_files
@@ -50,7 +52,7 @@ def test_names_are_pyslowfasts(tmp_path):
     assert path == tmp_path / "checkpoints" / "checkpoint_epoch_00001.pyth"
 
 
-def test_a_checkpoint_has_a_hash_that_sha256sum_reads(tmp_path):
+def test_a_checkpoint_has_a_sha256sum_file(tmp_path):
     path, _ = write_two(tmp_path)
     line = path.with_name(path.name + ".sha256").read_text()
     assert line == f"{atomic_files.sha256(path)}  {path.name}\n"
@@ -60,7 +62,7 @@ def test_a_checkpoint_has_a_hash_that_sha256sum_reads(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, cut_short, cut_short_without_hash])
-def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, caplog, damage):
+def test_a_damaged_checkpoint_is_skipped_and_logged(tmp_path, caplog, damage):
     first, second = write_two(tmp_path)
     assert newest_checkpoint(tmp_path) == second
     damage(second)
@@ -70,21 +72,21 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path, caplog, damage)
         read_checkpoint(second)
 
 
-def test_only_damaged_checkpoints_are_an_error(tmp_path):
+def test_an_error_if_all_checkpoints_are_damaged(tmp_path):
     for path in write_two(tmp_path):
         flip_a_byte(path)
     with pytest.raises(UserError, match="None of the 2 checkpoints"):
         newest_checkpoint(tmp_path)
 
 
-def test_a_folder_without_checkpoints_has_no_newest_one(tmp_path):
+def test_no_newest_checkpoint_in_a_folder_without_checkpoints(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "other.pyth").write_bytes(b"")
     assert newest_checkpoint(tmp_path) is None
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path, _ = write_two(tmp_path)
     before = path.read_bytes()
 
@@ -100,7 +102,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 2)
 
 
-def test_a_crash_between_hash_and_file_never_passes_a_half_replaced_one(tmp_path, monkeypatch):
+def test_a_crash_between_writing_hash_and_file_invalidates_the_old_file(tmp_path, monkeypatch):
     first, second = write_two(tmp_path)
     replace = atomic_files.Path.replace
 
@@ -115,7 +117,7 @@ def test_a_crash_between_hash_and_file_never_passes_a_half_replaced_one(tmp_path
     assert newest_checkpoint(tmp_path) == first
 
 
-def test_pickled_objects_are_refused(tmp_path):
+def test_pickled_objects_are_rejected(tmp_path):
     path = tmp_path / "evil.pyth"
     torch.save({"object": random.Random()}, path)
     with pytest.raises(UserError, match="cannot be read"):
@@ -123,9 +125,9 @@ def test_pickled_objects_are_refused(tmp_path):
     assert not is_full_checkpoint(path)
 
 
-def test_random_states_come_back_through_a_file(tmp_path):
+def test_random_states_survive_a_round_trip_through_a_file(tmp_path):
     seed_generators(3)
-    random.gauss(0, 1)  # leaves a second number behind, as NumPy's does
+    random.gauss(0, 1)  # caches a second number, as NumPy's generator does
     np.random.standard_normal()
     write_checkpoint(tmp_path / "a.pyth", capture_random_state(CPU))
     expected = (random.gauss(0, 1), np.random.standard_normal(), torch.rand(3).tolist())
@@ -136,23 +138,23 @@ def test_random_states_come_back_through_a_file(tmp_path):
 
 @pytest.fixture
 def saved(small_config):
-    """A state after a step and an epoch, and its checkpoint."""
+    """A training state after one step and one epoch, and its checkpoint."""
     cfg = small_config()
     state = build_state(cfg, steps_per_epoch=4)
     state.model(torch.rand(1, 3, 8, 32, 32)).sum().backward()
     state.optimizer.step()
     state.finished_epochs, state.validations = 1, {1: {"top1_err": 12.5}}
-    CheckpointKeeper(cfg.OUTPUT_DIR).save(state)
+    CheckpointSaver(cfg.OUTPUT_DIR).save(state)
     return state, checkpoint_path(cfg.OUTPUT_DIR, 1)
 
 
-def test_a_state_comes_back(saved, small_config):
+def test_a_training_state_is_restored(saved, small_config):
     state, path = saved
     contents = read_checkpoint(path)
     assert contents["epoch"] == 0
     assert is_full_checkpoint(path)
     restored = build_state(small_config(), steps_per_epoch=4)
-    restored.restore(contents, path)
+    restored.load_state_dict(contents, path)
     assert (restored.finished_epochs, restored.finished_steps) == (1, 0)
     assert restored.validations == {1: {"top1_err": 12.5}}
     for name, value in state.model.state_dict().items():
@@ -164,10 +166,10 @@ def test_a_state_comes_back(saved, small_config):
     )
 
 
-def test_hyperparameters_are_the_configs_and_changes_are_named(saved, small_config, caplog):
+def test_hyperparameters_come_from_the_config_and_changes_are_logged(saved, small_config, caplog):
     _, path = saved
     changed = build_state(small_config("SOLVER.WEIGHT_DECAY", "0.5"), steps_per_epoch=4)
-    changed.restore(read_checkpoint(path), path)
+    changed.load_state_dict(read_checkpoint(path), path)
     assert {group["weight_decay"] for group in changed.optimizer.param_groups} == {0.5, 0.0}
     assert "SOLVER.WEIGHT_DECAY: 0.02 -> 0.5" in caplog.text
 
@@ -181,32 +183,32 @@ def test_hyperparameters_are_the_configs_and_changes_are_named(saved, small_conf
         (("SOLVER.ZERO_WD_1D_PARAM", "False"), "other parameter groups"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused(saved, small_config, overrides, message):
+def test_an_incompatible_checkpoint_is_rejected(saved, small_config, overrides, message):
     _, path = saved
     with pytest.raises(UserError, match=message):
-        build_state(small_config(*overrides), steps_per_epoch=4).restore(
+        build_state(small_config(*overrides), steps_per_epoch=4).load_state_dict(
             read_checkpoint(path), path
         )
 
 
-def test_a_checkpoint_of_another_program_is_refused(small_config, tmp_path):
+def test_a_checkpoint_of_another_program_is_rejected(small_config, tmp_path):
     path = checkpoint_path(tmp_path, 1)
     contents = {"epoch": 0, "model_state": {}, "optimizer_state": {}, "cfg": ""}
     with pytest.raises(UserError, match=r"another program or version \(step is missing there\)"):
-        build_state(small_config(), steps_per_epoch=4).restore(contents, path)
+        build_state(small_config(), steps_per_epoch=4).load_state_dict(contents, path)
 
 
-def test_an_average_that_the_checkpoint_lacks_begins_with_its_weights(saved, small_config, caplog):
+def test_a_missing_average_starts_from_the_weights(saved, small_config, caplog):
     state, path = saved
     restored = build_state(small_config("EMA.ENABLE", "True"), steps_per_epoch=4)
-    restored.restore(read_checkpoint(path), path)
+    restored.load_state_dict(read_checkpoint(path), path)
     assert same(dict(restored.average.model.state_dict()), dict(state.model.state_dict()))
     assert "holds no averaged weights" in caplog.text
 
 
-def test_a_reader_in_the_manner_of_pyslowfast_finds_the_last_one_and_its_epoch(tmp_path):
-    for place in ((9, 0), (10, 0), (10, 20), (10, 100)):
-        write_checkpoint(checkpoint_path(tmp_path, *place), {"epoch": place[0] - 1})
+def test_sorting_by_name_as_pyslowfast_does_finds_the_newest_checkpoint(tmp_path):
+    for epochs, steps in ((9, 0), (10, 0), (10, 20), (10, 100)):
+        write_checkpoint(checkpoint_path(tmp_path, epochs, steps), {"epoch": epochs - 1})
     last = max(path.name for path in (tmp_path / "checkpoints").glob("*.pyth"))
     assert last == "checkpoint_epoch_00010_step_000100.pyth"
     assert newest_checkpoint(tmp_path).name == last

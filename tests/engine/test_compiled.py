@@ -1,4 +1,4 @@
-"""torch.compile by config."""
+"""Test MODEL.COMPILE."""
 
 import copy
 
@@ -11,7 +11,7 @@ from stvit_video.engine.build import compile_model
 from stvit_video.models import build_model
 
 COMPILE = ("MODEL.COMPILE", "True", "MODEL.COMPILE_BACKEND", "aot_eager")
-# Tracing a block takes seconds.
+# One block only, because tracing takes seconds per block.
 ONE_BLOCK = (
     *("STVIT.ENABLE", "False", "SWIN.DEPTHS", "(1,)", "SWIN.NUM_HEADS", "(1,)"),
     *("SWIN.WINDOW_SIZE", "(4, 4, 4)", "MODEL.DROPCONNECT_RATE", "0.5"),
@@ -19,28 +19,28 @@ ONE_BLOCK = (
 
 
 @pytest.fixture
-def seen(monkeypatch):
-    """What `nn.Module.compile` was called with; nothing is compiled."""
+def compile_calls(monkeypatch):
+    """Record the calls of `nn.Module.compile` instead of compiling."""
     calls = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, **options: calls.append((self, options)))
     return calls
 
 
-def test_all_models_of_a_run_are_compiled(video_config, seen):
+def test_all_models_of_a_run_are_compiled(video_config, compile_calls):
     cfg = video_config("SOLVER.MAX_EPOCH", "1", "EMA.ENABLE", "True", *COMPILE)
     train_recording_and_test(cfg)
-    # What is trained, its average, and what is tested.
-    assert [options for _, options in seen] == [{"backend": "aot_eager"}] * 3
-    assert len({id(model) for model, _ in seen}) == 3
+    # The trained model, its average, and the tested model.
+    assert [options for _, options in compile_calls] == [{"backend": "aot_eager"}] * 3
+    assert len({id(model) for model, _ in compile_calls}) == 3
 
 
-def test_nothing_is_compiled_unless_asked_for(small_config, seen):
+def test_nothing_is_compiled_by_default(small_config, compile_calls):
     compile_model(small_config(), nn.Linear(1, 1))
-    assert seen == []
+    assert compile_calls == []
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch, about itself
-def test_a_compiled_model_computes_the_same_and_keeps_its_names(small_config):
+@pytest.mark.filterwarnings("ignore")  # torch's warnings about its own code
+def test_a_compiled_model_has_the_same_outputs_and_parameter_names(small_config):
     cfg = small_config(*ONE_BLOCK, *COMPILE)
     plain = build_model(cfg).train()
     compiled = copy.deepcopy(plain)
@@ -56,5 +56,5 @@ def test_a_compiled_model_computes_the_same_and_keeps_its_names(small_config):
         results.append((logits, [value.grad for value in model.parameters()]))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
-    # The average of the weights is a copy, which must be compiled on its own.
+    # A copy, such as the weight average, is not compiled and must be compiled itself.
     assert copy.deepcopy(compiled)._compiled_call_impl is None

@@ -1,3 +1,5 @@
+"""Test parameter groups, learning rates and gradient clipping."""
+
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,7 @@ def test_every_parameter_is_in_exactly_one_group(small_config, model):
     }  # fmt: skip
 
 
-def test_heads_and_vectors_are_told_apart(small_config, model):
+def test_groups_separate_the_head_and_vectors(small_config, model):
     groups = names_by_group(model, build_optimizer(small_config(), model))
     assert groups["head/decay"] == ["head.fc.weight"]
     assert groups["head/no_decay"] == ["head.fc.bias"]
@@ -50,15 +52,15 @@ def test_heads_and_vectors_are_told_apart(small_config, model):
     assert all(shapes[name] > 1 for name in groups["backbone/decay"])
 
 
-def test_all_but_bias_tables_decay_without_zero_wd_1d_param(small_config, model):
+def test_only_bias_tables_are_exempt_without_zero_wd_1d_param(small_config, model):
     optimizer = build_optimizer(small_config("SOLVER.ZERO_WD_1D_PARAM", "False"), model)
     groups = names_by_group(model, optimizer)
     assert set(groups) == {"backbone/decay", "backbone/no_decay", "head/decay"}
     assert all(name.endswith("bias_table") for name in groups["backbone/no_decay"])
 
 
-def test_the_video_recipe_has_the_groups_of_the_released_one(model):
-    """mmcv gives a parameter what belongs to the longest of these keys that its name holds."""
+def test_the_video_recipe_matches_the_released_parameter_groups(model):
+    """mmcv applies the longest of these keys that is part of a parameter's name."""
     released = {
         "absolute_pos_embed": (1.0, 0.0),
         "relative_position_bias_table": (1.0, 0.0),
@@ -71,14 +73,14 @@ def test_the_video_recipe_has_the_groups_of_the_released_one(model):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         for name in (names[id(parameter)] for parameter in group["params"]):
-            theirs = name if name.startswith("head.") else f"backbone.{name}"
+            released_name = name if name.startswith("head.") else f"backbone.{name}"
             keys = sorted(released, key=len, reverse=True)
-            rate, decay = next((released[key] for key in keys if key in theirs), (1.0, 1.0))
+            rate, decay = next((released[key] for key in keys if key in released_name), (1.0, 1.0))
             assert group["lr"] == pytest.approx(1e-3 * rate), name
             assert group["weight_decay"] == pytest.approx(0.02 * decay), name
 
 
-def test_a_model_names_more_parameters_without_decay(small_config):
+def test_a_model_can_exempt_more_parameters_from_weight_decay(small_config):
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
@@ -92,7 +94,7 @@ def test_a_model_names_more_parameters_without_decay(small_config):
     assert groups == {"backbone/decay": ["other"], "backbone/no_decay": ["token"]}
 
 
-def test_positions_and_class_token_do_not_decay(small_config):
+def test_positions_and_class_token_have_no_weight_decay(small_config):
     cfg = small_config(
         *("MODEL.ARCH", "deit", "STVIT.ENABLE", "False", "DEIT.EMBED_DIM", "12"),
         *("DEIT.NUM_HEADS", "2", "DATA.NUM_FRAMES", "1", "DEIT.PATCH_SIZE", "(8, 8)"),
@@ -102,7 +104,7 @@ def test_positions_and_class_token_do_not_decay(small_config):
     assert {"position.table", "position.class_token"} <= set(groups["backbone/no_decay"])
 
 
-def test_frozen_parameters_are_left_out(model):
+def test_frozen_parameters_are_in_no_group(model):
     model.head.fc.weight.requires_grad_(False)
     groups = parameter_groups(model, weight_decay=0.1)
     assert all(
@@ -123,12 +125,12 @@ def test_learning_rates_of_backbone_and_head(small_config, model):
     )
 
 
-def test_learning_rates_fall_from_layer_to_layer(small_config, model):
+def test_layer_decay_scales_the_learning_rate_per_layer(small_config, model):
     cfg = small_config("SOLVER.LAYER_DECAY", "0.5", "SOLVER.BACKBONE_LR_FACTOR", "0.1")
     optimizer = build_optimizer(cfg, model)
     set_learning_rate(optimizer, 1.0)
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
-    # 5 layers: the patch embedding is 6 layers away from the head, the final norm none.
+    # The model has 5 layers: the decay applies 6 times to the patch embedding, 0 to the final norm.
     for depth in range(6):
         assert rates[f"backbone/layer_{depth:03d}/decay"] == pytest.approx(0.1 * 0.5 ** (6 - depth))
     assert rates["backbone/layer_006/no_decay"] == pytest.approx(0.1)
@@ -137,7 +139,7 @@ def test_learning_rates_fall_from_layer_to_layer(small_config, model):
     assert sorted(name for names in groups.values() for name in names) == sorted(
         name for name, _ in model.named_parameters()
     )
-    # Decayed and exempt parameters are still told apart.
+    # Parameters with and without weight decay are still in separate groups.
     assert groups["backbone/layer_000/decay"] == ["patch_embed.proj.weight"]
     assert groups["backbone/layer_006/no_decay"] == ["norm.weight", "norm.bias"]
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.02, 0.0}
@@ -149,7 +151,7 @@ def test_layer_decay_needs_a_model_with_layers(small_config):
         build_optimizer(small_config("SOLVER.LAYER_DECAY", "0.9"), nn.Linear(1, 1))
 
 
-def test_config_chooses_the_method(small_config, model):
+def test_the_config_selects_the_optimizer(small_config, model):
     adamw = build_optimizer(small_config("SOLVER.BETAS", "(0.8, 0.9)"), model)
     assert isinstance(adamw, torch.optim.AdamW)
     assert adamw.defaults["betas"] == (0.8, 0.9)
@@ -167,8 +169,8 @@ def test_clipping():
     assert parameter.grad.tolist() == pytest.approx([0.6, -0.8], abs=1e-5)
     clip_gradients([parameter], value=0.7)
     assert parameter.grad.tolist() == pytest.approx([0.6, -0.7], abs=1e-5)
-    # A norm that is known is taken as it is, unless clipping by value has changed it.
-    clip_gradients([parameter], norm=1.0, present_norm=torch.tensor(2.0))
+    # A given total norm is used, unless clipping by value has changed the norm.
+    clip_gradients([parameter], norm=1.0, total_norm=torch.tensor(2.0))
     assert parameter.grad.tolist() == pytest.approx([0.3, -0.35], abs=1e-5)
-    clip_gradients([parameter], value=0.3, norm=1.0, present_norm=torch.tensor(9.0))
+    clip_gradients([parameter], value=0.3, norm=1.0, total_norm=torch.tensor(9.0))
     assert parameter.grad.tolist() == pytest.approx([0.3, -0.3], abs=1e-5)

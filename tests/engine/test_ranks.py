@@ -1,4 +1,4 @@
-"""Several gloo ranks on the CPU must do what one process does."""
+"""Test that several gloo ranks on the CPU match a single process."""
 
 import json
 from pathlib import Path
@@ -20,9 +20,10 @@ def predictions(cfg):
     return np.load(Path(cfg.OUTPUT_DIR) / "results" / "scores.npz")
 
 
-def test_two_ranks_train_and_test_as_one(video_config, tmp_path):
+def test_two_ranks_train_and_test_like_one(video_config, tmp_path):
     configs = []
-    # The same 4 clips a step: in one pass of one rank, and in two passes of two ranks.
+    # The same 4 clips per step: in one pass on one rank, or in two passes on each of two ranks
+    # with 1 clip per pass.
     for ranks, batch, passes in ((1, 4, 1), (2, 2, 2)):
         cfg = video_config(
             *("OUTPUT_DIR", str(tmp_path / f"{ranks} ranks"), "NUM_GPUS", str(ranks)),
@@ -40,19 +41,19 @@ def test_two_ranks_train_and_test_as_one(video_config, tmp_path):
     np.testing.assert_array_equal(*top)
 
 
-def test_three_ranks_test_as_one_although_shares_are_uneven(video_config, tmp_path):
+def test_three_ranks_with_uneven_shares_test_like_one(video_config, tmp_path):
     trained = video_config("SOLVER.MAX_EPOCH", "1", "OUTPUT_DIR", str(tmp_path / "trained"))
     train(trained)
     weights = next(Path(trained.OUTPUT_DIR).rglob("*.pyth"))
-    found = []
+    scores = []
     for ranks in (1, 3):
-        where = ("OUTPUT_DIR", str(tmp_path / f"{ranks} ranks"), "NUM_GPUS", str(ranks))
-        # Six views a video and as many a rank: a video a batch, three, two and two batches.
+        output = ("OUTPUT_DIR", str(tmp_path / f"{ranks} ranks"), "NUM_GPUS", str(ranks))
+        # Six views per video and per rank: batches of one video, and 3, 2 and 2 batches per rank.
         views = ("TEST.CHECKPOINT_FILE_PATH", str(weights), "TEST.BATCH_SIZE", str(6 * ranks))
-        cfg = video_config(*where, *views, "TRAIN.ENABLE", "False")
+        cfg = video_config(*output, *views, "TRAIN.ENABLE", "False")
         run_ranks(evaluate, cfg, num_local_ranks=ranks, device="cpu")
-        found.append(predictions(cfg))
-    one, three = found
+        scores.append(predictions(cfg))
+    one, three = scores
     np.testing.assert_array_equal(three["video_index"], np.arange(7))
     np.testing.assert_allclose(three["scores"], one["scores"], atol=1e-6)
     np.testing.assert_array_equal(three["scores"].argmax(1), one["scores"].argmax(1))

@@ -1,3 +1,5 @@
+"""Test the learning rate schedule."""
+
 import math
 
 import pytest
@@ -14,7 +16,7 @@ def test_cosine_without_warm_up():
 
 
 def test_warm_up_ends_on_the_cosine():
-    # PySlowFast's cosine runs from epoch 0, so warm-up ends below the base rate.
+    # PySlowFast's cosine starts at epoch 0, so the warm-up ends below the base learning rate.
     schedule = Schedule(Cosine(1e-3, 1e-5, max_epoch=30), warmup_epochs=2.5, warmup_start_lr=1e-6)
     end = 1e-5 + (1e-3 - 1e-5) * (math.cos(math.pi * 2.5 / 30) + 1) / 2
     assert schedule(0) == pytest.approx(1e-6)
@@ -23,7 +25,7 @@ def test_warm_up_ends_on_the_cosine():
     assert schedule(2.5 - 1e-9) == pytest.approx(end)
 
 
-def test_cosine_after_warm_up_starts_at_the_base_rate():
+def test_cosine_after_warm_up_starts_at_the_base_learning_rate():
     schedule = Schedule(Cosine(0.2, 0.0, max_epoch=12, offset=2), warmup_epochs=2)
     assert schedule(1) == pytest.approx(0.1)
     assert schedule(2) == pytest.approx(0.2)
@@ -38,7 +40,7 @@ def test_steps(epoch, lr):
     assert schedule(epoch) == pytest.approx(lr)
 
 
-def test_shards_scale_every_rate(small_config):
+def test_shards_scale_all_learning_rates(small_config):
     solver = ("SOLVER.BASE_LR", "0.1", "SOLVER.COSINE_END_LR", "0.01", "SOLVER.MAX_EPOCH", "8")
     warm_up = ("SOLVER.WARMUP_EPOCHS", "2", "SOLVER.WARMUP_START_LR", "0.001")
     scaled = ("NUM_SHARDS", "4", "SOLVER.BASE_LR_SCALE_NUM_SHARDS", "True")
@@ -48,7 +50,7 @@ def test_shards_scale_every_rate(small_config):
         assert four(epoch) == pytest.approx(4 * one(epoch))
 
 
-def test_config_chooses_the_policy(small_config):
+def test_the_config_selects_the_policy(small_config):
     solver = ("SOLVER.BASE_LR", "0.5", "SOLVER.WARMUP_EPOCHS", "0", "SOLVER.MAX_EPOCH", "4")
     steps = ("SOLVER.LR_POLICY", "steps_with_relative_lrs", "SOLVER.STEPS", "(0, 3)")
     schedule = build_schedule(small_config(*solver, *steps, "SOLVER.LRS", "(1, 0.1)"))

@@ -1,3 +1,5 @@
+"""Test training runs: output, resuming, initial weights, precision, periods."""
+
 import json
 import shutil
 from pathlib import Path
@@ -23,7 +25,7 @@ AUGMENTED = (
 
 
 def run(cfg):
-    """Train, and return the lines of the log with all their digits."""
+    """Train, and return the statistics unrounded."""
     train_recording(cfg)
     lines = json.loads((Path(cfg.OUTPUT_DIR) / "lines.json").read_text())
     return [without_times(line) for line in lines]
@@ -33,7 +35,7 @@ def lines_of(lines, kind):
     return [line for line in lines if line["_type"] == kind]
 
 
-def test_a_run_writes_what_pyslowfast_users_expect(video_config):
+def test_the_output_of_a_run_is_like_pyslowfasts(video_config):
     cfg = video_config("TENSORBOARD.ENABLE", "True", "LOG_MODEL_INFO", "True")
     train(cfg)
     folder = Path(cfg.OUTPUT_DIR)
@@ -58,9 +60,9 @@ def test_a_run_writes_what_pyslowfast_users_expect(video_config):
     assert list((folder / "runs").glob("events.out.tfevents.*"))
 
 
-def test_the_learning_rate_moves_at_every_step(video_config):
+def test_the_learning_rate_changes_at_every_step(video_config):
     lines = lines_of(run(video_config()), "train_iter")
-    # Warm-up is half an epoch, one of two steps: the first has the rate 0.
+    # The warm-up is half an epoch of two steps, so only the first step has learning rate 0.
     assert lines[0]["lr"] == 0
     assert [line["lr"] for line in lines[1:]] == pytest.approx(
         [1e-3 * (1 + cos) / 2 for cos in (2**-0.5, 0, -(2**-0.5))]
@@ -68,7 +70,7 @@ def test_the_learning_rate_moves_at_every_step(video_config):
 
 
 @pytest.mark.parametrize(("workers", "augmented"), [("0", ()), ("1", ()), ("1", AUGMENTED)])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     video_config, tmp_path, workers, augmented
 ):
     epochs = (*STOCHASTIC, *augmented, "SOLVER.MAX_EPOCH", "3", "DATA_LOADER.NUM_WORKERS", workers)
@@ -79,7 +81,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     first.parent.mkdir(parents=True)
     shutil.copy(checkpoint_path(whole.OUTPUT_DIR, 1), first)
 
-    # The validation of epoch 1 is done again: its result is not in the checkpoint before it.
+    # The validation of epoch 1 is repeated, as the checkpoint was saved before it.
     per_epoch = len(expected) // 3
     assert run(resumed) == expected[per_epoch - 1 :]
     one, other = (read_checkpoint(checkpoint_path(cfg.OUTPUT_DIR, 3)) for cfg in (whole, resumed))
@@ -89,7 +91,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     assert one["validations"] == other["validations"]
 
 
-def test_training_with_all_augmentations_learns_from_every_clip(video_config, monkeypatch):
+def test_repeated_augmentation_trains_on_every_clip(video_config, monkeypatch):
     batches = []
     real = TrainingStep.__call__
     monkeypatch.setattr(
@@ -110,7 +112,7 @@ def test_training_with_all_augmentations_learns_from_every_clip(video_config, mo
     assert "AUG.COLOR_JITTER is not used" in log
 
 
-def test_validation_takes_the_labels_as_they_are(video_config, tmp_path):
+def test_validation_uses_unmixed_labels(video_config, tmp_path):
     still = ("SOLVER.BASE_LR", "1e-12", "SOLVER.MAX_EPOCH", "1", "SOLVER.WARMUP_EPOCHS", "0")
     hard = run(video_config(*still))
     soft = run(video_config(*still, *AUGMENTED, "OUTPUT_DIR", str(tmp_path / "soft")))
@@ -137,9 +139,7 @@ def test_a_new_run_does_not_mix_with_old_checkpoints(video_config):
 
 
 @pytest.mark.parametrize("reset", [True, False])
-def test_another_runs_checkpoint_gives_its_epoch_or_its_weights_alone(
-    video_config, tmp_path, reset
-):
+def test_training_resumes_from_or_loads_another_runs_checkpoint(video_config, tmp_path, reset):
     first = video_config("SOLVER.MAX_EPOCH", "1")
     train(first)
     path = checkpoint_path(first.OUTPUT_DIR, 1)
@@ -153,7 +153,7 @@ def test_another_runs_checkpoint_gives_its_epoch_or_its_weights_alone(
     assert epochs == (["1/2", "2/2"] if reset else ["2/2"])
 
 
-def test_a_finished_checkpoint_leaves_nothing_to_train(video_config, tmp_path):
+def test_an_error_if_nothing_is_left_to_train(video_config, tmp_path):
     first = video_config("SOLVER.MAX_EPOCH", "1")
     train(first)
     path = checkpoint_path(first.OUTPUT_DIR, 1)
@@ -162,7 +162,7 @@ def test_a_finished_checkpoint_leaves_nothing_to_train(video_config, tmp_path):
         train(video_config(*second, "TRAIN.CHECKPOINT_FILE_PATH", str(path)))
 
 
-def test_weights_start_a_new_run(video_config, tmp_path):
+def test_a_run_starts_from_initial_weights(video_config, tmp_path):
     model = build_model(video_config())
     with torch.no_grad():
         model.head.fc.weight.zero_()
@@ -170,7 +170,7 @@ def test_weights_start_a_new_run(video_config, tmp_path):
     path = tmp_path / "weights.safetensors"
     save_weights(model, path)
     lines = run(video_config("TRAIN.CHECKPOINT_FILE_PATH", str(path), "SOLVER.BASE_LR", "1e-9"))
-    # Everything is class 0: videos 0, 3 and 6 of the 8 that training sees.
+    # The weights always predict class 0, that of training videos 0, 3 and 6 of 8.
     assert lines_of(lines, "train_epoch")[0]["top1_err"] == pytest.approx(100 * 5 / 8)
     assert lines_of(lines, "val_epoch")[0]["top1_err"] == pytest.approx(100 * 3 / 5)
     log = (Path(video_config().OUTPUT_DIR) / "stdout.log").read_text()
@@ -197,7 +197,7 @@ def test_bfloat16_parameters_are_trained_averaged_and_tested(video_config, tmp_p
     assert summary["num_videos"] == 7
 
 
-def test_accumulation_sees_what_a_larger_batch_sees(video_config, tmp_path):
+def test_accumulation_matches_a_larger_batch(video_config, tmp_path):
     expected = lines_of(run(video_config("TRAIN.BATCH_SIZE", "4")), "train_iter")
     small = ("TRAIN.BATCH_SIZE", "2", "TRAIN.ACCUMULATE_STEPS", "2")
     lines = run(video_config(*small, "OUTPUT_DIR", str(tmp_path / "small")))
@@ -205,19 +205,19 @@ def test_accumulation_sees_what_a_larger_batch_sees(video_config, tmp_path):
     assert losses == pytest.approx([line["loss"] for line in expected], abs=1e-5)
 
 
-def test_more_passes_than_batches_are_refused(video_config):
+def test_more_accumulation_steps_than_batches_are_rejected(video_config):
     with pytest.raises(UserError, match=r"TRAIN\.ACCUMULATE_STEPS is 3, but an epoch has 2"):
         train(video_config("TRAIN.ACCUMULATE_STEPS", "3"))
 
 
-def test_periods_of_checkpoints_and_validation(video_config):
+def test_checkpoint_and_validation_periods(video_config):
     cfg = video_config(
         *("SOLVER.MAX_EPOCH", "5", "TRAIN.CHECKPOINT_PERIOD", "3", "TRAIN.EVAL_PERIOD", "2")
     )
     lines = run(cfg)
     validated = [line["epoch"] for line in lines_of(lines, "val_epoch")]
     assert validated == ["2/5", "4/5", "5/5"]
-    # Those that are the best when they are validated, beside those of the period and the last.
+    # Checkpoints are those of the period, the last epoch, and each best epoch so far.
     errors = [line["top1_err"] for line in lines_of(lines, "val_epoch")]
     best = {
         epoch[0]

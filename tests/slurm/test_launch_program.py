@@ -573,7 +573,7 @@ def test_a_chain_resumes_its_second_run(launch, interrupted, config_file, second
     assert shown.count("resumes") == 1
     assert "stand-in" not in shown
     assert "previous job" not in shown
-    assert "is not read, as the run goes on from its own checkpoint" in shown
+    assert "is not read because the run resumes from its own checkpoint" in shown
 
 
 def test_broken_videos_are_found_before_a_job_is_queued(launch, fake_slurm, video_folder, tmp_path):

@@ -102,7 +102,7 @@ def test_it_outlives_the_program_and_stops_at_a_step_on_a_signal(start, tmp_path
     assert job_info(record).state == "RUNNING"
     os.kill(int(record.job_id), signal.SIGTERM)
     wait_until(lambda: job_info(record).is_over)
-    assert "Stopped as asked" in record.log().read_text()
+    assert "Stopped on request" in record.log().read_text()
     newest = list(find_checkpoints(tmp_path / "run"))[-1]
     assert newest.epochs + newest.steps > 0
 

@@ -203,13 +203,13 @@ class _ErrorRecorder(BadVideoLog):
 
     def __init__(self, videos: LabeledVideos, *, record: Callable[[int, VideoFacts], None]) -> None:
         super().__init__(videos.paths, file=None, max_bad=len(videos), fate="")
-        self._record = record
+        self._note = record
 
     def add(self, reports: Iterable[BadVideo]) -> None:
         for bad in reports:
-            if self._is_new(bad) and not bad.read_by_fallback:
+            if self._record(bad) and not bad.read_by_fallback:
                 facts = VideoFacts(error=bad.error, crashes_worker=bad.crashes_worker)
-                self._record(bad.index, facts)
+                self._note(bad.index, facts)
 
 
 class _SingleVideoSampler(Sampler[list[int]]):
