@@ -180,7 +180,7 @@ def _measure(
         evaluated = evaluate_detector(
             model, loader, normalize=normalize, precision=precision, should_stop=should_stop
         )
-        return None if evaluated is None else evaluated.measured
+        return None if evaluated is None else evaluated.metrics
     return validate(
         model,
         loader,

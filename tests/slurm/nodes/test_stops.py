@@ -58,7 +58,7 @@ def test_a_test_that_is_stopped_goes_on_with_the_videos_left(cluster, launch, tm
     cluster.run("scancel", "--signal=USR2", job.id)
     job.wait()
     assert job.facts.restarts == 1
-    going_on = re.search(r"Going on with a test that was stopped: (\d+) videos are", job.log())
+    going_on = re.search(r"Resuming a stopped test: (\d+) videos are", job.log())
     left = 300 - int(going_on[1])
     # A batch is a video; the last line is of rank 0's last batch of half of what was left.
     half = math.ceil(left / 2)
