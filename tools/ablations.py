@@ -1,11 +1,11 @@
-"""Train the digits demo in variants, with several seeds each, and print how accurate they are.
+"""Train variants of the digits demo with several seeds, and print a table of their accuracies.
 
 python tools/make_digit_images.py data/digits
 python tools/ablations.py
 python tools/ablations.py --studies layers pooling --seeds 0 1 2 3 4
 python tools/ablations.py --markdown --opts SOLVER.MAX_EPOCH 10
 
-What is there already is not trained again: a command that was stopped goes on.
+Finished runs are not repeated, and an interrupted run resumes from its last checkpoint.
 """
 
 import argparse
@@ -25,13 +25,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--studies", nargs="+", choices=known, default=known)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--output", default="output/ablations", help="folder (%(default)s)")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", dest="write", action="store_const", const=as_json)
-    form.add_argument("--markdown", dest="write", action="store_const", const=as_markdown)
-    parser.set_defaults(write=as_text)
+    parser.add_argument("--studies", nargs="+", choices=known, default=known, help="(all)")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="RNG_SEED of the runs (0 1 2)"
+    )
+    parser.add_argument("--output", default="output/ablations", help="output folder (%(default)s)")
+    output_format = parser.add_mutually_exclusive_group()
+    output_format.add_argument("--json", dest="format", action="store_const", const=as_json)
+    output_format.add_argument("--markdown", dest="format", action="store_const", const=as_markdown)
+    parser.set_defaults(format=as_text)
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of the configs"
     )
@@ -40,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
 
 @program("ablations.py")
 def main() -> None:
-    """Run what is missing, and print the table."""
+    """Run the ablations, and print the table."""
     arguments = parse_arguments()
     rows = run_ablations(
         [variant for variant in variants() if variant.study in arguments.studies],
@@ -48,9 +50,9 @@ def main() -> None:
         output=Path(arguments.output),
         seeds=arguments.seeds,
         overrides=arguments.opts,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        log=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(arguments.write(rows))
+    print(arguments.format(rows))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Compare the speed of models, or of the data loader with PyTorchVideo's, in one process.
 
-Models, by config, torchvision:NAME or timm:NAME; they take turns, and each pair is compared round
-by round:
+Models are config files, torchvision:NAME or timm:NAME. They run alternately, and each pair is
+compared in every round:
 
     python tools/benchmark.py configs/k400/stvit_swin_t.yaml configs/k400/swin_t.yaml \\
         torchvision:swin3d_t
@@ -12,8 +12,8 @@ by round:
     python tools/benchmark.py configs/imagenet/swin_t.yaml timm:swin_tiny_patch4_window7_224 \\
         --size 1 448 448
 
-The loader of a config (default configs/k400/stvit_swin_t.yaml), on videos or images of one's own
-or, without --videos, on generated videos of the shape of Kinetics-400's:
+The loader of a config (default configs/k400/stvit_swin_t.yaml) reads your own videos or images
+or, without --videos, generated videos with the size and length of Kinetics-400's:
 
     python tools/benchmark.py --loader
     python tools/benchmark.py --loader configs/k400/swin_t.yaml --videos /data/k400/val.csv \\
@@ -28,15 +28,15 @@ import tempfile
 from pathlib import Path
 
 import torch
-from _program import device, positive, program
+from _program import device, positive_int, program
 
 from stvit_video.benchmarks.loader_report import loader_report
 from stvit_video.benchmarks.models import (
-    build_contender,
     compare,
+    create_model,
     default_size,
     describe_input,
-    report,
+    format_timings,
 )
 from stvit_video.errors import UserError
 from stvit_video.inference.media import Media, find_media
@@ -54,26 +54,29 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs="*", help="config files, torchvision:NAME, timm:NAME")
-    parser.add_argument("--rounds", type=positive, default=7, help="rounds that count (default 7)")
-    parser.add_argument("--device", type=device, default="auto", help="cpu, cuda (%(default)s)")
+    parser.add_argument("--rounds", type=positive_int, default=7, help="timed rounds (default 7)")
+    parser.add_argument(
+        "--device", type=device, default="auto", help="cpu, cuda or cuda:N (%(default)s)"
+    )
     parser.add_argument(
         "--opts", nargs="+", default=(), metavar="KEY VALUE", help="overrides of every config"
     )
     models = parser.add_argument_group("models")
-    models.add_argument("--batch", type=positive, default=1, help="clips at once (default 1)")
+    models.add_argument("--batch", type=positive_int, default=1, help="batch size (default 1)")
     models.add_argument(
         "--size",
-        type=positive,
+        type=positive_int,
         nargs=3,
         metavar=("FRAMES", "HEIGHT", "WIDTH"),
-        help="of a clip, 1 frame is an image (default: that of the first config's test, or of its "
-        "training with --train; without a config 32 224 224 for torchvision, 1 224 224 for timm)",
+        help="input size; 1 frame is an image (default: the test size of the first config, or its "
+        "training size with --train; without a config 32 224 224 for torchvision, 1 224 224 for "
+        "timm)",
     )
-    models.add_argument("--train", action="store_true", help="time forward and backward")
+    models.add_argument("--train", action="store_true", help="time the forward and backward pass")
     models.add_argument(
         "--keep-memory",
         action="store_true",
-        help="on a CPU, keep freed memory for the next tensors, as run_net.py does",
+        help="on the CPU, keep freed memory for new tensors, as run_net.py does",
     )
     models.add_argument("--amp", choices=("bfloat16", "float16"), help="automatic mixed precision")
     loader = parser.add_argument_group("loader")
@@ -88,39 +91,39 @@ def parse_arguments() -> argparse.Namespace:
         "--videos",
         nargs="+",
         metavar="PATH",
-        help="videos or, for a config of images, images; folders, or CSV files (path label)",
+        help="videos, or images for a config that reads images; folders, or CSV files (path label)",
     )
     loader.add_argument(
         "--clips",
-        type=positive,
+        type=positive_int,
         default=256,
-        help="to load through the workers, and most files to read (default 256)",
+        help="clips to load with the workers, and largest number of files (default 256)",
     )
     loader.add_argument(
         "--model-speed",
         type=float,
         metavar="CLIPS/S",
-        help="that the model trains on (measured, if not given)",
+        help="training speed of the model (default: measured)",
     )
     arguments = parser.parse_args()
-    other = models if arguments.loader else loader
+    unused = models if arguments.loader else loader
     given = [
         action.option_strings[0]
-        for action in other._group_actions
+        for action in unused._group_actions
         if getattr(arguments, action.dest) != action.default
     ]
     if given:
-        what = "models, not of the loader" if arguments.loader else "the loader: add --loader"
-        parser.error(f"{', '.join(given)} is of {what}")
+        rule = "not valid with --loader" if arguments.loader else "only valid with --loader"
+        parser.error(f"{', '.join(given)}: {rule}")
     return arguments
 
 
 @program("benchmark.py")
 def main() -> None:
-    """Measure what the command line asks for, and print it."""
+    """Parse the command line, and benchmark models or the loader."""
     arguments = parse_arguments()
     if bool(arguments.loader) == bool(arguments.models):
-        raise UserError("name models to compare, or give --loader CONFIG; --help has examples")
+        raise UserError("Give either models or --loader CONFIG; --help has examples.")
     if arguments.loader:
         measure_loader(arguments)
     else:
@@ -128,17 +131,17 @@ def main() -> None:
 
 
 def measure_models(arguments: argparse.Namespace) -> None:
-    """Build the models, time them, print the table."""
+    """Create the models, time them, and print a table."""
     disable_cudnn_attention()
     if arguments.keep_memory and not keep_freed_memory():
-        raise UserError("--keep-memory needs the GNU C library: leave it out.")
+        raise UserError("--keep-memory needs the GNU C library: omit it.")
     size = tuple(arguments.size or ()) or default_size(
         arguments.models, overrides=arguments.opts, train=arguments.train
     )
-    shape = size if size[0] > 1 else size[1:]  # other libraries' image models want images
+    shape = size if size[0] > 1 else size[1:]  # image models of other libraries take images
     video = torch.randn(arguments.batch, 3, *shape, device=arguments.device)
     models = {
-        name: build_contender(name, overrides=arguments.opts, size=size).to(arguments.device)
+        name: create_model(name, overrides=arguments.opts, size=size).to(arguments.device)
         for name in arguments.models
     }
     timings = compare(
@@ -149,23 +152,25 @@ def measure_models(arguments: argparse.Namespace) -> None:
         train=arguments.train,
     )
     on_gpu = arguments.device.type == "cuda"
-    where = torch.cuda.get_device_name(arguments.device) if on_gpu else "CPU"
+    device_name = torch.cuda.get_device_name(arguments.device) if on_gpu else "CPU"
     threads = "CUDA" if on_gpu else f"{torch.get_num_threads()} threads"
-    kept = ", freed memory kept" if arguments.keep_memory else ""
-    print(f"{where}, {threads}{kept}, {arguments.amp or 'float32'}, torch {torch.__version__}")
+    memory = ", freed memory kept" if arguments.keep_memory else ""
+    print(
+        f"{device_name}, {threads}{memory}, {arguments.amp or 'float32'}, torch {torch.__version__}"
+    )
     print(f"{'training' if arguments.train else 'inference'} on {describe_input(video)}")
-    print(report(timings, batch=arguments.batch))
+    print(format_timings(timings, batch=arguments.batch))
 
 
 def measure_loader(arguments: argparse.Namespace) -> None:
-    """Find or make the videos, and print each part of the report when it is measured."""
+    """Find or generate the media, and print each section of the report as it is measured."""
     with tempfile.TemporaryDirectory() as folder:
         if arguments.videos:
             media = find_media(arguments.videos)
         else:
             generated = write_kinetics_like_videos(Path(folder), count=_GENERATED_VIDEOS)
             media = Media(generated, are_images=False)
-        parts = loader_report(
+        sections = loader_report(
             arguments.loader,
             media,
             folder=Path(folder),
@@ -175,8 +180,8 @@ def measure_loader(arguments: argparse.Namespace) -> None:
             model_speed=arguments.model_speed,
             device=arguments.device,
         )
-        for part in parts:
-            print(part, flush=True)
+        for section in sections:
+            print(section, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Check a data set before training: lines, labels, duplicates, and every frame of every video.
 
-Of a detector's config the annotation files are checked, and every image and mask; of a config for
-folders of images by class, the folders, and every image.
+For a detector's config, the annotation files and every image and mask are checked. For a config
+that reads class folders of images, the folders and every image are checked.
 
     python tools/check_data.py --cfg configs/k400/stvit_swin_t.yaml DATA.PATH_TO_DATA_DIR /data/k400
     python tools/check_data.py --csv /data/k400/train.csv --num_classes 400
 
-It writes, to the folder --output: quarantine.csv (videos that cannot be read), problems.txt,
-SPLIT.clean.csv (the lines without broken and repeated videos), statistics.csv and statistics.png,
-and journal.jsonl, by which it goes on where it was stopped. The exit status is 0 for a clean data
-set, 1 if there are problems, and 2 after a mistake in the arguments.
+The folder --output gets quarantine.csv (unreadable videos), problems.txt, SPLIT.clean.csv (lines
+without unreadable and duplicate videos), statistics.csv, statistics.png, and journal.jsonl, from
+which an interrupted check resumes. The exit status is 0 for a clean data set, 1 if there are
+problems, and 2 for invalid arguments.
 """
 
 import argparse
@@ -37,19 +37,21 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--cfg", metavar="FILE", help="YAML config, whose splits are checked")
-    what.add_argument("--csv", nargs="+", type=Path, metavar="FILE", help="CSV files to check")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--cfg", metavar="FILE", help="YAML config whose splits are checked")
+    source.add_argument("--csv", nargs="+", type=Path, metavar="FILE", help="CSV files to check")
     parser.add_argument("--num_classes", type=int, help="with --csv: number of classes")
-    parser.add_argument("--output", type=Path, default=Path("check_data"), help="(%(default)s)")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)"
+        "--output", type=Path, default=Path("check_data"), help="output folder (%(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="number of processes (%(default)s)"
     )
     parser.add_argument(
         "--quick", action="store_true", help="decode three frames of each video instead of all"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="with --cfg: config overrides"
+        "overrides", nargs="*", metavar="KEY VALUE", help="with --cfg: overrides of config keys"
     )
     return parser.parse_intermixed_args(arguments)
 
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     """Check the data set and print the report."""
     options = parse_arguments(arguments)
     if options.workers < 1:
-        raise UserError(f"--workers must be at least 1, but it is {options.workers}")
+        raise UserError(f"--workers must be at least 1, but it is {options.workers}.")
     cfg = load_config(options.cfg, options.overrides) if options.cfg else default_config()
     build = _CHECKS[cfg.TRAIN.DATASET] if options.cfg else _csv_check
     problems, report = build(cfg, options).run()
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
-# All import here so that --help and a typing error need not wait seconds for PyTorch.
+# These functions import their checks themselves to keep --help and errors in arguments fast.
 def _csv_check(cfg: CfgNode, options: argparse.Namespace) -> "CsvCheck":
     from stvit_video.data.check.csv_files import CsvCheck
 
@@ -108,7 +110,7 @@ def _image_check(cfg: CfgNode, options: argparse.Namespace) -> "ImageFolderCheck
     if not cfg.DATA.PATH_TO_DATA_DIR or not folders:
         raise UserError(
             f'DATA.PATH_TO_DATA_DIR "{cfg.DATA.PATH_TO_DATA_DIR}" must be a folder with train/ or '
-            "val/, and in each a folder of images for every class"
+            "val/, each with a folder of images for every class."
         )
     return ImageFolderCheck(
         folders=folders,
@@ -128,26 +130,30 @@ _CHECKS: "dict[str, Callable[..., CsvCheck | ImageFolderCheck | CocoCheck]]" = {
 
 def _files_of_config(folder: str) -> dict[str, Path]:
     files = {name: Path(folder) / f"{name}.csv" for name in ("train", "val", "test")}
-    there = {name: path for name, path in files.items() if path.is_file()}
-    if not folder or not there:
+    found = {name: path for name, path in files.items() if path.is_file()}
+    if not folder or not found:
         raise UserError(
-            f'DATA.PATH_TO_DATA_DIR "{folder}" must be a folder with train.csv, val.csv or test.csv'
+            f'DATA.PATH_TO_DATA_DIR "{folder}" must be a folder with train.csv, val.csv or '
+            "test.csv."
         )
-    return there
+    return found
 
 
 def _files_by_name(paths: Sequence[Path]) -> dict[str, Path]:
     files = {path.stem: path for path in paths}
     if len(files) < len(paths):
-        raise UserError("the files of --csv must have different names, as their results do")
+        raise UserError(
+            "The files of --csv must have different names, because their results are named after "
+            "them: rename one."
+        )
     return files
 
 
 def _num_classes(options: argparse.Namespace) -> int:
     if options.overrides:
-        raise UserError("config overrides go with --cfg; --csv takes --num_classes alone")
+        raise UserError("Config overrides need --cfg; with --csv give only --num_classes.")
     if options.num_classes is None or options.num_classes < 1:
-        raise UserError("--csv needs --num_classes, which must be at least 1")
+        raise UserError("--csv needs --num_classes, which must be at least 1.")
     return options.num_classes
 
 

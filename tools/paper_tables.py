@@ -1,4 +1,4 @@
-"""Print the paper's tables beside what is measured here.
+"""Compare the paper's tables with the values measured here.
 
 python tools/paper_tables.py --tables 1 8
 python tools/paper_tables.py --tables 1 --speed --batch 8
@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from _program import device, positive, program
+from _program import device, positive_int, program
 
 from stvit_video.benchmarks.models import compare, pair_ratios
 from stvit_video.paper.rows import paper_rows
@@ -22,7 +22,7 @@ from stvit_video.paper.tables import (
     as_markdown,
     as_text,
     build_row,
-    input_of,
+    make_input,
     measure,
 )
 from stvit_video.runtime.distributed import disable_cudnn_attention
@@ -36,22 +36,24 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tables", nargs="+", type=int, choices=known, default=known)
+    parser.add_argument("--tables", nargs="+", type=int, choices=known, default=known, help="(all)")
     parser.add_argument("--speed", action="store_true", help="time each model against its base")
-    parser.add_argument("--batch", type=positive, default=1, help="inputs at once (default 1)")
-    parser.add_argument("--rounds", type=positive, default=7, help="rounds that count (default 7)")
-    parser.add_argument("--device", type=device, default="auto", help="cpu, cuda (%(default)s)")
+    parser.add_argument("--batch", type=positive_int, default=1, help="batch size (default 1)")
+    parser.add_argument("--rounds", type=positive_int, default=7, help="timed rounds (default 7)")
+    parser.add_argument(
+        "--device", type=device, default="auto", help="cpu, cuda or cuda:N (%(default)s)"
+    )
     parser.add_argument("--amp", choices=("bfloat16", "float16"), help="automatic mixed precision")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", dest="write", action="store_const", const=as_json)
-    form.add_argument("--markdown", dest="write", action="store_const", const=as_markdown)
-    parser.set_defaults(write=as_text)
+    output_format = parser.add_mutually_exclusive_group()
+    output_format.add_argument("--json", dest="format", action="store_const", const=as_json)
+    output_format.add_argument("--markdown", dest="format", action="store_const", const=as_markdown)
+    parser.set_defaults(format=as_text)
     return parser.parse_args()
 
 
 @program("paper_tables.py")
 def main() -> None:
-    """Measure the rows and print them; what does not agree with the paper is marked (!)."""
+    """Measure the rows and print them; differences to the paper are marked (!)."""
     arguments = parse_arguments()
     rows = [measure(row, configs=_CONFIGS) for row in paper_rows() if row.table in arguments.tables]
     if arguments.speed:
@@ -64,7 +66,7 @@ def main() -> None:
             rounds=arguments.rounds,
             amp=getattr(torch, arguments.amp) if arguments.amp else None,
         )
-    print(arguments.write(rows))
+    print(arguments.format(rows))
 
 
 def measure_speed(
@@ -76,25 +78,25 @@ def measure_speed(
     rounds: int,
     amp: torch.dtype | None = None,
 ) -> None:
-    """Fill in the speed of each row relative to its base, the two alternating.
+    """Set the speed of each row relative to its base; the two models run alternately.
 
     Args:
-        rows: bases may be of other tables.
+        rows: rows, whose bases may be in other tables.
         configs: the folder ``configs/``.
-        device: where the models run.
-        batch: inputs at once.
-        rounds: rounds that count; the median of their ratios is taken.
-        amp: type of automatic mixed precision; None for none.
+        device: device of the models.
+        batch: batch size.
+        rounds: timed rounds; the speed is the median of their ratios.
+        amp: dtype of automatic mixed precision; None to disable it.
     """
     by_name = {row.name: row for row in (*paper_rows(), *(row.paper for row in rows))}
     for row in rows:
         if row.paper.is_base:
             continue
         pair = {
-            part.name: build_row(part, configs=configs).to(device)
-            for part in (row.paper, by_name[row.paper.base])
+            paper.name: build_row(paper, configs=configs).to(device)
+            for paper in (row.paper, by_name[row.paper.base])
         }
-        inputs = input_of(row.paper, batch=batch).to(device)
+        inputs = make_input(row.paper, batch=batch).to(device)
         timings = compare(pair, inputs, rounds=rounds, amp=amp)
         row.speedup = median(pair_ratios(*timings.values()))
 

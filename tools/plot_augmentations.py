@@ -1,4 +1,4 @@
-"""Draw what each augmentation makes of a generated clip: the pictures of docs/augmentations.md.
+"""Draw each augmentation of a generated clip, for docs/augmentations.md.
 
 python tools/plot_augmentations.py docs/augmentations
 """
@@ -22,27 +22,28 @@ from stvit_video.figures.augmentations import Column, draw_columns, draw_soft_la
 from stvit_video.synthetic.motion import CLASSES, draw_camera_path, render
 
 RAND_AUGMENT, AUTO_AUGMENT = "rand-m7-n4-mstd0.5-inc1", "original-mstd0.5"
-# Of the generated videos: frames, and the side of a square one.
-_FRAMES, _SIDE = 16, 96
-_DRAWS = 6
+# Number of frames and height of the generated videos.
+_NUM_FRAMES, _SIDE = 16, 96
+# Augmented samples in each figure.
+_NUM_SAMPLES = 6
 
 
 @program("plot_augmentations.py")
 def main() -> None:
-    """Parse the command line and draw."""
+    """Parse the command line, and draw the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="of the pictures, PNG files; made")
+    parser.add_argument("folder", type=Path, help="output folder of the PNG files")
     for path in plot_augmentations(parser.parse_args().folder):
         print(path)
 
 
 def plot_augmentations(folder: Path) -> list[Path]:
-    """Draw a picture of each augmentation, as PNG files; the same ones each time."""
+    """Draw a figure of each augmentation as a PNG file, with fixed seeds."""
     clip = make_clip("approach", seed=59)
     other = make_clip("clockwise", seed=13)
-    pictures = {
+    figures = {
         "repeated_augmentation": _repeated(make_clip("approach", seed=59, width=128)),
         "operations_of_color": _operations(clip, move_pixels=False),
         "operations_of_place": _operations(clip, move_pixels=True),
@@ -54,7 +55,7 @@ def plot_augmentations(folder: Path) -> list[Path]:
         "cutmix": _mixing(clip, other, mixup_alpha=0.0, cutmix_alpha=1.0),
     }
     paths = []
-    for name, columns in pictures.items():
+    for name, columns in figures.items():
         paths.append(folder / f"{name}.png")
         draw_columns(paths[-1], columns)
     paths.append(folder / "soft_labels.png")
@@ -63,10 +64,10 @@ def plot_augmentations(folder: Path) -> list[Path]:
 
 
 def make_clip(motion: str, *, seed: int, width: int = _SIDE) -> Tensor:
-    """Make a clip of a generated motion video: uint8 [C, T, H, W]."""
+    """Generate a clip of a motion video: uint8 [C, T, H, W]."""
     rng = np.random.default_rng(seed)
-    path = draw_camera_path(CLASSES.index(motion), num_frames=_FRAMES, rng=rng)
-    # From twice the size, which takes away most of the noise.
+    path = draw_camera_path(CLASSES.index(motion), num_frames=_NUM_FRAMES, rng=rng)
+    # Downsampling from twice the size removes most of the noise.
     frames = torch.from_numpy(render(path, height=2 * _SIDE, width=2 * width, rng=rng))
     return resize(frames, height=_SIDE, width=width)
 
@@ -81,8 +82,8 @@ def _repeated(clip: Tensor) -> list[Column]:
         ),
     )
     frames, generator = clip.permute(1, 2, 3, 0), torch.Generator().manual_seed(0)
-    samples = [transform(frames, generator=generator) for _ in range(_DRAWS)]
-    titles = [f"sample {number}" for number in range(1, _DRAWS + 1)]
+    samples = [transform(frames, generator=generator) for _ in range(_NUM_SAMPLES)]
+    titles = [f"sample {number}" for number in range(1, _NUM_SAMPLES + 1)]
     return [Column("decoded once", clip), *map(Column, titles, samples)]
 
 
@@ -99,18 +100,18 @@ def _policy(clip: Tensor, text: str) -> list[Column]:
     policy = parse_policy(text, interpolation="bilinear")
     columns = [Column("clip", clip)]
     generator = torch.Generator().manual_seed(3)
-    for _ in range(_DRAWS):
-        ops = policy.draw(generator=generator)
-        columns.append(Column(_describe(ops), apply_ops(clip, ops)))
+    for _ in range(_NUM_SAMPLES):
+        changes = policy.draw(generator=generator)
+        columns.append(Column(_describe(changes), apply_ops(clip, changes)))
     return columns
 
 
 def _color_jitter(clip: Tensor) -> list[Column]:
     columns = [Column("clip", clip)]
     generator = torch.Generator().manual_seed(0)
-    for _ in range(_DRAWS):
-        ops = ColorJitter(0.4).draw(generator=generator)
-        columns.append(Column(_describe(ops), apply_ops(clip, ops)))
+    for _ in range(_NUM_SAMPLES):
+        changes = ColorJitter(0.4).draw(generator=generator)
+        columns.append(Column(_describe(changes), apply_ops(clip, changes)))
     return columns
 
 
@@ -134,7 +135,7 @@ def _mixing(
         switch_probability=0.0,
     )
     columns = [Column("first clip", clip), Column("second clip", other)]
-    for seed in range(_DRAWS - 1):
+    for seed in range(_NUM_SAMPLES - 1):
         batch = torch.stack([clip, other]).float()
         mixed, targets = mixing(batch, torch.tensor([0, 1]), seed=seed)
         title = "label\n{:.2f} first\n{:.2f} second".format(*targets[0].tolist())

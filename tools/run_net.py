@@ -1,4 +1,4 @@
-"""Train and test models as configs say, with PySlowFast's command line."""
+"""Train and test models with configs, using PySlowFast's command line."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ _EXAMPLES = """examples:
   python tools/run_net.py --cfg configs/k400/swin_t.yaml --opts DATA.PATH_TO_DATA_DIR /data/k400
   python tools/run_net.py --cfg configs/k400/swin_t.yaml TRAIN.ENABLE False NUM_GPUS 2 \\
       TEST.CHECKPOINT_FILE_PATH swin_tiny_k400.pth
-  python tools/run_net.py --cfg a.yaml b.yaml             # b after a
+  python tools/run_net.py --cfg a.yaml b.yaml             # first a, then b
   python tools/run_net.py --cfg a.yaml --num_shards 2 --shard_id 0 --init_method tcp://host:9999
 """
 
@@ -32,14 +32,14 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--opts", nargs="*", default=[], metavar="KEY VALUE", help="overrides of config keys"
     )
-    parser.add_argument("--num_shards", type=int, help="machines in the job (NUM_SHARDS)")
+    parser.add_argument("--num_shards", type=int, help="number of machines (NUM_SHARDS)")
     parser.add_argument("--shard_id", type=int, help="index of this machine (SHARD_ID)")
     parser.add_argument(
-        "--init_method", default="", help="where several machines meet, tcp://HOST:PORT"
+        "--init_method", default="", help="rendezvous address of several machines, tcp://HOST:PORT"
     )
     parser.add_argument("bare", nargs="*", metavar="KEY VALUE", help="overrides, as after --opts")
     parsed = parser.parse_intermixed_args(arguments)
-    # Bare overrides right behind the files look like more files to argparse.
+    # argparse takes bare overrides directly after the files for more files.
     more_files = list(takewhile(is_yaml, parsed.cfg[1:]))
     parsed.cfg_files = [parsed.cfg[0], *more_files]
     parsed.overrides = [*parsed.cfg[len(parsed.cfg_files) :], *parsed.opts, *parsed.bare]
@@ -50,14 +50,14 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run(cfg: CfgNode, *, init_method: str) -> None:
-    """Train and test one config, whichever of the two it enables."""
-    # Imported here so that --help and a typing error need not wait seconds for PyTorch.
+    """Train and test one config, as far as it enables them."""
+    # Imported here to keep --help and errors in arguments fast.
     from stvit_video.engine.preflight import preflight
     from stvit_video.engine.run import train_and_test, write_config
     from stvit_video.runtime.distributed import run_ranks
     from stvit_video.runtime.launch import resolve_device
 
-    # What is missing is said before which machine is missing: data first, then the device.
+    # Report missing data before a missing device.
     preflight(cfg)
     device = resolve_device(cfg.DEVICE, cfg.NUM_GPUS)
     write_config(cfg)
@@ -78,7 +78,7 @@ def run(cfg: CfgNode, *, init_method: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run every config."""
     parsed = parse_arguments(arguments)
-    # All are read before the first is run, so that a typing error in the last shows at once.
+    # Load all configs before the first run, so a mistake in the last one is reported immediately.
     configs = [load_config(path, parsed.overrides) for path in parsed.cfg_files]
     check_output_dirs(configs)
     for cfg in configs:

@@ -1,1 +1,1 @@
-"""Speed and memory of models and of the data loader; nothing of the package imports them."""
+"""Benchmarks of models and of the data loader; no other part of the package imports them."""

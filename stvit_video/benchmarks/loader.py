@@ -1,4 +1,4 @@
-"""Speed of the data loader: against PyTorchVideo's, by step, over worker processes."""
+"""Measure the data loader: against PyTorchVideo, step by step, and with worker processes."""
 
 import time
 from collections import defaultdict
@@ -25,16 +25,21 @@ from stvit_video.data.workers import collate
 from stvit_video.errors import UserError
 from stvit_video.inference.media import Media
 
-# Makes one sample of each video, and returns the bytes of a sample's video.
+# Function that makes one sample of each video, and returns the size of one in bytes.
 Source = Callable[[], int]
 
-PEER_DECODERS = ("pyav", "decord")
-# PyTorchVideo measures clips in seconds, for all videos alike.
-_PEER_FPS = 30
+STEPS = ("open", "seek", "decode", "transform", "collate")
+PYTORCHVIDEO_DECODERS = ("pyav", "decord")
+# PyTorchVideo measures clips in seconds, so one frame rate is assumed for all videos.
+_PYTORCHVIDEO_FPS = 30
+# Batches per worker in an epoch of `time_workers`.
+_BATCHES_PER_WORKER = 4
+# The classes of images do not matter here, but a config has at least two.
+_NUM_CLASSES = 2
 
 
-class OurClips:
-    """Training samples of a data set, one of each video a call, or their frames alone."""
+class TrainingSamples:
+    """Training samples of a data set, or only their frames; each call makes one of every video."""
 
     def __init__(self, dataset: TrainingClips, *, frames_only: bool = False) -> None:
         self._dataset = dataset
@@ -42,7 +47,7 @@ class OurClips:
         self._epoch = 0
 
     def __call__(self) -> int:
-        """Make the samples; returns the bytes of the last one's video."""
+        """Make the samples, and return the size of the last video in bytes."""
         self._epoch += 1
         for index in range(len(self._dataset)):
             video = self._frames(index) if self._frames_only else self._sample(index)
@@ -59,22 +64,22 @@ class OurClips:
             )
 
 
-class PeerClips:
-    """PyTorchVideo's samples of the same length and size, one of each video a call.
+class PyTorchVideoClips:
+    """PyTorchVideo's samples of the same length and size; each call makes one of every video.
 
-    Of a clip it decodes every frame, from which its own transforms take those that are wanted.
+    PyTorchVideo decodes every frame of a clip, and its transforms choose frames afterwards.
     """
 
     def __init__(
         self, files: Sequence[Path], *, decoder: str, cfg: CfgNode, frames_only: bool = False
     ) -> None:
         self._count = len(files)
-        seconds = cfg.DATA.NUM_FRAMES * cfg.DATA.SAMPLING_RATE / _PEER_FPS
+        seconds = cfg.DATA.NUM_FRAMES * cfg.DATA.SAMPLING_RATE / _PYTORCHVIDEO_FPS
         self._dataset = LabeledVideoDataset(
             [(str(file), {"label": 0}) for file in files],
             make_clip_sampler("random", seconds),
             video_sampler=SequentialSampler,
-            transform=_peer_subsample(cfg) if frames_only else _peer_transform(cfg),
+            transform=_pytorchvideo_subsample(cfg) if frames_only else _pytorchvideo_transform(cfg),
             decode_audio=False,
             decoder=decoder,
         )
@@ -82,12 +87,13 @@ class PeerClips:
         self.seen: set[int] = set()
 
     def __call__(self) -> int:
-        """Make the samples; returns the bytes of the last one's video.
+        """Make the samples, and return the size of the last video in bytes.
 
-        What it cannot read it replaces by the next video: ``seen`` holds the indices it read.
+        PyTorchVideo replaces an unreadable video by the next one; ``seen`` holds the indices of
+        the videos that were read.
 
         Raises:
-            RuntimeError: it can read none.
+            RuntimeError: none of the videos can be read.
         """
         for _ in range(self._count):
             sample = self._next()
@@ -104,7 +110,7 @@ class PeerClips:
         return sample
 
 
-def _peer_subsample(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _pytorchvideo_subsample(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any]]:
     subsample = pytorchvideo_functional().uniform_temporal_subsample
 
     def transform(sample: dict[str, Any]) -> dict[str, Any]:
@@ -113,10 +119,10 @@ def _peer_subsample(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return transform
 
 
-def _peer_transform(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Its subsampling, random resized crop and flip; not its normalization, as ours is later."""
+def _pytorchvideo_transform(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Subsample, crop and flip; without normalization, which this loader does not do either."""
     size = cfg.DATA.TRAIN_CROP_SIZE
-    subsample = _peer_subsample(cfg)
+    subsample = _pytorchvideo_subsample(cfg)
     crop = partial(
         pytorchvideo_functional().random_resized_crop,
         target_height=size,
@@ -133,26 +139,26 @@ def _peer_transform(cfg: CfgNode) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 @dataclass
-class OneItemForAllViews:
-    """All test views of each video as the items that testing reads."""
+class MultiViewItems:
+    """Items of the test; each has all views of a video."""
 
     dataset: MultiViewVideos
 
     def __call__(self) -> int:
-        """Make the items; returns the bytes of the last one's video."""
+        """Make the items, and return the size of the last video in bytes."""
         for index in range(len(self.dataset)):
             item = self.dataset[index]
         return item["video"].nbytes
 
 
 @dataclass
-class OneItemForEachView:
-    """The same views, each an item for itself: opened, decoded, resized and cropped alone."""
+class SingleViewItems:
+    """The same views as separate items: each opens, decodes, resizes and crops the video."""
 
     dataset: MultiViewVideos
 
     def __call__(self) -> int:
-        """Make the items; returns the bytes of all those of the last video."""
+        """Make the items, and return the size of all views of the last video in bytes."""
         crops = self.dataset.crops
         for index in range(len(self.dataset)):
             views = [
@@ -173,22 +179,14 @@ class OneItemForEachView:
         return view.movedim(0, -1).contiguous().movedim(-1, 0)
 
 
-# Batches of each worker in an epoch of `time_workers`.
-_BATCHES_A_WORKER = 4
-# Which class an image is of matters not, and a config has at least two.
-_CLASSES = 2
-
-STEPS = ("open", "seek", "decode", "transform", "collate")
-
-
 @dataclass
 class SourceTiming:
-    """What one source of clips took, round by round.
+    """Times of a source of clips.
 
     Attributes:
         wall: seconds of each round.
-        cpu: seconds of CPU time of each round, of all threads of this process.
-        nbytes: of one sample's video.
+        cpu: CPU seconds of each round, over all threads of this process.
+        nbytes: size of the video of one sample in bytes.
     """
 
     wall: list[float] = field(default_factory=list)
@@ -198,12 +196,12 @@ class SourceTiming:
 
 @dataclass(frozen=True)
 class WorkerSpeed:
-    """What the loader with its worker processes did.
+    """Speed and memory of the loader with its worker processes.
 
     Attributes:
-        clips: how many were loaded in the time that counts.
-        seconds: how long that took.
-        memory: [(clips loaded so far, bytes of the workers' own memory, in all)].
+        clips: number of timed clips.
+        seconds: time to load them.
+        memory: [(clips loaded so far, private memory of all workers in bytes)].
     """
 
     clips: int
@@ -212,9 +210,9 @@ class WorkerSpeed:
 
 
 def compare_sources(sources: Mapping[str, Source], *, rounds: int) -> dict[str, SourceTiming]:
-    """Time sources, all of them in each of ``rounds`` rounds, after a round that does not count.
+    """Time sources; each of ``rounds`` rounds runs all of them, after one warm-up round.
 
-    PyTorch works in one thread, as in a worker process; a decoder in as many as it likes.
+    PyTorch uses one thread, as in a worker process; decoders use their default number.
     """
     timings = {name: SourceTiming() for name in sources}
     with _one_thread():
@@ -222,73 +220,73 @@ def compare_sources(sources: Mapping[str, Source], *, rounds: int) -> dict[str, 
             timings[name].nbytes = source()
         for _ in range(rounds):
             for name, source in sources.items():
-                wall, cpu = time.perf_counter(), time.process_time()
+                wall_start, cpu_start = time.perf_counter(), time.process_time()
                 source()
-                timings[name].wall.append(time.perf_counter() - wall)
-                timings[name].cpu.append(time.process_time() - cpu)
+                timings[name].wall.append(time.perf_counter() - wall_start)
+                timings[name].cpu.append(time.process_time() - cpu_start)
     return timings
 
 
 def time_steps(dataset: TrainingClips, *, rounds: int) -> dict[str, float]:
-    """Measure the seconds of CPU time that each step of a training sample takes on average.
+    """Return the mean CPU seconds of each step of a training sample.
 
-    Seeking is all until the first frame of the clip is there: the jump to the key frame before it,
-    and decoding from there. Cutting frames out is a part of decoding.
+    Seeking lasts until the first frame of the clip is decoded; it includes the jump to the
+    preceding key frame and decoding from there. Cropping frames is part of decoding.
     """
-    spent: dict[str, float] = defaultdict(float)
+    seconds: dict[str, float] = defaultdict(float)
     keys = [SampleKey(i, epoch) for epoch in range(rounds) for i in range(len(dataset))]
     with _one_thread():
         for key in keys:
-            _time_sample(dataset, key, spent=spent)
-    return {step: spent[step] / len(keys) for step in STEPS}
+            _time_sample(dataset, key, seconds=seconds)
+    return {step: seconds[step] / len(keys) for step in STEPS}
 
 
-def _time_sample(dataset: TrainingClips, key: SampleKey, *, spent: dict[str, float]) -> None:
+def _time_sample(dataset: TrainingClips, key: SampleKey, *, seconds: dict[str, float]) -> None:
     generator = generator_for(key, seed=dataset.seed)
     cut = dataset.transform.make_crop(generator=generator)
-    found: list[float] = []
+    frame_times: list[float] = []
 
-    def noticed(frame: Tensor) -> Tensor:
-        found.append(time.thread_time())
+    def timed_cut(frame: Tensor) -> Tensor:
+        frame_times.append(time.thread_time())
         return cut(frame)
 
-    begun = time.thread_time()
+    start_time = time.thread_time()
     with dataset.videos.open(key.index) as reader:
         opened = time.thread_time()
         indices = dataset.sampling.random_clip(
             reader.num_frames, fps=reader.fps, generator=generator
         )
-        frames = reader.get_frames(indices, transform=noticed)
+        frames = reader.get_frames(indices, transform=timed_cut)
         decoded = time.thread_time()
     video = dataset.transform.finish(frames, generator=generator)
     transformed = time.thread_time()
     collate([{"video": video, "clip_index": 0, **dataset.videos.metadata(key.index)}])
-    ends = (opened, found[0], decoded, transformed, time.thread_time())
-    for step, start, end in zip(STEPS, (begun, *ends), ends, strict=False):
-        spent[step] += end - start
+    ends = (opened, frame_times[0], decoded, transformed, time.thread_time())
+    for step, start, end in zip(STEPS, (start_time, *ends), ends, strict=False):
+        seconds[step] += end - start
 
 
 def time_workers(cfg: CfgNode, *, clips: int) -> WorkerSpeed:
     """Load at least ``clips`` training clips through the worker processes of the config.
 
-    What the workers have loaded when each of them has given a batch does not count.
+    The first batches, one for each worker, are not timed.
     """
     loader = build_loader(cfg, "train", rank=0, world_size=1)
     warm_up = max(1, cfg.DATA_LOADER.NUM_WORKERS)
     memory: list[tuple[int, int]] = []
-    loaded = epoch = counted = 0
-    began = time.perf_counter()
-    while counted < clips:
+    batches = epoch = clips_timed = 0
+    start = time.perf_counter()
+    while clips_timed < clips:
         loader.batch_sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         epoch += 1
         for batch in loader:
-            loaded += 1
-            if loaded == warm_up:
-                began = time.perf_counter()
-            counted += len(batch["video"]) if loaded > warm_up else 0
-            if loaded >= warm_up and loaded % warm_up == 0:
-                memory.append((counted, _memory_of_workers()))
-    return WorkerSpeed(clips=counted, seconds=time.perf_counter() - began, memory=memory)
+            batches += 1
+            if batches == warm_up:
+                start = time.perf_counter()
+            clips_timed += len(batch["video"]) if batches > warm_up else 0
+            if batches >= warm_up and batches % warm_up == 0:
+                memory.append((clips_timed, _worker_memory()))
+    return WorkerSpeed(clips=clips_timed, seconds=time.perf_counter() - start, memory=memory)
 
 
 @contextmanager
@@ -301,83 +299,83 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _memory_of_workers() -> int:
-    """Bytes that the child processes have in memory, or this one, if it has none.
+def _worker_memory() -> int:
+    """Return the resident bytes of the child processes, or of this process if it has none.
 
-    Without files and without the shared memory of batches on their way; what a worker has from
-    its parent counts, for it becomes the worker's own when the parent changes it.
+    Mapped files and the shared memory of batches are excluded. Pages inherited from the parent
+    are included, because they become the worker's own once the parent changes them.
     """
-    this = psutil.Process()
-    sizes = [process.memory_info() for process in this.children() or [this]]
+    current = psutil.Process()
+    sizes = [process.memory_info() for process in current.children() or [current]]
     return sum(size.rss - size.shared for size in sizes)
 
 
 def benchmark_configs(
     path: str | Path, media: Media, *, folder: Path, overrides: Sequence[str] = ()
 ) -> tuple[CfgNode, CfgNode]:
-    """Load a config for one rank with some files as its data sets, in two ways.
+    """Load two variants of a config that read the given files on one rank.
 
     Args:
         path: the config.
-        media: videos, or images for a config of images.
-        folder: gets CSV files, or folders of links to the images.
-        overrides: of the config.
+        media: videos, or images for a config that reads images.
+        folder: folder for CSV files, or for folders of links to the images.
+        overrides: overrides of the config.
 
     Returns:
-        One whose training and test sets hold every file once; and one whose training set repeats
-        them until all workers have several batches.
+        a config whose training and test sets have every file once, and a config whose training
+        set repeats the files until every worker has several batches.
 
     Raises:
-        UserError: a file is missing, or the files are not of the kind that the config reads.
+        UserError: a file is missing, or the config reads another kind of files.
     """
     cfg = load_config(path, overrides)
     _check_media(path, cfg, media)
     batch = cfg.TRAIN.BATCH_SIZE // cfg.NUM_GPUS
     files = [file.resolve() for file in media.files]
-    enough = -(-_BATCHES_A_WORKER * max(1, cfg.DATA_LOADER.NUM_WORKERS) * batch // len(files))
+    repeats = -(-_BATCHES_PER_WORKER * max(1, cfg.DATA_LOADER.NUM_WORKERS) * batch // len(files))
 
-    def over(name: str, *, repeats: int, batch: int, extra: Sequence[str] = ()) -> CfgNode:
+    def load(name: str, *, repeats: int, batch: int, extra: Sequence[str] = ()) -> CfgNode:
         if media.are_images:
             _link_images(folder / name, files * repeats)
-            data = ["MODEL.NUM_CLASSES", f"{_CLASSES}"]
+            data = ["MODEL.NUM_CLASSES", f"{_NUM_CLASSES}"]
         else:
             lines = [f"{file}{cfg.DATA.PATH_LABEL_SEPARATOR}0\n" for file in files]
-            _list_videos(folder / name, lines * repeats)
+            _write_csv_files(folder / name, lines * repeats)
             data = ["DATA.PATH_PREFIX", ""]
         data += ["DATA.PATH_TO_DATA_DIR", f"{folder / name}"]
         one_rank = ["NUM_GPUS", "1", "NUM_SHARDS", "1", "SHARD_ID", "0", "OUTPUT_DIR", f"{folder}"]
-        # Clips are mixed on the device, and one alone with none.
+        # Mixup runs on the device, not in the loader, and needs more than one clip.
         sizes = ["TRAIN.BATCH_SIZE", f"{batch}", "TEST.BATCH_SIZE", "1", "MIXUP.ENABLE", "False"]
         return load_config(path, [*overrides, *one_rank, *data, *sizes, *extra])
 
-    once = over("once", repeats=1, batch=1, extra=["AUG.NUM_SAMPLE", "1"])
-    return once, over("often", repeats=enough, batch=batch)
+    once = load("once", repeats=1, batch=1, extra=["AUG.NUM_SAMPLE", "1"])
+    return once, load("often", repeats=repeats, batch=batch)
 
 
 def _check_media(path: str | Path, cfg: CfgNode, media: Media) -> None:
     missing = [file for file in media.files if not file.is_file()]
     if missing:
-        raise UserError(f"There is no {missing[0]}: name files that exist.")
+        raise UserError(f"{missing[0]} does not exist: give existing files.")
     kinds = {"kinetics": "videos", "imagenet": "images"}
     dataset = cfg.TRAIN.DATASET
     if dataset not in kinds:
         raise UserError(
-            f"--loader measures loaders of videos and images, but TRAIN.DATASET of {path} is "
-            f'"{dataset}": take another config.'
+            f"--loader measures loaders of videos or images, but TRAIN.DATASET of {path} is "
+            f'"{dataset}": use another config.'
         )
     if media.are_images != (kinds[dataset] == "images"):
         raise UserError(
-            f'TRAIN.DATASET "{dataset}" of {path} is of {kinds[dataset]}, but {media.files[0]} is '
-            f"none: name {kinds[dataset]} by --videos."
+            f'TRAIN.DATASET "{dataset}" of {path} reads {kinds[dataset]}, but {media.files[0]} is '
+            f"of another kind: give {kinds[dataset]} with --videos."
         )
-    if media.are_images and len(media.files) < _CLASSES:
+    if media.are_images and len(media.files) < _NUM_CLASSES:
         raise UserError(
-            f"--loader measures at least {_CLASSES} images, but {media.files[0]} is the only one: "
-            "name more, and --clips above 1."
+            f"--loader needs at least {_NUM_CLASSES} images, but {media.files[0]} is the only one: "
+            "give more images, and --clips of at least 2."
         )
 
 
-def _list_videos(folder: Path, lines: Sequence[str]) -> None:
+def _write_csv_files(folder: Path, lines: Sequence[str]) -> None:
     folder.mkdir()
     for split in ("train", "test"):
         (folder / f"{split}.csv").write_text("".join(lines))
@@ -386,7 +384,7 @@ def _list_videos(folder: Path, lines: Sequence[str]) -> None:
 def _link_images(folder: Path, files: Sequence[Path]) -> None:
     for split in ("train", "val"):
         for number, file in enumerate(files):
-            # The number, as others may have the same name; the name, for messages.
-            link = folder / split / f"{number % _CLASSES}" / f"{number}-{file.name}"
+            # The number makes the name unique, and the original name helps in messages.
+            link = folder / split / f"{number % _NUM_CLASSES}" / f"{number}-{file.name}"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file)

@@ -1,4 +1,4 @@
-"""What a test has finished, for a start that goes on with it after a stop or a failure."""
+"""Save and restore the predictions of a test that was stopped or failed."""
 
 import hashlib
 import io
@@ -26,11 +26,11 @@ _log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class FinishedVideos:
-    """What earlier starts have finished of a test.
+    """Predictions that earlier starts of a test have finished.
 
     Attributes:
-        parts: predictions, no video's twice.
-        second_tries: videos among them that only the second decoder could read.
+        parts: predictions, each video at most once.
+        second_tries: videos among them that only the fallback decoder could read.
     """
 
     parts: tuple[Predictions, ...] = ()
@@ -38,24 +38,24 @@ class FinishedVideos:
 
     @property
     def videos(self) -> set[int]:
-        """Those that are predicted."""
+        """Indices of the finished videos."""
         return {index for part in self.parts for index in part.video_index.tolist()}
 
     def without(self, videos: Collection[int]) -> "FinishedVideos":
-        """Return what is left when the predictions of some videos are dropped."""
+        """Return a copy without the predictions of some videos."""
         return FinishedVideos(
-            tuple(_without(part, videos) for part in self.parts),
+            tuple(_drop_videos(part, videos) for part in self.parts),
             self.second_tries.difference(videos),
         )
 
 
 class PartialTest:
-    """Files in OUTPUT_DIR, one of each rank and start, that outlive it.
+    """Files in OUTPUT_DIR, one for each rank and start, that hold the finished predictions.
 
     Args:
-        output_dir: of the run.
-        fingerprint: of everything that the predictions depend on; those of another are not
-            taken up.
+        output_dir: OUTPUT_DIR of the run.
+        fingerprint: hash of everything that the predictions depend on; files with another
+            fingerprint are ignored.
     """
 
     def __init__(self, output_dir: str | Path, *, fingerprint: str) -> None:
@@ -65,12 +65,14 @@ class PartialTest:
     def write(
         self, parts: Sequence[Predictions], *, second_tries: Collection[int], start: int
     ) -> None:
-        """Write what this rank has finished; a failure costs no more than doing it again.
+        """Write the predictions of this rank.
+
+        If writing fails, a warning is logged and the videos are tested again.
 
         Args:
             parts: predictions.
-            second_tries: videos that only the second decoder could read.
-            start: the same on all ranks, and another one than :meth:`last_start`.
+            second_tries: videos that only the fallback decoder could read.
+            start: number of this start, the same on all ranks, and not :attr:`last_start`.
         """
         if not parts:
             return
@@ -87,12 +89,12 @@ class PartialTest:
         try:
             write_atomically(file, write)
         except OSError as error:
-            _log.warning("What the test has finished is not written: %s", error)
+            _log.warning("The finished predictions cannot be saved: %s", error)
 
     def read(self) -> FinishedVideos:
-        """Return what all ranks of all earlier starts have finished of the same test."""
+        """Return the predictions of all ranks and all earlier starts of the same test."""
         finished = FinishedVideos()
-        for file in reversed(self._files()):  # the newest counts
+        for file in reversed(self._files()):  # the newest prediction of a video wins
             found = self._read(file)
             if found is not None:
                 new = found.without(finished.videos)
@@ -103,21 +105,21 @@ class PartialTest:
 
     @property
     def last_start(self) -> int:
-        """The start of the newest file; 0 without any."""
-        return max((_start(file) for file in self._files()), default=0)
+        """Number of the latest start that wrote a file; 0 if there is none."""
+        return max((_start_number(file) for file in self._files()), default=0)
 
     def remove(self) -> None:
-        """Remove the files of all ranks; one rank calls this when the results are written."""
+        """Remove the files of all ranks; one rank calls this once the results are written."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _files(self) -> list[Path]:
         files = self._folder.glob("*.npz")
-        return sorted((file for file in files if _FILE.fullmatch(file.name)), key=_start)
+        return sorted((file for file in files if _FILE.fullmatch(file.name)), key=_start_number)
 
     def _read(self, file: Path) -> FinishedVideos | None:
         try:
             if recorded_hash(file) != sha256(file):
-                _log.warning("%s is damaged: what it held is done again", file)
+                _log.warning("%s is damaged; its videos are tested again", file)
                 return None
             with np.load(file, allow_pickle=False) as arrays:
                 facts = json.loads(str(arrays["facts"]))
@@ -125,7 +127,7 @@ class PartialTest:
                     return None
                 contents = {name: arrays[name] for name in arrays.files if name != "facts"}
         except OSError as error:
-            _log.warning("%s cannot be read, what it held is done again: %s", file, error)
+            _log.warning("%s cannot be read; its videos are tested again: %s", file, error)
             return None
         names = [str(name) for name in contents.pop("video_names")]
         predictions = Predictions(video_names=names, **contents)
@@ -133,7 +135,7 @@ class PartialTest:
 
 
 def fingerprint_code() -> str:
-    """Return a hash of the package and of PyTorch's version, on which predictions depend, too."""
+    """Return a hash of this package's source and of PyTorch's version."""
     digest = hashlib.sha256(torch.__version__.encode())
     package = Path(stvit_video.__file__).parent
     for file in sorted(package.rglob("*.py")):
@@ -142,12 +144,12 @@ def fingerprint_code() -> str:
     return digest.hexdigest()
 
 
-def _start(file: Path) -> int:
+def _start_number(file: Path) -> int:
     match = _FILE.fullmatch(file.name)
     assert match is not None
     return int(match[1])
 
 
-def _without(predictions: Predictions, videos: Collection[int]) -> Predictions:
+def _drop_videos(predictions: Predictions, videos: Collection[int]) -> Predictions:
     keep = ~np.isin(predictions.video_index, list(videos))
     return predictions.select(np.flatnonzero(keep))

@@ -1,4 +1,4 @@
-"""Files and tables of a test: predictions, scores, accuracies by class, a summary."""
+"""Write the results of a test: predictions, scores, per-class accuracies and a summary."""
 
 import csv
 import json
@@ -14,21 +14,24 @@ from stvit_video.data.imagenet import class_folders
 from stvit_video.engine.predict import Accuracy, Predictions
 from stvit_video.errors import UserError
 
-_DEFAULT_FILE = "classes.json"
+_DEFAULT_CLASS_FILE = "classes.json"
+# The logged table has this many of the best and of the worst classes; per_class.csv has all.
+_TABLE_CLASSES = 20
 
 
 def build_class_names(cfg: CfgNode) -> list[str]:
     """Return the name of every class, in the order of labels.
 
-    They come from TENSORBOARD.CLASS_NAMES_PATH, else from classes.json in DATA.PATH_TO_DATA_DIR,
-    else, of images, from the class folders there; without any, the labels' numbers are their names.
+    The names come from the first of these that exists: the file TENSORBOARD.CLASS_NAMES_PATH,
+    classes.json in DATA.PATH_TO_DATA_DIR, the class folders there (images only), or else the
+    label numbers.
 
     Raises:
-        UserError: the file is missing or does not name the labels from 0 to NUM_CLASSES - 1.
+        UserError: the file is missing, or its labels are not 0 to NUM_CLASSES - 1.
     """
     if cfg.TENSORBOARD.CLASS_NAMES_PATH:
         return read_class_names(Path(cfg.TENSORBOARD.CLASS_NAMES_PATH), cfg.MODEL.NUM_CLASSES)
-    path = Path(cfg.DATA.PATH_TO_DATA_DIR) / _DEFAULT_FILE
+    path = Path(cfg.DATA.PATH_TO_DATA_DIR) / _DEFAULT_CLASS_FILE
     if path.is_file():
         return read_class_names(path, cfg.MODEL.NUM_CLASSES)
     if cfg.TEST.DATASET == "imagenet" and cfg.DATA.PATH_TO_DATA_DIR:
@@ -44,28 +47,24 @@ def read_class_names(path: Path, num_classes: int) -> list[str]:
     """Read a JSON file {class name: label} whose labels are 0 to ``num_classes - 1``.
 
     Raises:
-        UserError: it cannot be read, or names other labels.
+        UserError: the file cannot be read, or has other labels.
     """
     try:
         labels = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"The file of class names {path} cannot be read ({error}).") from error
-    if not isinstance(labels, dict) or not _numbers_all(labels, num_classes):
+        raise UserError(f"The class names {path} cannot be read ({error}).") from error
+    if not isinstance(labels, dict) or not _has_all_labels(labels, num_classes):
         raise UserError(
-            f"The file of class names {path} must map a name to every label from 0 to "
-            f"{num_classes - 1} (MODEL.NUM_CLASSES is {num_classes}) and to no other."
+            f"The class names in {path} must have the labels 0 to {num_classes - 1}, each once, "
+            f"because MODEL.NUM_CLASSES is {num_classes}."
         )
-    # Kinetics' own file has its names in quotes, inside of JSON's.
+    # The official Kinetics file has quotation marks inside its JSON strings.
     return [name.strip('"') for name in sorted(labels, key=labels.__getitem__)]
 
 
-def _numbers_all(labels: dict, num_classes: int) -> bool:
-    numbers = list(labels.values())
-    return len(numbers) == num_classes and all(label in numbers for label in range(num_classes))
-
-
-# With more classes than twice this, the log's table holds the best and the worst ones alone.
-_TABLE_CLASSES = 20
+def _has_all_labels(labels: dict, num_classes: int) -> bool:
+    values = list(labels.values())
+    return len(values) == num_classes and all(label in values for label in range(num_classes))
 
 
 def write_results(
@@ -78,19 +77,19 @@ def write_results(
     predictions_path: Path,
     facts: Mapping[str, object],
 ) -> None:
-    """Write everything a test found out.
+    """Write all result files of a test.
 
     Args:
-        folder: gets scores.npz, per_class.csv, summary.json, left_out.csv and
+        folder: folder for scores.npz, per_class.csv, summary.json, left_out.csv and
             confusion_matrix.png.
-        predictions: of all videos that could be read.
-        accuracy: of these predictions.
-        left_out: the videos that could not.
-        class_names: in the order of labels.
-        predictions_path: the CSV file with a line for every video.
-        facts: what else belongs in the summary: views, the checkpoint, ...
+        predictions: predictions for all videos that could be read.
+        accuracy: accuracy of these predictions.
+        left_out: videos that could not be read.
+        class_names: names in the order of labels.
+        predictions_path: CSV file with a line for every video.
+        facts: additional entries of the summary, such as the views and the checkpoint.
     """
-    # matplotlib takes a second to import, and one rank alone draws.
+    # Imported here because matplotlib takes a second to import and only one rank draws.
     from stvit_video.figures.confusion import draw_confusion_matrix
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +99,7 @@ def write_results(
         scores=predictions.scores,
         labels=predictions.labels,
     )
-    _write_classes(folder / "per_class.csv", accuracy, class_names)
+    _write_class_accuracies(folder / "per_class.csv", accuracy, class_names)
     write_bad_videos(folder / "left_out.csv", left_out)
     summary = {**summarize(accuracy, num_left_out=len(left_out)), **facts}
     text = json.dumps(summary, indent=2, ensure_ascii=False)
@@ -112,10 +111,9 @@ def write_results(
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write a CSV line for every video: the best class, its score, and the five best classes.
+    """Write a CSV line for every video: the best class, its score, and the top-5 classes.
 
-    Scores are written with as many digits as float32 has, so that reading them back gives the
-    same numbers.
+    Scores are written with enough digits to restore the exact float32 values.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     ranking = predictions.ranking()
@@ -125,12 +123,12 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         for row, name in enumerate(predictions.video_names):
             label, best = int(predictions.labels[row]), ranking[row]
             score = str(predictions.scores[row, best[0]])
-            five = " ".join(str(guess) for guess in best)
-            writer.writerow([name, label, best[0], score, five, bool(best[0] == label)])
+            top5 = " ".join(map(str, best))
+            writer.writerow([name, label, best[0], score, top5, bool(best[0] == label)])
 
 
 def summarize(accuracy: Accuracy, *, num_left_out: int) -> dict[str, object]:
-    """Return the accuracies of a test by name, in percent, and how many videos they are of."""
+    """Return the accuracies of a test in percent and its numbers of videos, by name."""
     num_read = int(accuracy.videos.sum())
     return {
         "top1_acc": accuracy.top1,
@@ -147,15 +145,15 @@ def summarize(accuracy: Accuracy, *, num_left_out: int) -> dict[str, object]:
 
 def format_table(accuracy: Accuracy, *, class_names: Sequence[str]) -> str:
     """Return a table for the log: all classes that have videos, or the best and the worst."""
-    seen = np.flatnonzero(accuracy.videos)
-    order = seen[np.argsort(-accuracy.class_top1[seen], kind="stable")]
+    labels = np.flatnonzero(accuracy.videos)
+    order = labels[np.argsort(-accuracy.class_top1[labels], kind="stable")]
     width = max(len("class"), *(len(class_names[label]) for label in order))
     lines = [f"{'class':<{width}}  videos  top-1 %  top-5 %"]
-    left_out = len(order) - 2 * _TABLE_CLASSES
+    num_omitted = len(order) - 2 * _TABLE_CLASSES
     for position, label in enumerate(order):
-        if left_out > 0 and position == _TABLE_CLASSES:
-            lines.append(f"... {left_out} classes between, in per_class.csv ...")
-        if left_out > 0 and _TABLE_CLASSES <= position < len(order) - _TABLE_CLASSES:
+        if num_omitted > 0 and position == _TABLE_CLASSES:
+            lines.append(f"... {num_omitted} more classes in per_class.csv ...")
+        if num_omitted > 0 and _TABLE_CLASSES <= position < len(order) - _TABLE_CLASSES:
             continue
         lines.append(
             f"{class_names[label]:<{width}}  {accuracy.videos[label]:>6}  "
@@ -169,13 +167,13 @@ def format_table(accuracy: Accuracy, *, class_names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _write_classes(path: Path, accuracy: Accuracy, class_names: Sequence[str]) -> None:
+def _write_class_accuracies(path: Path, accuracy: Accuracy, class_names: Sequence[str]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["label", "class", "videos", "top1", "top5"])
         for label, name in enumerate(class_names):
             videos = int(accuracy.videos[label])
-            # A class without videos has no accuracy: an empty field, which pandas reads as NaN.
+            # A class without videos has no accuracy; pandas reads the empty field as NaN.
             top1 = float(accuracy.class_top1[label]) if videos else ""
             top5 = float(accuracy.class_top5[label]) if videos else ""
             writer.writerow([label, name, videos, top1, top5])

@@ -180,7 +180,7 @@ def _evaluate(
         evaluation = evaluate_detector(
             model, loader, normalize=normalize, precision=precision, should_stop=should_stop
         )
-        return None if evaluation is None else evaluation.measured
+        return None if evaluation is None else evaluation.metrics
     return validate(
         model,
         loader,

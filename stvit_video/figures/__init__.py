@@ -1,1 +1,1 @@
-"""Pictures drawn from arrays and files alone."""
+"""Figures drawn from arrays, without models or configs."""

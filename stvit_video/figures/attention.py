@@ -8,7 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-_FRAMES, _TOKENS = 5, 6
+# Largest numbers of rows and of columns with tokens.
+_MAX_FRAMES, _MAX_TOKENS = 5, 6
 _DOTS_PER_INCH = 130
 
 
@@ -16,16 +17,16 @@ def draw_attention(path: Path, frames: np.ndarray, maps: Tensor, *, title: str) 
     """Draw attention maps over frames as a PNG file.
 
     Args:
-        path: the picture.
+        path: the PNG file.
         frames: uint8 ``[T, H, W, 3]``.
-        maps: ``[t, h, w, y, x]``, the attention of each of h w semantic tokens over the y x
-            image tokens of each of t steps in time.
-        title: a line above.
+        maps: ``[t, h, w, y, x]``, attention of h x w semantic tokens over y x x image tokens at
+            each of t time steps.
+        title: title of the figure.
     """
-    steps = np.unique(np.linspace(0, len(maps) - 1, _FRAMES).round().astype(int))
+    steps = np.unique(np.linspace(0, len(maps) - 1, _MAX_FRAMES).round().astype(int))
     tokens = maps.flatten(1, 2)  # [t, h w, y, x]
     focus = tokens.flatten(2).amax(-1).mean(0)
-    chosen = sorted(focus.topk(min(_TOKENS, len(focus))).indices.tolist())
+    chosen = sorted(focus.topk(min(_MAX_TOKENS, len(focus))).indices.tolist())
     shape = (len(steps), 1 + len(chosen))
     figure = Figure(figsize=(1.3 * shape[1], 1.3 * shape[0] + 0.5), layout="constrained")
     axes = FigureCanvasAgg(figure).figure.subplots(*shape, squeeze=False)
@@ -46,11 +47,11 @@ def draw_attention(path: Path, frames: np.ndarray, maps: Tensor, *, title: str) 
 
 
 def _overlay(frame: np.ndarray, attention: Tensor) -> np.ndarray:
-    """Darken a frame ``[H, W, 3]`` where an attention map ``[y, x]`` is low, and redden its top."""
-    share = attention / attention.max().clamp(min=1e-12)
+    """Overlay attention ``[y, x]`` on a frame ``[H, W, 3]``: low is dark, high is tinted red."""
+    relative = attention / attention.max().clamp(min=1e-12)
     resized = F.interpolate(
-        share[None, None], size=frame.shape[:2], mode="bilinear", align_corners=False
+        relative[None, None], size=frame.shape[:2], mode="bilinear", align_corners=False
     )
     strength = resized[0, 0].numpy()[..., None]
-    glow = np.array([255.0, 60.0, 0.0]) * strength
-    return (frame * (0.3 + 0.4 * strength) + 0.3 * glow).clip(0, 255).astype(np.uint8)
+    tint = np.array([255.0, 60.0, 0.0]) * strength
+    return (frame * (0.3 + 0.4 * strength) + 0.3 * tint).clip(0, 255).astype(np.uint8)

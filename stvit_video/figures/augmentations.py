@@ -1,4 +1,4 @@
-"""Draw what augmentations make of a clip: columns are draws, rows are frames."""
+"""Draw augmented clips: columns are samples, rows are frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,54 +12,54 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-# Frames that are shown.
-_SHOWN = (0, 7, 14)
-# White pixels between frames.
+# Indices of the drawn frames.
+_FRAMES = (0, 7, 14)
+# Width of the white gap between frames, in pixels.
 _GAP = 6
 _DOTS_PER_INCH = 100
-# Few enough for a small file: the videos are noisy, and noise does not compress.
+# A small palette keeps the files small, because the noise of the videos does not compress.
 _COLORS = 64
 
 
 @dataclass(frozen=True)
 class Column:
-    """A clip, uint8 [C, T, H, W], and what stands above it."""
+    """A clip, uint8 [C, T, H, W], and its title."""
 
     title: str
     video: Tensor
 
 
 def draw_columns(path: Path, columns: Sequence[Column]) -> None:
-    """Draw frames of clips of one height beside each other, each with its title above."""
+    """Draw frames of clips of equal height side by side, each with its title above."""
     strips = [_strip(column.video) for column in columns]
     image = torch.cat(strips, dim=1).numpy()
     ends = np.cumsum([strip.shape[1] for strip in strips])
-    middles = [
+    centers = [
         end - _GAP - column.video.shape[3] / 2 for end, column in zip(ends, columns, strict=True)
     ]
     side = columns[0].video.shape[2]
-    rows = [(side + _GAP) * row + side / 2 for row in range(len(_SHOWN))]
+    rows = [(side + _GAP) * row + side / 2 for row in range(len(_FRAMES))]
 
     height, width = image.shape[0] / _DOTS_PER_INCH, image.shape[1] / _DOTS_PER_INCH
     figure = Figure(figsize=(1.2 * width + 0.3, 1.15 * height + 0.4), layout="constrained")
     axes = FigureCanvasAgg(figure).figure.add_subplot()
     axes.imshow(image)
     axes.xaxis.tick_top()
-    axes.set_xticks(middles, [column.title for column in columns], fontsize=7)
-    axes.set_yticks(rows, [f"frame {frame}" for frame in _SHOWN], fontsize=7)
+    axes.set_xticks(centers, [column.title for column in columns], fontsize=7)
+    axes.set_yticks(rows, [f"frame {frame}" for frame in _FRAMES], fontsize=7)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     _save(figure, path)
 
 
 def _strip(video: Tensor) -> Tensor:
-    """The shown frames of a clip [C, T, H, W] among each other, with gaps: [n (H + gap), w, C]."""
-    frames = F.pad(video[:, list(_SHOWN)], (0, _GAP, 0, _GAP), value=255)
+    """Stack the drawn frames of a clip [C, T, H, W], with gaps: [n (H + gap), W + gap, C]."""
+    frames = F.pad(video[:, list(_FRAMES)], (0, _GAP, 0, _GAP), value=255)
     return frames.flatten(1, 2).permute(1, 2, 0)
 
 
 def draw_soft_labels(path: Path, classes: Sequence[str]) -> None:
-    """Draw the target of a clip: hard, smoothed, and smoothed after mixing."""
+    """Draw the target of a clip: hard, smoothed, and mixed with another smoothed target."""
     label, other, share, smoothing = 1, 4, 0.7, 0.1
     hard = torch.eye(len(classes))
     smoothed = hard * (1 - smoothing) + smoothing / len(classes)

@@ -1,1 +1,1 @@
-"""Use a trained model: on media of one's own, for features, and to see what it looks at."""
+"""Use a trained model to classify, detect, extract features, and plot attention."""

@@ -1,4 +1,4 @@
-"""The best classes of videos or images that have no labels."""
+"""Classify videos or images without labels."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,14 +19,14 @@ from stvit_video.runtime.launch import resolve_device
 
 
 @dataclass(frozen=True)
-class BestClasses:
-    """The best classes of a file, five or, with fewer classes, all of them.
+class TopClasses:
+    """Top-5 classes of a file, or all classes if there are fewer than five.
 
     Attributes:
-        file: its name, as it was given.
-        labels: of the classes, the best first.
-        names: of the classes.
-        scores: of the classes, by all views of the test together.
+        file: name of the file, as given.
+        labels: labels of the classes, best first.
+        names: names of the classes.
+        scores: scores of the classes, computed from all views of the test.
     """
 
     file: str
@@ -35,27 +35,27 @@ class BestClasses:
     scores: list[float]
 
     def lines(self, *, in_percent: bool) -> list[str]:
-        """Return the file's name, and below it a line "score  name" for each class."""
+        """Return the file's name, followed by a line "score  name" for each class."""
         numbers = [f"{100 * s:6.2f}%" if in_percent else f"{s:7.3f}" for s in self.scores]
         pairs = zip(numbers, self.names, strict=True)
         return [self.file, *(f"{number}  {name}" for number, name in pairs)]
 
 
-def classify(cfg: CfgNode, places: Sequence[str | Path]) -> Iterator[BestClasses]:
-    """Score videos or images as the test does, by all of its views, one file after the other.
+def classify(cfg: CfgNode, paths: Sequence[str | Path]) -> Iterator[TopClasses]:
+    """Classify videos or images by all views of the test, one file after the other.
 
-    A file that cannot be read is left out, with a warning.
+    Files that cannot be read are skipped with a warning.
 
     Args:
-        cfg: of a classifier; TEST.CHECKPOINT_FILE_PATH, or the last checkpoint in its OUTPUT_DIR,
-            gives the weights.
-        places: files, folders and CSV files, see `find_media`.
+        cfg: config of a classifier. The weights are those of TEST.CHECKPOINT_FILE_PATH, or of the
+            newest checkpoint in OUTPUT_DIR.
+        paths: files, folders and CSV files, see `find_media`.
 
     Raises:
         UserError: none of the files can be read, they do not fit the config, there are no
             weights, or the scores are not finite.
     """
-    views = MediaViews(cfg, places)
+    views = MediaViews(cfg, paths)
     class_names = build_class_names(cfg)
     device = torch.device(resolve_device(cfg.DEVICE, 1))
     model = build_model(cfg).to(device).eval()
@@ -64,17 +64,17 @@ def classify(cfg: CfgNode, places: Sequence[str | Path]) -> Iterator[BestClasses
     for item in views:
         batch = collate([item])
         predictions = make_predictions(batch, predictor(batch["video"]))
-        best = predictions.ranking()[0]
-        yield BestClasses(
+        labels = predictions.ranking()[0]
+        yield TopClasses(
             file=item["video_name"],
-            labels=best.tolist(),
-            names=[class_names[label] for label in best],
-            scores=predictions.scores[0, best].tolist(),
+            labels=labels.tolist(),
+            names=[class_names[label] for label in labels],
+            scores=predictions.scores[0, labels].tolist(),
         )
 
 
-def write_best_classes(path: Path, files: Iterable[BestClasses]) -> None:
-    """Write a CSV line for each of the best classes of each file.
+def write_top_classes(path: Path, files: Iterable[TopClasses]) -> None:
+    """Write a CSV file with a line for each of the top classes of each file.
 
     Raises:
         UserError: the file cannot be written.
@@ -84,9 +84,9 @@ def write_best_classes(path: Path, files: Iterable[BestClasses]) -> None:
         with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["file", "rank", "label", "class", "score"])
-            for best in files:
-                rows = zip(best.labels, best.names, best.scores, strict=True)
+            for top in files:
+                rows = zip(top.labels, top.names, top.scores, strict=True)
                 for rank, row in enumerate(rows, start=1):
-                    writer.writerow([best.file, rank, *row])
+                    writer.writerow([top.file, rank, *row])
     except OSError as error:
-        raise UserError(f"Cannot write {path} ({error.strerror}): take another path.") from error
+        raise UserError(f"Cannot write {path} ({error.strerror}): choose another path.") from error

@@ -1,4 +1,4 @@
-"""Detection in one image file, and a picture of it."""
+"""Detect objects in one image file, and draw them."""
 
 from pathlib import Path
 
@@ -25,32 +25,32 @@ from stvit_video.models import build_model
 from stvit_video.runtime.launch import resolve_device
 
 _MASK_OPACITY = 0.45
-# Golden section: classes that follow one another get colors far apart.
+# Golden ratio: consecutive labels get very different colors.
 _HUE_STEP = 0.618
 
 
 def draw_detections(
     cfg: CfgNode, image_file: str | Path, *, output: Path, min_score: float
 ) -> list[str]:
-    """Detect in an image, and write a picture of it with boxes, masks, names and scores.
+    """Detect objects in an image, and draw their boxes, masks, names and scores.
 
     Args:
-        cfg: of a detector; TEST.CHECKPOINT_FILE_PATH, or the last checkpoint in its OUTPUT_DIR,
-            gives the weights.
-        image_file: what Pillow reads; a photo is turned upright as its EXIF orientation says.
-        output: the picture, a PNG file.
-        min_score: of what is drawn.
+        cfg: config of a detector. The weights are those of TEST.CHECKPOINT_FILE_PATH, or of the
+            newest checkpoint in OUTPUT_DIR.
+        image_file: an image that Pillow can read; its EXIF orientation is applied.
+        output: the drawn image, a PNG file.
+        min_score: lowest score of an object to draw.
 
     Returns:
-        a line about each object, the best first.
+        a line for each object, best first.
 
     Raises:
-        UserError: the model is no detector, its weights or the image cannot be read.
+        UserError: the model is not a detector, or its weights or the image cannot be read.
     """
     if not is_detection(cfg):
         raise UserError(
-            "Objects are found by a detector, but MODEL.ARCH is "
-            f'"{cfg.MODEL.ARCH}": take one of configs/coco/.'
+            "Detection needs a detector, but MODEL.ARCH is "
+            f'"{cfg.MODEL.ARCH}": use a config of configs/coco/.'
         )
     image = _read(image_file)
     device = torch.device(resolve_device(cfg.DEVICE, 1))
@@ -62,25 +62,18 @@ def draw_detections(
     original = (image.shape[1], image.shape[2])
     found = to_original(detected, size=batch["size"][0], original_size=original)
     found = {name: value[found["scores"] >= min_score] for name, value in found.items()}
-    names = [_class_names(cfg)[label - 1] for label in found["labels"].tolist()]
+    class_names = _class_names(cfg)
     captions = [
-        f"{name} {score:.2f}" for name, score in zip(names, found["scores"].tolist(), strict=True)
+        f"{class_names[label - 1]} {score:.2f}"
+        for label, score in zip(found["labels"].tolist(), found["scores"].tolist(), strict=True)
     ]
-    _write(draw(image, found, captions=captions), output)
+    picture = draw_objects(image, found, captions=captions)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(picture.permute(1, 2, 0))).save(output)
     return [
         f"{caption} at {', '.join(f'{side:.0f}' for side in box)}"
         for caption, box in zip(captions, found["boxes"].tolist(), strict=True)
     ]
-
-
-def draw(image: Tensor, found: dict[str, Tensor], *, captions: list[str]) -> Tensor:
-    """Draw detections over an image, uint8 ``[3, H, W]``; the same class has the same color."""
-    if not captions:
-        return image
-    colors = [_color(label) for label in found["labels"].tolist()]
-    masks = paste_masks(found["masks"], found["boxes"], size=(image.shape[1], image.shape[2]))
-    drawn = draw_segmentation_masks(image, masks, alpha=_MASK_OPACITY, colors=colors)
-    return draw_bounding_boxes(drawn, found["boxes"], labels=captions, colors=colors, width=2)
 
 
 def _read(image_file: str | Path) -> Tensor:
@@ -90,17 +83,22 @@ def _read(image_file: str | Path) -> Tensor:
         raise UserError(f"The image {image_file} cannot be read: {error.reason}.") from error
 
 
-def _write(picture: Tensor, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(picture.permute(1, 2, 0))).save(output)
-
-
 def _class_names(cfg: CfgNode) -> tuple[str, ...]:
-    """The names that the test's annotation file has; numbers where there is none."""
+    """Return the class names of the test annotations, or label numbers without such a file."""
     file = annotation_file(cfg, "test")
     if not file.is_file():
         return tuple(str(label) for label in range(1, cfg.MODEL.NUM_CLASSES + 1))
     return read_annotations(file, num_classes=cfg.MODEL.NUM_CLASSES).class_names
+
+
+def draw_objects(image: Tensor, found: dict[str, Tensor], *, captions: list[str]) -> Tensor:
+    """Draw detections on an image, uint8 ``[3, H, W]``, with one color per class."""
+    if not captions:
+        return image
+    colors = [_color(label) for label in found["labels"].tolist()]
+    masks = paste_masks(found["masks"], found["boxes"], size=(image.shape[1], image.shape[2]))
+    drawn = draw_segmentation_masks(image, masks, alpha=_MASK_OPACITY, colors=colors)
+    return draw_bounding_boxes(drawn, found["boxes"], labels=captions, colors=colors, width=2)
 
 
 def _color(label: int) -> tuple[int, int, int]:

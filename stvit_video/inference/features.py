@@ -1,4 +1,4 @@
-"""Features of videos or images as arrays that numpy reads."""
+"""Extract features of videos or images to NumPy arrays."""
 
 import tempfile
 import zipfile
@@ -18,8 +18,8 @@ from stvit_video.inference.media import MediaViews
 from stvit_video.models import build_model
 from stvit_video.runtime.logging import progress
 
-# Maps float views [B, 3, T, H, W] to arrays by name, each [B, ...].
-Features = Callable[[nn.Module, Tensor], dict[str, Tensor]]
+# Function from a model and float views [B, 3, T, H, W] to named features, each [B, ...].
+FeatureExtractor = Callable[[nn.Module, Tensor], dict[str, Tensor]]
 
 
 def _pooled(model: nn.Module, views: Tensor) -> dict[str, Tensor]:
@@ -36,52 +36,58 @@ def _pyramid(model: nn.Module, views: Tensor) -> dict[str, Tensor]:
     return {f"stage{number}": grid for number, grid in enumerate(grids, start=1)}
 
 
-FEATURES: dict[str, Features] = {"pooled": _pooled, "grid": _grid, "pyramid": _pyramid}
+FEATURES: dict[str, FeatureExtractor] = {"pooled": _pooled, "grid": _grid, "pyramid": _pyramid}
 
 
 @torch.no_grad()
 def extract_features(
     cfg: CfgNode,
-    places: Sequence[str | Path],
+    paths: Sequence[str | Path],
     *,
     kind: str,
     output: Path,
     device: torch.device,
 ) -> str:
-    """Write the features of all test views of videos, or of images, to an ``.npz`` file.
+    """Write the features of all test views of videos or images to an ``.npz`` file.
 
-    Its arrays are, with views V and t, h, w the grid: ``features`` [N, V, C] (pooled) or
-    [N, V, t, h, w, C] (grid), or ``stage1`` to ``stage4`` [N, V, t, h, w, C] (pyramid), float32;
-    ``names`` [N], the files; and ``left_out``, the names of those that cannot be read, each of
-    which is a warning, too. They are written as they are computed, so memory holds those of one
-    video alone.
+    The file has these arrays, with V views and a grid of t x h x w tokens:
+
+    - ``features``, float32 [N, V, C] (pooled) or [N, V, t, h, w, C] (grid); or ``stage1`` to
+      ``stage4``, float32 [N, V, t, h, w, C] (pyramid);
+    - ``names`` [N], the files;
+    - ``left_out``, the files that could not be read; each of them is also logged as a warning.
+
+    Features are written as they are computed, so only those of one video are in memory.
 
     Args:
-        cfg: of the model, its newest checkpoint or TEST.CHECKPOINT_FILE_PATH, its test views, and
-            the precision of the forward pass (TRAIN.MIXED_PRECISION).
-        places: files, folders and CSV files, see `find_media`.
+        cfg: config of the model, its test views, and the precision of the forward pass
+            (TRAIN.MIXED_PRECISION). The weights are those of TEST.CHECKPOINT_FILE_PATH, or of the
+            newest checkpoint in OUTPUT_DIR.
+        paths: files, folders and CSV files, see `find_media`.
         kind: a name in :data:`FEATURES`.
-        output: the file.
-        device: where the model runs.
+        output: the ``.npz`` file.
+        device: device of the model.
 
     Returns:
-        a sentence with the names and the shapes of the arrays.
+        a line with the names and the shapes of the arrays.
 
     Raises:
-        UserError: a place holds nothing, none of its files can be read, the config does not fit,
+        UserError: a path has no media, none of the files can be read, the config does not fit,
             or there are no weights.
     """
     if output.suffix != ".npz":
-        raise UserError(f"The output is an .npz file, but is {output}: end its name with .npz.")
+        raise UserError(
+            f"The output must be an .npz file, but it is {output}: end its name with .npz."
+        )
     if cfg.MODEL.ARCH == "ptv" or (kind == "pyramid" and cfg.MODEL.ARCH != "swin"):
-        raise UserError(f'MODEL.ARCH "{cfg.MODEL.ARCH}" has no {kind} features: take a Swin.')
-    media = MediaViews(cfg, places)
+        raise UserError(f'MODEL.ARCH "{cfg.MODEL.ARCH}" has no {kind} features: use a Swin model.')
+    media = MediaViews(cfg, paths)
     model = build_model(cfg).to(device).eval()
     load_test_weights(cfg, model, checkpoint_to_test(cfg))
     dtype = next(model.parameters()).dtype
     normalize, precision = build_normalize(cfg, device), build_precision(cfg, device)
-    with tempfile.TemporaryDirectory(dir=_folder(output)) as folder:
-        arrays = _Arrays(Path(folder), max_rows=len(media))
+    with tempfile.TemporaryDirectory(dir=_make_parent(output)) as folder:
+        arrays = _ArraysOnDisk(Path(folder), max_rows=len(media))
         names: list[str] = []
         for item in progress(media, total=len(media), description="features"):
             with precision.autocast(), _exact_convolutions(precision):
@@ -93,36 +99,38 @@ def extract_features(
                 arrays.put(name, len(names), torch.cat([part[name].float() for part in parts]))
             names.append(item["video_name"])
         left_out = [str(file) for file in media.left_out]
-        packed = arrays.pack(
+        shapes = arrays.pack(
             output,
             rows=len(names),
             names=np.array(names, dtype=np.str_),
             left_out=np.array(left_out, dtype=np.str_),
         )
-    return f"{output}: {', '.join(f'{name} {shape}' for name, shape in packed.items())}"
+    return f"{output}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}"
 
 
 def _exact_convolutions(precision: Precision) -> AbstractContextManager:
-    """Keep a GPU's convolutions of float32 from TF32, which PyTorch lets them have."""
+    """Disable TF32 for float32 convolutions, which PyTorch enables by default on GPUs."""
     if precision.dtype is not None:
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-def _folder(output: Path) -> Path:
+def _make_parent(output: Path) -> Path:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"Cannot write {output} ({error.strerror}): take another path.") from error
+        raise UserError(
+            f"Cannot write {output} ({error.strerror}): choose another path."
+        ) from error
     return output.parent
 
 
-class _Arrays:
-    """Arrays that lie on the disk until they are packed into one file.
+class _ArraysOnDisk:
+    """Arrays that are kept on disk until they are packed into one file.
 
     Args:
-        folder: for the files.
-        max_rows: how many rows they may get.
+        folder: folder of the files.
+        max_rows: largest number of rows.
     """
 
     def __init__(self, folder: Path, *, max_rows: int) -> None:
@@ -131,7 +139,7 @@ class _Arrays:
         self._arrays: dict[str, np.memmap] = {}
 
     def put(self, name: str, row: int, values: Tensor) -> None:
-        """Write the row of a video, which is of the same shape for all."""
+        """Write one row of an array; all rows have the same shape."""
         if name not in self._arrays:
             self._arrays[name] = np.lib.format.open_memmap(
                 self._folder / f"{name}.npy",
@@ -142,7 +150,7 @@ class _Arrays:
         self._arrays[name][row] = values.cpu().numpy()
 
     def pack(self, output: Path, *, rows: int, **others: np.ndarray) -> dict[str, tuple[int, ...]]:
-        """Write the first rows, and other arrays, to an ``.npz`` file, whole or not there.
+        """Write the first rows, and other arrays, to an ``.npz`` file atomically.
 
         Returns:
             the shapes of the arrays by name.

@@ -1,1 +1,1 @@
-"""The paper's tables and ablations, measured; nothing of the package imports them."""
+"""Reproduce the paper's tables and ablations; no other part of the package imports this."""

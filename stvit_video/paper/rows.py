@@ -1,9 +1,9 @@
-"""The rows of the paper's tables: what the paper says, and which config builds each."""
+"""Rows of the paper's tables: the published values, and the config that builds each model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Table 1. GFLOPs, images/s and top-1 of the base, then of 16, 36, 64 and 100 tokens.
+# Table 1: GFLOPs, images/s and top-1 of the base, then with 16, 36, 64 and 100 tokens.
 TABLE_1 = {
     "T": (
         ("1.26", 2752, 72.2),
@@ -27,7 +27,8 @@ TABLE_1 = {
         ("12.13", 826, 82.7),
     ),
 }
-# Table 2. The base, then 4, 9 and 16 tokens a window, then 9 with the generation moved forward.
+# Table 2: GFLOPs, images/s and top-1 of the base, then with 4, 9 and 16 tokens per window, then
+# with 9 tokens generated in earlier layers.
 TABLE_2 = {
     "T": (
         ("4.5", 878, 81.3),
@@ -51,41 +52,47 @@ TABLE_2 = {
         ("10.48", 558, 83.2),
     ),
 }
-# Section 4.1: one layer earlier in T, two in S and B.
-MOVED = {
+# Section 4.1: one layer earlier in T, two layers in S and B.
+EARLIER_LAYOUTS = {
     "T": "base 1, stgm 2, semantic 3",
     "S": "base 8, stgm 2, semantic 8",
     "B": "base 8, stgm 2, semantic 8",
 }
-# Table 3. GFLOPs, images/s and top-1: dense (of table 2), and with recovery.
+# Table 3: GFLOPs, images/s and top-1, dense (as in Table 2) and with recovery.
 TABLE_3 = {
     "S": (("8.7", 551, 83.0), ("5.83", 717, 82.7)),
     "B": (("15.4", 415, 83.5), ("10.26", 539, 83.2)),
 }
-# Table 4, of whose models these are ours. GFLOPs and top-1, with 16 tokens.
+# Table 4: GFLOPs and top-1 of the paper's own models, with 16 tokens.
 TABLE_4 = {"S": ("1.91", 79.8), "B": ("7.31", 81.8)}
-# Table 5. GFLOPs of the backbone at 800 x 1344 and box AP on COCO: dense, and with recovery.
+# Table 5: GFLOPs of the backbone at 800 x 1344 and box AP on COCO, dense and with recovery.
 TABLE_5 = {"S": (("194", 51.8), ("134", 51.8)), "B": (("343", 51.9), ("233", 52.2))}
-# Of STViT-R as a detector's backbone.
+# Overrides for STViT-R as the backbone of a detector.
 DETECTION = (
-    *("STVIT.SHORTCUT", "True", "STVIT.SEMANTIC_KEYS", "none"),
-    *("STVIT.KEY_WINDOWS", "(14, 21)", "STVIT.RECOVERY_WINDOW", "27"),
+    "STVIT.SHORTCUT",
+    "True",
+    "STVIT.SEMANTIC_KEYS",
+    "none",
+    "STVIT.KEY_WINDOWS",
+    "(14, 21)",
+    "STVIT.RECOVERY_WINDOW",
+    "27",
 )
-# Table 6. GFLOPs, frames/s and top-1 (4 clips x 3 crops): dense, and with semantic tokens.
+# Table 6: GFLOPs, frames/s and top-1 (4 clips x 3 crops), dense and with semantic tokens.
 TABLE_6 = {
     "T": (("88", 779, 78.8), ("64.4", 975, 78.5)),
     "S": (("166", 456, 80.6), ("120.5", 572, 80.3)),
 }
-# Table 7. Top-1 of STViT-DeiT-S with 16 tokens.
+# Table 7: top-1 of STViT-DeiT-S with 16 tokens.
 TABLE_7 = {"spatial": 79.4, "global": 78.7, "spatial+global": 79.8, "spatial+position": 79.7}
-# Table 8. Layers of the generation module: GFLOPs and top-1 of STViT-DeiT-S with 16 tokens.
+# Table 8: GFLOPs and top-1 of STViT-DeiT-S with 16 tokens, by layers of the generation module.
 TABLE_8 = {2: ("1.91", 79.8), 3: ("1.97", 79.5), 4: ("2.03", 79.6)}
-# Table 9. Box AP on COCO, and the keys that make the row of STViT-R.
+# Table 9: box AP on COCO, and the overrides of STViT-R.
 TABLE_9 = {
     "STViT-R": (51.8, ()),
     "without dumbbell units": (
         51.4,
-        # STGM in layers 6 and 7, and as many FLOPs as STViT-R (section 4.4).
+        # STGM in layers 6 and 7, with as many FLOPs as STViT-R (Section 4.4).
         ("STVIT.LAYOUT", "base 5, stgm 2, semantic 9, recovery 2"),
     ),
     "reusing semantic tokens": (51.6, ("STVIT.REUSE_TOKENS", "True")),
@@ -94,19 +101,19 @@ TABLE_9 = {
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row.
+    """Row of a table in the paper.
 
     Attributes:
         table: number of the table.
-        name: of the row.
-        config: path from ``configs/``.
-        overrides: keys and values in turn.
+        name: name of the row.
+        config: path relative to ``configs/``.
+        overrides: alternating config keys and values.
         base: name of the row that its speed is compared with; its own name for a base.
-        top1: the paper's accuracy in percent; in tables 5 and 9 its box AP on COCO.
-        gflops: the paper's, as it is printed; empty where the table has none.
-        throughput: the paper's images (table 6: frames) a second on a V100; None for none.
-        is_video: its input is 32 x 224 x 224, not 224 x 224.
-        is_detector: its input is 800 x 1344.
+        top1: published accuracy in percent; box AP on COCO in Tables 5 and 9.
+        gflops: published GFLOPs, as printed; empty if the table has none.
+        throughput: published images per second (Table 6: frames) on a V100; None if not published.
+        is_video: the input is 32 x 224 x 224, not 224 x 224.
+        is_detector: the input is 800 x 1344.
     """
 
     table: int
@@ -122,33 +129,42 @@ class PaperRow:
 
     @property
     def is_base(self) -> bool:
-        """Whether it is a dense model that others are compared with."""
+        """Whether this is a dense model that others are compared with."""
         return self.base == self.name
 
     @property
     def tolerance(self) -> tuple[float, float]:
-        """How far below and above the paper's GFLOPs a count may be, as shares of them.
+        """Largest relative differences below and above the published GFLOPs.
 
-        Those of the semantic Swins count keys and values once for each window that holds them;
-        projected once a token they cost up to 2% less, and up to 3.5% where there are three
-        generations. Those of the detectors count all padding.
+        For the semantic Swins the paper counts keys and values once for each window that contains
+        them. Projecting them once per token costs up to 2% less, and up to 3.5% less with three
+        generation modules. For the detectors the paper counts all padding.
         """
         below = {2: 0.02, 3: 0.035, 5: 0.01, 6: 0.02}.get(self.table, 0.005)
         return 0.005 if self.is_base else below, 0.01 if self.table == 5 else 0.005
 
 
 def paper_rows() -> list[PaperRow]:
-    """All rows, table by table."""
-    first = [*_table_1(), *_table_2(), *_table_3(), *_table_4(), *_table_5()]
-    return [*first, *_table_6(), *_table_7(), *_table_8(), *_table_9()]
+    """Return all rows, table by table."""
+    return [
+        *_table_1(),
+        *_table_2(),
+        *_table_3(),
+        *_table_4(),
+        *_table_5(),
+        *_table_6(),
+        *_table_7(),
+        *_table_8(),
+        *_table_9(),
+    ]
 
 
 def _table_1() -> Iterator[PaperRow]:
     for size, ((gflops, speed, top1), *semantic) in TABLE_1.items():
         base, config = f"DeiT-{size}", f"imagenet/deit_{size.lower()}.yaml"
-        # Counted with 196 tokens, so without a class token.
-        plain = ("DEIT.CLASS_TOKEN", "False")
-        yield PaperRow(1, base, config, plain, base, top1, gflops, speed)
+        # The paper counts 196 tokens, without a class token.
+        no_class_token = ("DEIT.CLASS_TOKEN", "False")
+        yield PaperRow(1, base, config, no_class_token, base, top1, gflops, speed)
         for tokens, (gflops, speed, top1) in zip((16, 36, 64, 100), semantic, strict=True):
             yield PaperRow(
                 1,
@@ -167,11 +183,11 @@ def _table_2() -> Iterator[PaperRow]:
         base, config = f"Swin-{size}", f"imagenet/swin_{size.lower()}.yaml"
         yield PaperRow(2, base, config, (), base, top1, gflops, speed)
         variants = [(f"{n} tokens", ("STVIT.NUM_TOKENS", str(n))) for n in (4, 9, 16)]
-        variants.append(("9 tokens, earlier", ("STVIT.LAYOUT", MOVED[size])))
-        for (what, overrides), (gflops, speed, top1) in zip(variants, semantic, strict=True):
+        variants.append(("9 tokens, earlier", ("STVIT.LAYOUT", EARLIER_LAYOUTS[size])))
+        for (variant, overrides), (gflops, speed, top1) in zip(variants, semantic, strict=True):
             yield PaperRow(
                 2,
-                f"STViT-Swin-{size}, {what}",
+                f"STViT-Swin-{size}, {variant}",
                 f"imagenet/stvit_swin_{size.lower()}.yaml",
                 overrides,
                 base,
@@ -203,19 +219,19 @@ def _table_5() -> Iterator[PaperRow]:
         base = f"Swin-{size}, backbone"
         config = f"imagenet/swin_{size.lower()}.yaml"
         yield PaperRow(5, base, config, (), base, ap, gflops, is_detector=True)
-        # As released, with all padding computed; then with windows cut off at the border.
-        for border, what, printed in (
+        # As released, with all padding computed; then with windows cut at the border.
+        for border, variant, printed_gflops in (
             ("released", "released padding", semantic_gflops),
             ("cut", "no padding", ""),
         ):
             yield PaperRow(
                 5,
-                f"STViT-R-Swin-{size}, {what}",
+                f"STViT-R-Swin-{size}, {variant}",
                 f"imagenet/stvit_r_swin_{size.lower()}.yaml",
                 (*DETECTION, "STVIT.BORDER", border),
                 base,
                 semantic_ap,
-                printed,
+                printed_gflops,
                 is_detector=True,
             )
 
@@ -249,7 +265,7 @@ def _table_8() -> Iterator[PaperRow]:
 
 def _table_9() -> Iterator[PaperRow]:
     for name, (ap, keys) in TABLE_9.items():
-        # As released, with all padding computed, which is how the paper counts (table 5).
+        # As released, with all padding computed, as the paper counts in Table 5.
         overrides = (*DETECTION, "STVIT.BORDER", "released", *keys)
         config = "imagenet/stvit_r_swin_s.yaml"
         yield PaperRow(9, name, config, overrides, "STViT-R", ap, is_detector=True)

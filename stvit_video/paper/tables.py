@@ -1,4 +1,4 @@
-"""Measure the rows of the paper's tables, and write them beside what the paper says."""
+"""Measure the rows of the paper's tables, and compare them with the published values."""
 
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -15,44 +15,31 @@ from stvit_video.paper.rows import PaperRow
 
 Line = Sequence[str]
 
-
-def text_table(header: Line, lines: Sequence[Line], *, left: Collection[int] = (0,)) -> str:
-    """Write a table for a terminal.
-
-    Args:
-        header: names of the columns.
-        lines: cells, as many in each line as in the header.
-        left: columns of words, which begin at the left; numbers end at the right.
-    """
-    cells = [header, *lines]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
-
-
-def markdown_table(header: Line, lines: Sequence[Line], *, left: Collection[int] = (0,)) -> str:
-    """Write a table of Markdown; the arguments are those of :func:`text_table`."""
-    align = ["---" if column in left else "---:" for column in range(len(header))]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, align, *lines])
-
-
-_IMAGE, _VIDEO, _DETECTION = (3, 224, 224), (3, 32, 224, 224), (3, 800, 1344)
+_IMAGE_SHAPE, _VIDEO_SHAPE, _DETECTION_SHAPE = (3, 224, 224), (3, 32, 224, 224), (3, 800, 1344)
+_HEADER = (
+    "row",
+    "M parameters",
+    "GFLOPs, paper",
+    "here",
+    "difference",
+    "speed-up, paper",
+    "here",
+    "top-1 or AP, paper",
+    "config",
+)
+# The left-aligned columns: the row and its config.
+_TEXT_COLUMNS = (0, len(_HEADER) - 1)
 
 
 @dataclass
 class MeasuredRow:
-    """A row of the paper and what was measured of it.
+    """Row of the paper and the values measured here.
 
     Attributes:
         paper: the row.
-        parameters: of the model.
-        gflops: multiply-accumulates of one input, in units of 10^9.
-        speedup: how many times as fast as its base's model; None if not measured.
+        parameters: number of parameters of the model.
+        gflops: multiply-accumulates for one input, in units of 10^9.
+        speedup: speed relative to the model of the base; None if not measured.
     """
 
     paper: PaperRow
@@ -62,17 +49,17 @@ class MeasuredRow:
 
     @property
     def difference(self) -> float | None:
-        """Share by which the count differs from the paper's, beyond the rounding of the latter."""
+        """Relative difference to the published GFLOPs beyond their rounding; None without any."""
         if not self.paper.gflops:
             return None
         printed = float(self.paper.gflops)
-        half_a_digit = 0.5 * 10.0 ** -len(self.paper.gflops.partition(".")[2])
-        excess = max(0.0, abs(self.gflops - printed) - half_a_digit)
+        rounding = 0.5 * 10.0 ** -len(self.paper.gflops.partition(".")[2])
+        excess = max(0.0, abs(self.gflops - printed) - rounding)
         return excess / printed * (1 if self.gflops > printed else -1)
 
     @property
     def is_within_tolerance(self) -> bool:
-        """Whether the count agrees with the paper's, if that has one."""
+        """Whether the GFLOPs agree with the published ones, if there are any."""
         below, above = self.paper.tolerance
         return self.difference is None or -below <= self.difference <= above
 
@@ -81,22 +68,31 @@ def build_row(row: PaperRow, *, configs: Path) -> nn.Module:
     """Build the model of a row, in evaluation mode.
 
     Args:
-        row: whose model it is.
+        row: row of the model.
         configs: the folder ``configs/``.
     """
     return build_model(load_config(configs / row.config, row.overrides)).eval()
 
 
 def measure(row: PaperRow, *, configs: Path) -> MeasuredRow:
-    """Count a row's parameters and FLOPs."""
+    """Count the parameters and FLOPs of a row's model."""
     model = build_row(row, configs=configs)
-    return MeasuredRow(
-        row, count_parameters(model), count_flops(model, input_of(row, batch=1)) / 1e9
-    )
+    flops = count_flops(model, make_input(row, batch=1))
+    return MeasuredRow(row, count_parameters(model), flops / 1e9)
+
+
+def make_input(row: PaperRow, *, batch: int) -> torch.Tensor:
+    """Return a batch of zeros with the input size of the paper."""
+    shape: tuple[int, ...] = _IMAGE_SHAPE
+    if row.is_video:
+        shape = _VIDEO_SHAPE
+    elif row.is_detector:
+        shape = _DETECTION_SHAPE
+    return torch.zeros(batch, *shape)
 
 
 def as_json(rows: Iterable[MeasuredRow]) -> str:
-    """Write rows as a JSON list."""
+    """Format rows as a JSON list."""
     entries = [
         {
             **asdict(row.paper),
@@ -112,29 +108,14 @@ def as_json(rows: Iterable[MeasuredRow]) -> str:
     return json.dumps(entries, indent=2)
 
 
-_HEADER = (
-    "row",
-    "M parameters",
-    "GFLOPs, paper",
-    "here",
-    "difference",
-    "speed-up, paper",
-    "here",
-    "top-1 or AP, paper",
-    "config",
-)
-# Columns of words: the row and its config.
-_WORDS = (0, len(_HEADER) - 1)
-
-
 def as_text(rows: Sequence[MeasuredRow]) -> str:
-    """Write rows as a table for a terminal."""
-    return text_table(_HEADER, _cells(rows), left=_WORDS)
+    """Format rows as a table for a terminal."""
+    return text_table(_HEADER, _cells(rows), left=_TEXT_COLUMNS)
 
 
 def as_markdown(rows: Sequence[MeasuredRow]) -> str:
-    """Write rows as a table of Markdown."""
-    return markdown_table(_HEADER, _cells(rows), left=_WORDS)
+    """Format rows as a Markdown table."""
+    return markdown_table(_HEADER, _cells(rows), left=_TEXT_COLUMNS)
 
 
 def _cells(rows: Sequence[MeasuredRow]) -> list[tuple[str, ...]]:
@@ -151,28 +132,43 @@ def _cells(rows: Sequence[MeasuredRow]) -> list[tuple[str, ...]]:
                 f"{row.parameters / 1e6:.1f}",
                 paper.gflops or "-",
                 f"{row.gflops:.3g}" if row.gflops < 1 else f"{row.gflops:.2f}",
-                "-" if row.difference is None else f"{_raw_difference(row):+.1%}{mark}",
+                f"{row.gflops / float(paper.gflops) - 1:+.1%}{mark}" if paper.gflops else "-",
                 "-" if ratio is None else f"{ratio:.2f}",
                 "-" if row.speedup is None else f"{row.speedup:.2f}",
                 str(paper.top1),
-                " ".join([paper.config, *_as_pairs(paper.overrides)]),
+                " ".join([paper.config, *_format_overrides(paper.overrides)]),
             )
         )
     return lines
 
 
-def _raw_difference(row: MeasuredRow) -> float:
-    return row.gflops / float(row.paper.gflops) - 1
-
-
-def _as_pairs(overrides: Sequence[str]) -> list[str]:
+def _format_overrides(overrides: Sequence[str]) -> list[str]:
     return [
         f"{key} '{value}'" if " " in value else f"{key} {value}"
         for key, value in zip(overrides[::2], overrides[1::2], strict=True)
     ]
 
 
-def input_of(row: PaperRow, *, batch: int) -> torch.Tensor:
-    """Make an input of the size of the paper's."""
-    shape = _VIDEO if row.is_video else _DETECTION if row.is_detector else _IMAGE
-    return torch.zeros(batch, *shape)
+def text_table(header: Line, lines: Sequence[Line], *, left: Collection[int] = (0,)) -> str:
+    """Format a table for a terminal.
+
+    Args:
+        header: names of the columns.
+        lines: cells, as many in each line as in the header.
+        left: left-aligned columns; the others are right-aligned.
+    """
+    cells = [header, *lines]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def markdown_table(header: Line, lines: Sequence[Line], *, left: Collection[int] = (0,)) -> str:
+    """Format a Markdown table; the arguments are those of :func:`text_table`."""
+    align = ["---" if column in left else "---:" for column in range(len(header))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, align, *lines])

@@ -8,12 +8,12 @@ from PIL import Image
 
 from stvit_video.benchmarks import loader
 from stvit_video.benchmarks.loader import (
-    PEER_DECODERS,
+    PYTORCHVIDEO_DECODERS,
     STEPS,
-    OneItemForAllViews,
-    OneItemForEachView,
-    OurClips,
-    PeerClips,
+    MultiViewItems,
+    PyTorchVideoClips,
+    SingleViewItems,
+    TrainingSamples,
     benchmark_configs,
     compare_sources,
     time_steps,
@@ -28,7 +28,7 @@ from stvit_video.inference.media import Media, find_media
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CLIP_BYTES = 3 * 8 * 32 * 32
 
-# Of a report: one round, and a model that is not measured.
+# Arguments of a report with one round and without measuring the model.
 QUICK = {"rounds": 1, "model_speed": 1.0, "device": torch.device("cpu")}
 
 
@@ -58,33 +58,33 @@ def test_sources_take_turns():
     assert timings["a"].nbytes == 7
 
 
-def test_peers_make_clips_of_the_same_shape_in_floats(configs, videos):
+def test_pytorchvideo_makes_float_clips_of_the_same_shape(configs, videos):
     cfg, _ = configs
-    assert OurClips(build_dataset(cfg, "train"))() == CLIP_BYTES
-    frames_only = OurClips(build_dataset(cfg, "train"), frames_only=True)
+    assert TrainingSamples(build_dataset(cfg, "train"))() == CLIP_BYTES
+    frames_only = TrainingSamples(build_dataset(cfg, "train"), frames_only=True)
     assert frames_only() == 3 * 8 * 36 * 48
-    peer = PeerClips(videos.files, decoder="pyav", cfg=cfg)
-    assert peer() == 4 * CLIP_BYTES
-    assert peer.seen == {0, 1, 2}
+    clips = PyTorchVideoClips(videos.files, decoder="pyav", cfg=cfg)
+    assert clips() == 4 * CLIP_BYTES
+    assert clips.seen == {0, 1, 2}
 
 
-def test_a_peer_that_can_read_nothing_says_so(configs, tmp_path):
+def test_pytorchvideo_without_readable_videos_is_an_error(configs, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
-    for decoder in PEER_DECODERS:
-        peer = PeerClips([tmp_path / "text.mp4"], decoder=decoder, cfg=configs[0])
+    for decoder in PYTORCHVIDEO_DECODERS:
+        clips = PyTorchVideoClips([tmp_path / "text.mp4"], decoder=decoder, cfg=configs[0])
         with pytest.raises(RuntimeError):
-            peer()
+            clips()
 
 
-def test_single_views_are_those_of_the_item_of_all(configs):
+def test_single_views_equal_those_of_multi_view_items(configs):
     dataset = build_dataset(configs[0], "test")
-    one_by_one = OneItemForEachView(dataset)
+    one_by_one = SingleViewItems(dataset)
     views = [one_by_one._view(1, clip=clip, crop=crop) for clip in range(2) for crop in range(3)]
     assert torch.equal(torch.stack(views), dataset[1]["video"])
-    assert OneItemForAllViews(dataset)() == one_by_one() == 6 * CLIP_BYTES
+    assert MultiViewItems(dataset)() == one_by_one() == 6 * CLIP_BYTES
 
 
-def test_steps_are_timed_where_they_happen(configs, monkeypatch):
+def test_each_step_is_timed(configs, monkeypatch):
     dataset = build_dataset(configs[0], "train")
     clock = [0.0]
     monkeypatch.setattr(loader.time, "thread_time", lambda: clock[0])
@@ -113,7 +113,7 @@ def test_workers_load_as_many_clips_as_asked(configs):
 
 
 def test_the_report_has_every_part(config_file, videos, tmp_path, monkeypatch):
-    monkeypatch.setattr("stvit_video.benchmarks.loader_report.PEER_DECODERS", ("pyav",))
+    monkeypatch.setattr("stvit_video.benchmarks.loader_report.PYTORCHVIDEO_DECODERS", ("pyav",))
     parts = loader_report(
         config_file,
         videos,
@@ -130,7 +130,7 @@ def test_the_report_has_every_part(config_file, videos, tmp_path, monkeypatch):
     assert re.search(r"the model trains on 1\.00 clips/s: \d+% of the loader's speed", text)
 
 
-def test_images_are_measured_without_peers(tmp_path):
+def test_images_are_measured_without_pytorchvideo(tmp_path):
     for name in "ab":
         (tmp_path / "val" / name).mkdir(parents=True)
         for number in range(3):
@@ -138,7 +138,7 @@ def test_images_are_measured_without_peers(tmp_path):
             Image.fromarray(pixels).save(tmp_path / "val" / name / f"{number}.png")
     (tmp_path / "links").mkdir()
     parts = loader_report(
-        CONFIGS / "imagenet/deit_t.yaml",  # mixes images, and takes several samples of each
+        CONFIGS / "imagenet/deit_t.yaml",  # uses mixup and several samples of each image
         find_media([tmp_path / "val"]),
         folder=tmp_path / "links",
         overrides=[
@@ -155,7 +155,7 @@ def test_images_are_measured_without_peers(tmp_path):
         *("a/0.png", "a/1.png", "b/0.png", "b/1.png"),
     ]
     assert "LabeledVideoDataset" not in text
-    assert "an item of" not in text  # of one view
+    assert "an item of" not in text  # there is only one view
     assert len(re.findall(r"^this loader, image  ", text, re.MULTILINE)) == 2
     shares = {step: re.search(rf"^{step} .* (\d+)%$", text, re.MULTILINE)[1] for step in STEPS}
     assert int(shares["open"]) > 0
@@ -189,19 +189,19 @@ def test_a_broken_image_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "name", "sentence"),
+    ("config", "name", "message"),
     [
-        ("imagenet/deit_s", "a.mp4", r"is of images, but .*a\.mp4 is none: name images"),
-        ("k400/swin_t", "a.png", r"is of videos, but .*a\.png is none: name videos"),
-        ("coco/cascade_mask_rcnn_swin_s", "a.png", r'is "coco": take another config'),
+        ("imagenet/deit_s", "a.mp4", r"reads images, but .*a\.mp4 is of another kind: give images"),
+        ("k400/swin_t", "a.png", r"reads videos, but .*a\.png is of another kind: give videos"),
+        ("coco/cascade_mask_rcnn_swin_s", "a.png", r'is "coco": use another config'),
         ("imagenet/deit_s", "a.png", r"at least 2 images, but .*a\.png is the only one"),
-        ("k400/swin_t", "gone.mp4", r"There is no .*gone\.mp4"),
+        ("k400/swin_t", "gone.mp4", r"gone\.mp4 does not exist"),
     ],
 )
-def test_files_that_the_config_does_not_read_are_refused(tmp_path, config, name, sentence):
+def test_files_of_another_kind_are_refused(tmp_path, config, name, message):
     for there in ("a.mp4", "a.png"):
         (tmp_path / there).touch()
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=message):
         benchmark_configs(
             CONFIGS / f"{config}.yaml", find_media([tmp_path / name]), folder=tmp_path
         )

@@ -1,4 +1,4 @@
-"""Training and testing on a folder in which a tenth of the files are broken, in every way."""
+"""Train and test on a folder in which a tenth of the files are broken, in every known way."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from stvit_video.errors import UserError
 from stvit_video.models import build_model, save_weights
 from stvit_video.runtime.distributed import run_ranks
 
-# Files that take their reader with them, as no encoder makes them on purpose.
+# Files that crash or hang their worker. No encoder writes such files, so the crash is simulated.
 FATAL = {"kills.mp4": "SIGKILL", "crashes.mp4": "SIGSEGV", "hangs.mp4": "longer than 2 s"}
 BAD = [*BROKEN, *FATAL]
 GOOD = 9 * len(BAD)
@@ -28,7 +28,7 @@ GOOD = 9 * len(BAD)
 
 @pytest.fixture(scope="module")
 def broken_folder(video_folder, tmp_path_factory):
-    """A tenth of the lines of train.csv and test.csv name broken files; those of val.csv do not."""
+    """Return a folder with a tenth of broken files in train.csv and test.csv, none in val.csv."""
     folder = tmp_path_factory.mktemp("tenth broken")
     make_broken_videos(folder)
     for name in FATAL:
@@ -47,7 +47,7 @@ def broken_folder(video_folder, tmp_path_factory):
 
 @pytest.fixture
 def config(small_config, broken_folder, monkeypatch):
-    """Return a function from overrides to a config; workers meet their end in some files."""
+    """Return a function from overrides to a config; some files crash or hang the workers."""
     real = labeled_videos.open_video
 
     def open_video(path, **options):
@@ -91,7 +91,7 @@ def assert_every_fault_is_listed(table):
     assert set(table.index[table.kills]) == set(FATAL)
 
 
-def test_training_goes_on_and_lists_what_is_broken(config):
+def test_training_continues_and_lists_broken_videos(config):
     cfg = config()
     train(cfg)
     table = quarantined(cfg)
@@ -105,7 +105,7 @@ def test_training_goes_on_and_lists_what_is_broken(config):
     assert f"{len(BAD)} of the {10 * len(BAD)} videos of" in log
 
 
-def test_a_test_reports_what_it_read(config, tmp_path):
+def test_a_test_reports_the_videos_it_read(config, tmp_path):
     cfg = config(
         "TRAIN.ENABLE", "False", "TEST.CHECKPOINT_FILE_PATH", str(tmp_path / "w.safetensors")
     )
@@ -125,8 +125,8 @@ def test_a_test_reports_what_it_read(config, tmp_path):
     assert sentence in log_of(cfg)
 
 
-def test_an_epoch_of_which_nothing_can_be_read_is_a_sentence(config, broken_folder, tmp_path):
-    """All of few videos are bad, and no more than are put up with."""
+def test_an_epoch_without_readable_videos_is_an_error(config, broken_folder, tmp_path):
+    """All videos are bad, but not more than DATA.MAX_BAD_VIDEOS."""
     write_lists(tmp_path, folder=broken_folder, train=list(BROKEN)[:4] * 5, val=["good 0.mp4"])
     cfg = config("DATA.PATH_TO_DATA_DIR", str(tmp_path), "DATA.MAX_BAD_VIDEOS", "20")
     with pytest.raises(UserError, match=r"Epoch 1 ended after 0 of 2 steps, .*quarantine\.csv"):
@@ -135,7 +135,7 @@ def test_an_epoch_of_which_nothing_can_be_read_is_a_sentence(config, broken_fold
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_over_the_budget_the_run_stops_with_a_sentence(config, tmp_path, ranks):
+def test_too_many_bad_videos_stop_the_run(config, tmp_path, ranks):
     names = [*BROKEN, *(f"good {number}.mp4" for number in range(30))]
     write_lists(tmp_path, train=names, val=names[-1:], folder=config().DATA.PATH_TO_DATA_DIR)
     cfg = config(
@@ -151,7 +151,7 @@ def test_over_the_budget_the_run_stops_with_a_sentence(config, tmp_path, ranks):
     assert 2 <= len(set(map(os.path.basename, lists.path))) <= len(BROKEN)
 
 
-def test_an_epoch_whose_ranks_are_over_the_budget_together_is_not_lost(config, tmp_path):
+def test_an_epoch_is_saved_if_only_the_ranks_together_exceed_the_limit(config, tmp_path):
     names = [*list(BROKEN)[:4], *(f"good {number}.mp4" for number in range(30))]
     write_lists(tmp_path, train=names, val=names[-1:], folder=config().DATA.PATH_TO_DATA_DIR)
     cfg = config(
@@ -166,7 +166,7 @@ def test_an_epoch_whose_ranks_are_over_the_budget_together_is_not_lost(config, t
     assert checkpoint == (1, 0)
 
 
-def test_a_validation_says_what_it_read(config, tmp_path, caplog):
+def test_validation_reports_the_videos_it_read(config, tmp_path, caplog):
     names = [f"good {number}.mp4" for number in range(10)]
     folder = config().DATA.PATH_TO_DATA_DIR
     write_lists(tmp_path, train=names, val=[*names, "empty.mp4"], folder=folder)

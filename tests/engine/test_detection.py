@@ -1,4 +1,4 @@
-"""Training and testing a detector on one rank and on two."""
+"""Train and test a detector on one rank and on two."""
 
 import json
 from pathlib import Path
@@ -136,8 +136,8 @@ def test_a_run_that_was_stopped_goes_on_at_its_step(config, ranks):
     assert same(last_checkpoint(stopped), last_checkpoint(whole))
 
 
-class Guesser(nn.Module):
-    """Finds an object of every class near the left of each image, by its pixels a bit elsewhere."""
+class FakeDetector(nn.Module):
+    """Detect an object of every class near the left, shifted depending on the image's pixels."""
 
     def forward(self, images, sizes):
         found = []
@@ -156,9 +156,9 @@ class Guesser(nn.Module):
 
 
 def evaluate_on_rank(cfg, model):
-    """Write what a rank gets of an evaluation, from rank 0 the predictions too."""
+    """Write the metrics that a rank gets, and its results, which only rank 0 has."""
     cpu, rank = torch.device("cpu"), distributed.get_rank()
-    evaluated = evaluate_detector(
+    evaluation = evaluate_detector(
         model,
         build_loader(cfg, "test", rank=rank, world_size=distributed.get_world_size()),
         normalize=build_normalize(cfg, cpu),
@@ -166,12 +166,12 @@ def evaluate_on_rank(cfg, model):
     )
     file = Path(cfg.OUTPUT_DIR) / f"{rank}.json"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps([evaluated.measured, evaluated.results]))
+    file.write_text(json.dumps([evaluation.metrics, evaluation.results]))
 
 
-def evaluate_guesser_and_cascade(configs):
-    guesser, cascade = configs
-    evaluate_on_rank(guesser, Guesser())
+def evaluate_fake_and_cascade(configs):
+    fake, cascade = configs
+    evaluate_on_rank(fake, FakeDetector())
     torch.manual_seed(0)
     evaluate_on_rank(cascade, build_model(cascade))
 
@@ -188,7 +188,7 @@ def test_one_rank_of_many_threads_and_two_ranks_measure_the_same(config, tmp_pat
     make_shapes_dataset(tmp_path / "shapes", ShapesRecipe(train=1, val=1, test=9), num_workers=1)
     shapes = (
         *("DATA.PATH_TO_DATA_DIR", str(tmp_path / "shapes"), "MODEL.NUM_CLASSES", "4"),
-        # Large enough for kernels that divide a sum among threads.
+        # Large enough for kernels that split a sum among threads.
         *("SWIN.EMBED_DIM", "32", "DETECTION.FPN_CHANNELS", "256"),
         *("DETECTION.TEST_SHORT_SIDE", "96", "DETECTION.MAX_SIZE", "128"),
         *("DETECTION.SCORE_THRESH", "0.0"),
@@ -196,10 +196,10 @@ def test_one_rank_of_many_threads_and_two_ranks_measure_the_same(config, tmp_pat
     written = []
     for ranks in (1, 2):
         gpus = ("NUM_GPUS", str(ranks))
-        configs = config(f"guesser {ranks}", *gpus), config(f"cascade {ranks}", *shapes, *gpus)
-        run_ranks(evaluate_guesser_and_cascade, configs, num_local_ranks=ranks, device="cpu")
+        configs = config(f"fake {ranks}", *gpus), config(f"cascade {ranks}", *shapes, *gpus)
+        run_ranks(evaluate_fake_and_cascade, configs, num_local_ranks=ranks, device="cpu")
         written.append([(Path(cfg.OUTPUT_DIR) / "0.json").read_bytes() for cfg in configs])
-        # The other ranks know the figures too, as they keep the best checkpoint.
+        # The other ranks need the metrics too, to keep the best checkpoint.
         last = Path(configs[0].OUTPUT_DIR) / f"{ranks - 1}.json"
         assert json.loads(last.read_text())[0] == json.loads(written[0][0])[0]
     assert written[0] == written[1]
@@ -242,7 +242,9 @@ def test_images_are_tried_before_a_job_is_queued(config, tmp_path):
     data = write_folder(tmp_path / "data")
     for image in (data / "val").iterdir():
         image.write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"4 of 4 images tried of .*instances_val\.json cannot be"):
+    with pytest.raises(
+        UserError, match=r"4 of 4 images sampled from .*instances_val\.json cannot be"
+    ):
         preflight_data(config("run", "DATA.PATH_TO_DATA_DIR", str(data)))
 
 

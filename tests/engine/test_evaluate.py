@@ -35,7 +35,7 @@ def results(cfg):
 
 
 def expected_scores(cfg, model):
-    """The plain definition: one view after another, softmax, mean."""
+    """Reference implementation: softmax of one view after another, then the mean."""
     normalize = build_normalize(cfg, torch.device("cpu"))
     scores = []
     for item in build_dataset(cfg, "test"):
@@ -59,7 +59,7 @@ def test_weights_of_another_model_are_refused(video_config, weights):
 
 
 def stopped_and_whole(video_config, weights, tmp_path, *overrides):
-    """The config of a test of a video a batch and rank, in two folders."""
+    """Return configs for two folders with one video per batch and rank."""
     path = ("TEST.CHECKPOINT_FILE_PATH", str(weights[1]), "TEST.BATCH_SIZE", "6", *overrides)
     return (
         video_config(*path, "OUTPUT_DIR", str(tmp_path / name)) for name in ("stopped", "whole")
@@ -67,7 +67,7 @@ def stopped_and_whole(video_config, weights, tmp_path, *overrides):
 
 
 def batches_of(cfg):
-    """The batches that a test logged, one a line."""
+    """Return the batches that a test logged."""
     log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
     return re.findall(r'"iter": "(\d/\d)"', log)
 
@@ -86,7 +86,7 @@ def assert_same_results(cfg, other):
     assert not (Path(cfg.OUTPUT_DIR) / "stopped_test").exists()
 
 
-def test_a_test_that_was_stopped_goes_on_with_the_videos_left(video_config, weights, tmp_path):
+def test_a_stopped_test_resumes_with_the_remaining_videos(video_config, weights, tmp_path):
     stopped, whole = stopped_and_whole(video_config, weights, tmp_path)
     run_in_turn([(stopped, 2), (stopped, 3)])
     assert not (Path(stopped.OUTPUT_DIR) / "results").exists()
@@ -94,37 +94,37 @@ def test_a_test_that_was_stopped_goes_on_with_the_videos_left(video_config, weig
     assert batches_of(stopped) == ["1/7", "2/7", "1/5", "2/5", "3/5", "1/2", "2/2"]
     assert_same_results(stopped, whole)
     log = (Path(stopped.OUTPUT_DIR) / "stdout.log").read_text()
-    assert "Going on with a test that was stopped: 5 videos are done" in log
-    # The next test is another one.
+    assert "Resuming a stopped test: 5 videos are done" in log
+    # The next test starts from the beginning.
     evaluate(stopped)
     assert batches_of(stopped)[7:] == batches_of(whole)
 
 
-def test_a_stop_after_the_last_video_leaves_none(video_config, weights, tmp_path):
+def test_a_stop_after_the_last_video_leaves_nothing_to_test(video_config, weights, tmp_path):
     stopped, whole = stopped_and_whole(video_config, weights, tmp_path)
     run_in_turn([(stopped, 7), (stopped, None), (whole, None)])
     assert batches_of(stopped) == batches_of(whole)
     assert_same_results(stopped, whole)
 
 
-def test_what_is_left_is_dealt_out_evenly(video_config, weights, tmp_path, capfd):
+def test_remaining_videos_are_spread_evenly_over_ranks(video_config, weights, tmp_path, capfd):
     two = ("NUM_GPUS", "2", "TEST.BATCH_SIZE", "12")
     stopped, whole = stopped_and_whole(video_config, weights, tmp_path, *two)
     runs = [(stopped, 1), (stopped, None), (whole, None)]
     run_ranks(run_in_turn, runs, num_local_ranks=2, device="cpu")
-    # Of rank 0, which nobody had asked to stop; both that are left were rank 1's.
+    # The log is rank 0's, which was not asked to stop; rank 1 left both remaining videos.
     assert batches_of(stopped) == ["1/4", "2/4", "3/4", "4/4", "1/1"]
     log = (Path(stopped.OUTPUT_DIR) / "stdout.log").read_text()
-    assert log.count("a test that was stopped: 5 videos are done") == 1
+    assert log.count("Resuming a stopped test: 5 videos are done") == 1
     assert_same_results(stopped, whole)
     assert "could not be read" not in "".join(capfd.readouterr())
 
 
-def test_what_a_rank_has_lost_is_dealt_out_anew(video_config, weights, tmp_path):
-    """Two ranks, of which the file of one is gone, and then one rank, with other limits."""
+def test_lost_predictions_of_a_rank_are_computed_again(video_config, weights, tmp_path):
+    """Test with two ranks, lose the file of one, then resume with one rank and other limits."""
     two = ("NUM_SHARDS", "2")
     stopped, whole = stopped_and_whole(video_config, weights, tmp_path, *two)
-    # It asks after two batches of its own, and rank 0 has four by then.
+    # Rank 1 stops after two of its own batches; rank 0 has finished four by then.
     run_ranks(run_in_turn, [(stopped, 2)], num_local_ranks=2, device="cpu")
     files = sorted((Path(stopped.OUTPUT_DIR) / "stopped_test").glob("*.npz"))
     assert [file.name for file in files] == [f"start_001_rank_0000{rank}.npz" for rank in (0, 1)]
@@ -134,7 +134,7 @@ def test_what_a_rank_has_lost_is_dealt_out_anew(video_config, weights, tmp_path)
         stopped, tmp_path, "NUM_SHARDS", "1", "DATA.MAX_BAD_VIDEOS", "9", "LOG_PERIOD", "1"
     )
     run_in_turn([(one, None), (whole, None)])
-    # Of rank 0: four of seven, then three of the five that are left, then none.
+    # Rank 0 tests four of seven videos, then three of the remaining five, then none.
     assert batches_of(stopped) == ["1/4", "2/4", "3/4", "4/4", "1/3", "2/3", "3/3"]
     log = (Path(stopped.OUTPUT_DIR) / "stdout.log").read_text()
     assert "2 videos are done" in log
@@ -142,12 +142,12 @@ def test_what_a_rank_has_lost_is_dealt_out_anew(video_config, weights, tmp_path)
     assert_same_results(one, whole)
 
 
-def test_a_test_that_fails_keeps_what_it_has_finished(
+def test_a_failed_test_keeps_its_finished_predictions(
     video_config, weights, tmp_path, video_folder
 ):
-    """Over the budget at the fourth video, which is then put right: all of it is as if it had been.
+    """Exceed the limit of bad videos at the fourth video, then fix it and resume.
 
-    With two videos a batch, the one beside it comes again, too.
+    With two videos per batch, the other video of its batch is tested again too.
     """
     folder = tmp_path / "videos"
     shutil.copytree(video_folder, folder)
@@ -171,7 +171,7 @@ def test_bad_videos_of_a_stopped_test_are_counted_once(
 ):
     folder = tmp_path / "videos"
     shutil.copytree(video_folder, folder)
-    # One of each in a batch that is finished, and in the one that is read when the stop comes.
+    # Bad and odd videos in finished batches, and in the batch that is read during the stop.
     for name in ("0.mp4", "3.mp4", "5.mp4"):
         (folder / name).write_bytes(b"no video")
     for name in ("1.mp4", "4.mp4"):
@@ -180,16 +180,16 @@ def test_bad_videos_of_a_stopped_test_are_counted_once(
     data = (*data, "DATA.DECODING_BACKEND", "decord")
     stopped, whole = stopped_and_whole(video_config, weights, tmp_path, *data)
     run_in_turn([(stopped, 2), (stopped, None), (whole, None)])
-    # Two videos a batch, of which the first two were done but for bad ones, which are tried again.
+    # The first two batches of two videos were finished except for bad videos, which are retried.
     assert batches_of(stopped) == ["1/4", "2/4", *(f"{batch}/4" for batch in range(1, 5))]
     assert results(stopped)[1]["num_left_out"] == 3
-    # At least these, as decord may refuse others.
+    # At least two, because decord may reject others.
     assert results(stopped)[1]["num_second_tries"] >= 2
     assert_same_results(stopped, whole)
 
 
 @pytest.mark.parametrize("change", ["weights", "config", "videos", "code", "damaged"])
-def test_what_another_test_had_finished_is_not_taken_up(
+def test_predictions_of_another_test_are_ignored(
     video_config, weights, tmp_path, video_folder, monkeypatch, change
 ):
     folder = tmp_path / "videos"
@@ -232,7 +232,7 @@ def test_scores_are_the_mean_over_the_views(video_config, weights, batch):
     right = expected.mean(axis=1).argmax(axis=1) == scores["labels"]
     assert summary["top1_acc"] == pytest.approx(100 * right.mean())
     assert summary["num_videos"] == 7
-    # With one clip of two, its three crops are the last three views.
+    # The single clip chosen out of two is the second, whose crops are the last three views.
     one_clip = expected[:, 3:].mean(axis=1).argmax(axis=1) == scores["labels"]
     assert summary["top1_acc_by_clips"]["1"] == pytest.approx(100 * one_clip.mean())
 
@@ -251,14 +251,20 @@ def test_ensembles_and_activations(video_config, weights):
 
 def test_results_name_their_sources(video_config, weights):
     cfg = video_config(
-        *("TEST.CHECKPOINT_FILE_PATH", str(weights[1]), "TEST.SAVE_RESULTS_PATH", "there/mine.csv")
+        *(
+            "TEST.CHECKPOINT_FILE_PATH",
+            str(weights[1]),
+            "TEST.SAVE_RESULTS_PATH",
+            "elsewhere/mine.csv",
+        )
     )
     evaluate(cfg)
     _, summary = results(cfg)
     assert summary["checkpoint_sha256"] == sha256(weights[1])
     assert summary["views"] == {"clips": 2, "crops": 3}
     assert [
-        Path(name).name for name in pd.read_csv(f"{cfg.OUTPUT_DIR}/there/mine.csv")["video_name"]
+        Path(name).name
+        for name in pd.read_csv(f"{cfg.OUTPUT_DIR}/elsewhere/mine.csv")["video_name"]
     ] == [f"{index}.mp4" for index in range(7)]
     last = (Path(cfg.OUTPUT_DIR) / "json_stats.log").read_text().splitlines()[-1]
     line = json.loads(last.removeprefix("json_stats: "))

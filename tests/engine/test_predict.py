@@ -10,7 +10,7 @@ def test_clips_are_distinct_and_symmetric(total):
         clips = spread_clips(number, total=total)
         assert len(set(clips)) == number
         assert set(clips) <= set(range(total))
-        # Up to rounding, as much of the video lies before the clips as behind them.
+        # Up to rounding, the clips are centered in the video.
         assert abs(sum(clips) - number * (total - 1) / 2) <= number / 2
     assert spread_clips(total, total=total) == list(range(total))
 

@@ -11,7 +11,7 @@ from stvit_video.errors import UserError
 
 @pytest.fixture
 def own_folder(video_folder, tmp_path):
-    """A copy of the data set that a test may spoil."""
+    """Copy the data set so that a test may change it."""
     return Path(shutil.copytree(video_folder, tmp_path / "videos"))
 
 
@@ -58,21 +58,21 @@ def test_a_checkpoint_that_training_will_write_may_be_tested(video_config):
 
 
 def stopping_after(steps):
-    """A question that is answered with yes from the so-manieth time on."""
+    """Return a function that is true from the given call on."""
     asked = iter(range(1, 99))
     return lambda: next(asked) >= steps
 
 
-def test_where_a_run_will_go_on_is_known_before(video_config):
+def test_preflight_returns_where_training_resumes(video_config):
     assert preflight(video_config()) is None
     cfg = video_config("TRAIN.BATCH_SIZE", "2")
     train(cfg, should_stop=stopping_after(2))
-    resumes = preflight(cfg)
-    assert resumes is not None
-    assert resumes.is_own
-    assert resumes.path == checkpoint_path(cfg.OUTPUT_DIR, 0, 2)
-    assert (resumes.finished_epochs, resumes.finished_steps) == (0, 2)
-    assert "BATCH_SIZE: 2" in resumes.config
+    resume_point = preflight(cfg)
+    assert resume_point is not None
+    assert resume_point.is_own
+    assert resume_point.path == checkpoint_path(cfg.OUTPUT_DIR, 0, 2)
+    assert (resume_point.finished_epochs, resume_point.finished_steps) == (0, 2)
+    assert "BATCH_SIZE: 2" in resume_point.config
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_where_a_run_will_go_on_is_known_before(video_config):
     ],
 )
 @pytest.mark.parametrize("is_own", [True, False])
-def test_what_a_run_goes_on_from_is_compared_with_it(
+def test_a_checkpoint_of_another_run_is_rejected(
     video_config, tmp_path, overrides, message, is_own
 ):
     first = video_config("TRAIN.BATCH_SIZE", "2")
@@ -97,7 +97,7 @@ def test_what_a_run_goes_on_from_is_compared_with_it(
         preflight(cfg)
 
 
-def test_a_run_behind_another_in_its_folder_may_divide_epochs_anew(video_config):
+def test_a_run_queued_behind_another_may_have_other_steps_per_epoch(video_config):
     train(video_config("TRAIN.BATCH_SIZE", "2"), should_stop=stopping_after(2))
     assert preflight(video_config(), is_in_use=True)
     with pytest.raises(UserError, match="is of another model"):
@@ -111,9 +111,9 @@ def test_a_finished_checkpoint_of_another_run_is_found_before(video_config, tmp_
     second = (*path, "OUTPUT_DIR", str(tmp_path / "second"))
     with pytest.raises(UserError, match="nothing is left to train"):
         preflight(video_config(*second, "SOLVER.MAX_EPOCH", "1"))
-    resumes = preflight(video_config(*second))
-    assert resumes is not None
-    assert not resumes.is_own
+    resume_point = preflight(video_config(*second))
+    assert resume_point is not None
+    assert not resume_point.is_own
     assert preflight(video_config(*second, "TRAIN.CHECKPOINT_EPOCH_RESET", "True")) is None
 
 

@@ -1,4 +1,4 @@
-"""A multi-view test over real clips of several codecs, with either decoder."""
+"""Multi-view tests of real clips of several codecs, with both decoders."""
 
 from pathlib import Path
 
@@ -40,6 +40,6 @@ def test_a_clip_of_ten_frames_loops(small_config, real_videos, tmp_path):
     dataset = build_dataset(small_config("DATA.PATH_TO_DATA_DIR", str(tmp_path), *FRAMES), "test")
     views = dataset[0]["video"]  # [V K, 3, T, H, W]
     assert views.shape[2] == 32
-    # Every second of ten frames: the sixth is the first again.
+    # Every second of ten frames: the sixth one is the first frame again.
     assert torch.equal(views[:, :, 5:], views[:, :, :-5])
     assert not torch.equal(views[:, :, 1], views[:, :, 0])

@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 from stvit_video.data.bad_videos import BadVideo
-from stvit_video.engine.predict import Predictions, measure, merge
+from stvit_video.engine.predict import Predictions, compute_accuracy, merge_predictions
 from stvit_video.engine.results import build_class_names, format_table, write_results
 from stvit_video.errors import UserError
 from stvit_video.figures.confusion import draw_confusion_matrix
 
-# Five videos of four classes, the last of which has none; the ranking of each row is plain to see.
+# Five videos and four classes, the last one without videos.
 SCORES = np.array(
     [[9, 3, 2, 1], [1, 9, 3, 2], [9, 3, 2, 1], [1, 3, 9, 2], [1, 2, 3, 9]], dtype=np.float32
 )
@@ -21,8 +21,8 @@ NAMES = ["a.mp4", "b c.mp4", 'd,"e".mp4', "f.mp4", "g.mp4"]
 
 @pytest.fixture
 def predictions():
-    guesses = np.array([[0, 0], [0, 1], [1, 0], [0, 2], [3, 3]])
-    return Predictions(np.arange(5), NAMES, LABELS, SCORES, guesses)
+    top1 = np.array([[0, 0], [0, 1], [1, 0], [0, 2], [3, 3]])
+    return Predictions(np.arange(5), NAMES, LABELS, SCORES, top1)
 
 
 def part(predictions, rows):
@@ -31,14 +31,14 @@ def part(predictions, rows):
         [NAMES[row] for row in rows],
         LABELS[rows],
         SCORES[rows],
-        predictions.first_guesses[rows],
+        predictions.top1_by_clips[rows],
     )
 
 
 def test_accuracies(predictions):
-    accuracy = measure(predictions)
+    accuracy = compute_accuracy(predictions)
     assert accuracy.top1 == pytest.approx(60)
-    assert accuracy.top5 == 100  # of four classes, the label is always among the first five
+    assert accuracy.top5 == 100  # with four classes, the label is always in the top 5
     assert accuracy.by_clips == pytest.approx([40, 60])
     np.testing.assert_allclose(accuracy.class_top1, [100, 50, 50, np.nan])
     assert accuracy.mean_class == pytest.approx(200 / 3)
@@ -48,13 +48,13 @@ def test_accuracies(predictions):
 def test_top5_leaves_out_the_sixth():
     scores = np.tile(np.arange(6, dtype=np.float32), (2, 1))
     predictions = Predictions(np.arange(2), NAMES[:2], np.array([0, 1]), scores, np.full((2, 1), 5))
-    accuracy = measure(predictions)
+    accuracy = compute_accuracy(predictions)
     assert (accuracy.top1, accuracy.top5) == (0, 50)
 
 
-def test_equal_scores_are_not_right_by_luck():
+def test_equal_scores_are_ranked_by_label():
     scores = np.zeros((1, 8), dtype=np.float32)
-    accuracy = measure(
+    accuracy = compute_accuracy(
         Predictions(np.arange(1), ["a"], np.array([7]), scores, np.zeros((1, 1), dtype=int))
     )
     assert (accuracy.top1, accuracy.top5) == (0, 0)
@@ -62,18 +62,18 @@ def test_equal_scores_are_not_right_by_luck():
 
 def test_parts_are_merged_in_the_order_of_the_data_set(predictions):
     parts = [part(predictions, [4, 1]), part(predictions, [0, 2, 3])]
-    merged, left_out = merge(parts, bad=[], num_videos=5)
+    merged, left_out = merge_predictions(parts, bad=[], num_videos=5)
     assert left_out == []
     assert merged.video_names == NAMES
     np.testing.assert_array_equal(merged.scores, SCORES)
     np.testing.assert_array_equal(merged.labels, LABELS)
-    np.testing.assert_array_equal(merged.first_guesses, predictions.first_guesses)
+    np.testing.assert_array_equal(merged.top1_by_clips, predictions.top1_by_clips)
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [0, 1, 2, 3, 3], [0, 1, 2, 3, 4, 4]])
 def test_a_missing_or_repeated_video_is_a_defect(predictions, rows):
     with pytest.raises(AssertionError, match="missing or repeated"):
-        merge([part(predictions, rows)], bad=[], num_videos=5)
+        merge_predictions([part(predictions, rows)], bad=[], num_videos=5)
 
 
 def bad(index):
@@ -82,12 +82,12 @@ def bad(index):
 
 def test_bad_videos_are_left_out_and_only_they(predictions):
     parts = [part(predictions, [3, 0]), part(predictions, [4])]
-    # Video 0 was bad in an earlier test.
-    merged, left_out = merge(parts, bad=[bad(0), bad(1), bad(2)], num_videos=5)
+    # Video 0 was bad in an earlier test but has a prediction now.
+    merged, left_out = merge_predictions(parts, bad=[bad(0), bad(1), bad(2)], num_videos=5)
     assert merged.video_names == [NAMES[0], NAMES[3], NAMES[4]]
     assert left_out == [bad(1), bad(2)]
     with pytest.raises(AssertionError, match="missing or repeated"):
-        merge(parts, bad=[bad(1)], num_videos=5)
+        merge_predictions(parts, bad=[bad(1)], num_videos=5)
 
 
 def test_files_are_read_back_by_pandas(predictions, tmp_path):
@@ -95,7 +95,7 @@ def test_files_are_read_back_by_pandas(predictions, tmp_path):
     write_results(
         tmp_path,
         predictions,
-        measure(predictions),
+        compute_accuracy(predictions),
         left_out=[bad(1)],
         class_names=["up", "down", "left", "right"],
         predictions_path=csv,
@@ -122,11 +122,11 @@ def test_files_are_read_back_by_pandas(predictions, tmp_path):
 
 def test_scores_keep_all_their_digits(predictions, tmp_path):
     scores = np.random.default_rng(0).random((5, 4), dtype=np.float32)
-    thirds = Predictions(np.arange(5), NAMES, LABELS, scores, predictions.first_guesses)
+    thirds = Predictions(np.arange(5), NAMES, LABELS, scores, predictions.top1_by_clips)
     write_results(
         tmp_path,
         thirds,
-        measure(thirds),
+        compute_accuracy(thirds),
         left_out=[],
         class_names=list("abcd"),
         predictions_path=tmp_path / "predictions.csv",
@@ -140,13 +140,13 @@ def test_the_table_of_many_classes_shows_the_best_and_the_worst():
     labels = np.arange(100)
     scores = np.eye(100, dtype=np.float32)
     scores[50:] = np.roll(scores[50:], 1, axis=1)
-    accuracy = measure(
+    accuracy = compute_accuracy(
         Predictions(labels, [str(n) for n in labels], labels, scores, np.zeros((100, 1), dtype=int))
     )
     lines = format_table(accuracy, class_names=[f"class {n}" for n in labels]).splitlines()
     assert len(lines) == 1 + 20 + 1 + 20 + 1
     assert lines[1].startswith("class 0 ")
-    assert "60 classes between" in lines[21]
+    assert "60 more classes" in lines[21]
     assert lines[-2].startswith("class 99 ")
 
 
@@ -158,7 +158,7 @@ def test_confusion_matrices_of_any_size_are_drawn(tmp_path, num_classes):
     draw_confusion_matrix(path, counts, class_names=[f"class {n}" for n in range(num_classes)])
     with Image.open(path) as picture:
         assert min(picture.size) >= 700
-        assert len(picture.convert("L").getcolors()) > 10  # not an empty page
+        assert len(picture.convert("L").getcolors()) > 10  # not a blank image
 
 
 def test_class_names(small_config, tmp_path):

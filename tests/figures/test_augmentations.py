@@ -12,7 +12,7 @@ PAGE = ROOT / "docs" / "augmentations.md"
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """The pictures as the tool draws them now."""
+    """Draw the figures with the current code."""
     folder = tmp_path_factory.mktemp("pictures")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["plot_augmentations.py", str(folder)])
@@ -20,16 +20,16 @@ def drawn(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
-def test_the_page_shows_every_picture_that_the_tool_draws(drawn):
+def test_the_page_shows_every_figure_that_the_tool_draws(drawn):
     shown = re.findall(r"\]\(augmentations/(\w+\.png)\)", PAGE.read_text())
     assert sorted(shown) == [path.name for path in drawn]
 
 
-def test_the_pictures_in_the_repository_are_of_this_code(drawn):
+def test_the_figures_in_the_repository_are_current(drawn):
     for path in drawn:
         kept = PAGE.parent / "augmentations" / path.name
         assert kept.stat().st_size < 150_000
-        # Their size depends on what stands in them; letters differ a little between machines.
+        # The size depends on the labels, whose fonts differ slightly between machines.
         new, old = Image.open(path), Image.open(kept)
         assert abs(new.width - old.width) + abs(new.height - old.height) <= 4
         assert len(new.getcolors()) > 8

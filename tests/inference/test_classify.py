@@ -1,4 +1,4 @@
-"""The picture of what a detector finds in an image, and the classes that a classifier names."""
+"""Run tools/predict.py with a detector and with a classifier."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from stvit_video.config import load_config
 from stvit_video.data.build import build_dataset
 from stvit_video.engine.precision import build_normalize
 from stvit_video.errors import UserError
-from stvit_video.inference.detect import draw, draw_detections
+from stvit_video.inference.detect import draw_detections, draw_objects
 from stvit_video.models import build_model
 
 CONFIG = """
@@ -45,7 +45,7 @@ DETECTION:
 
 @pytest.fixture
 def program(tmp_path, monkeypatch, capsys):
-    """Return a function that runs the tool on arguments: its status and what it printed."""
+    """Return a function from arguments of the tool to its exit status and output."""
     folder = write_folder(tmp_path / "data")
     path = tmp_path / "coco.yaml"
     path.write_text(CONFIG)
@@ -74,7 +74,7 @@ def test_objects_are_listed_and_drawn(program, tmp_path):
     original = np.asarray(Image.open(image))
     assert picture.shape == original.shape
     assert (picture != original).any()
-    # Above any score there is nothing to draw.
+    # No score is above 1.
     status, said = program(image, "--min-score", "1.1", *weights)
     assert said.out.startswith("0 objects")
     picture = np.asarray(Image.open(tmp_path / "found" / "picture.png"))
@@ -86,7 +86,7 @@ def test_a_photo_is_turned_upright(program, tmp_path):
     with Image.open(tmp_path / "data" / "test" / "11.png") as image:
         upright = np.asarray(image.copy())
         exif = image.getexif()
-        exif[Base.Orientation] = 6  # a quarter to the right makes it upright
+        exif[Base.Orientation] = 6  # rotate clockwise to display
         image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "photo.png", exif=exif)
     status, _ = program(tmp_path / "photo.png", "--min-score", "1.1", *weights)
     assert status == 0
@@ -103,7 +103,7 @@ def test_a_photo_is_turned_upright(program, tmp_path):
         ("data/test/11.png", ("more.png",), "A detector takes one image, but there are 2"),
     ],
 )
-def test_a_mistake_is_one_sentence(program, tmp_path, image, arguments, said):
+def test_a_mistake_with_a_detector_is_one_line(program, tmp_path, image, arguments, said):
     status, printed = program(tmp_path / image, *arguments)
     assert status == 2
     assert said in printed.err
@@ -114,13 +114,13 @@ def test_a_detector_needs_a_file_for_its_picture(program, tmp_path, monkeypatch,
     argv = ["predict.py", "data/test/11.png", "--cfg", str(tmp_path / "coco.yaml")]
     monkeypatch.setattr(sys, "argv", argv)
     assert predict.main() == 2
-    assert "has no file for it: give --output FILE." in capsys.readouterr().err
+    assert "needs a file for the drawn image: give --output FILE." in capsys.readouterr().err
 
 
 def test_a_classifier_draws_nothing(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(SMALL_CONFIG)
-    with pytest.raises(UserError, match=r'by a detector, but MODEL\.ARCH is "swin"'):
+    with pytest.raises(UserError, match=r'needs a detector, but MODEL\.ARCH is "swin"'):
         draw_detections(load_config(path), "a.png", output=tmp_path / "b.png", min_score=0.5)
 
 
@@ -131,11 +131,11 @@ def test_masks_lie_in_their_boxes():
         "labels": torch.tensor([2]),
         "masks": torch.ones(1, 1, 28, 28),
     }
-    drawn = draw(image, found, captions=[""])
+    drawn = draw_objects(image, found, captions=[""])
     colored = drawn.any(dim=0)
     assert colored[12:24, 14:26].all()
     assert not colored[34:].any() and not colored[:, 36:].any() and not colored[:, :6].any()
-    # The mask lets the image shine through, the box does not.
+    # The mask is transparent, the box is opaque.
     assert drawn[:, 18, 20].max() < drawn[:, 18, 10].max()
 
 
@@ -158,7 +158,7 @@ def classifier(tmp_path, monkeypatch, capsys):
         (tmp_path / "model.yaml").write_text(config)
         torch.manual_seed(0)
         model = build_model(load_config("model.yaml"))
-        # Of random weights alone, the scores of all files are nearly the same.
+        # With the default initialization, the scores of all files are nearly equal.
         torch.nn.init.normal_(model.head.fc.weight)
         torch.save({"model_state": model.state_dict()}, "w.pyth")
         weights = ("TEST.CHECKPOINT_FILE_PATH", "w.pyth")
@@ -171,7 +171,7 @@ def classifier(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def images(tmp_path):
-    """Folders of classes, a to f, with two images each."""
+    """Write two images for each of the classes a to f."""
     generator = np.random.default_rng(0)
     for name in "abcdef":
         (tmp_path / "data/val" / name).mkdir(parents=True)
@@ -181,8 +181,8 @@ def images(tmp_path):
     return tmp_path / "data"
 
 
-def scores_by_hand(split):
-    """Percent of every class for each video of the test: the mean over all views."""
+def expected_scores(split):
+    """Return the mean scores over all views, in percent, for each video and class."""
     cfg = load_config("model.yaml", ["DATA.PATH_TO_DATA_DIR", "data"])
     model = build_model(cfg).eval()
     model.load_state_dict(torch.load("w.pyth")["model_state"])
@@ -193,7 +193,7 @@ def scores_by_hand(split):
 
 
 def blocks(printed, size):
-    """The printed lines by file: {file: [(percent, name)]}."""
+    """Parse the printed lines: {file: [(percent, name)]}."""
     lines = printed.splitlines()
     return {
         lines[start]: [
@@ -204,21 +204,21 @@ def blocks(printed, size):
     }
 
 
-def test_the_best_classes_of_videos_are_of_all_views(classifier, tmp_path):
+def test_top_classes_of_videos_use_all_views(classifier, tmp_path):
     (tmp_path / "data").mkdir()
     write_data_set(tmp_path / "data")
     (tmp_path / "data/classes.json").write_text(json.dumps({"left": 2, "up": 0, "down": 1}))
     overrides = ("DATA.PATH_TO_DATA_DIR", "data")
-    status, said = classifier(SMALL_CONFIG, "data/test.csv", "--output", "o/best.csv", *overrides)
+    status, said = classifier(SMALL_CONFIG, "data/test.csv", "--output", "o/top.csv", *overrides)
     assert status == 0
-    expected = scores_by_hand("test")
+    expected = expected_scores("test")
     found = blocks(said.out, size=1 + 3)
     assert list(found) == [f"data/{number}.mp4" for number in range(7)]
     for best, row in zip(found.values(), expected, strict=True):
         order = np.argsort(-row)
         assert [name for _, name in best] == [("up", "down", "left")[label] for label in order]
         np.testing.assert_allclose([percent for percent, _ in best], row[order], atol=0.006)
-    with (tmp_path / "o/best.csv").open(newline="") as file:
+    with (tmp_path / "o/top.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 * 3
     assert [row["rank"] for row in rows[:4]] == ["1", "2", "3", "1"]
@@ -229,35 +229,35 @@ def test_the_best_classes_of_videos_are_of_all_views(classifier, tmp_path):
     assert float(second["score"]) == pytest.approx(expected[1, order[1]] / 100, abs=1e-6)
 
 
-def test_images_in_folders_without_labels_have_five_classes(classifier, images):
+def test_images_in_folders_get_five_classes(classifier, images):
     status, said = classifier(IMAGES, "data/val", "DATA.PATH_TO_DATA_DIR=data")
     assert status == 0
     found = blocks(said.out, size=1 + 5)
     assert list(found) == [f"data/val/{name}/{number}.png" for name in "abcdef" for number in "01"]
-    expected = scores_by_hand("test")
+    expected = expected_scores("test")
     for best, row in zip(found.values(), expected, strict=True):
         order = np.argsort(-row)[:5]
         assert [name for _, name in best] == ["abcdef"[label] for label in order]
         np.testing.assert_allclose([percent for percent, _ in best], row[order], atol=0.006)
-    # Without data, classes have numbers.
+    # Without a data folder, the names of classes are their numbers.
     _, said = classifier(IMAGES, "data/val/c/1.png", "data/val/a/0.png")
     assert list(blocks(said.out, size=1 + 5)) == ["data/val/c/1.png", "data/val/a/0.png"]
     (_, name), *_ = blocks(said.out, size=1 + 5)["data/val/a/0.png"]
     assert name == str(expected[0].argmax())
 
 
-def test_what_cannot_be_read_is_named_and_left_out(classifier, images, caplog):
+def test_unreadable_files_are_skipped_with_a_warning(classifier, images, caplog):
     (images / "val/a/0.png").write_text("no image")
     status, said = classifier(IMAGES, "data/val/a", "gone.jpg", "data/val/b/0.png")
     assert status == 0
     assert list(blocks(said.out, size=1 + 5)) == ["data/val/a/1.png", "data/val/b/0.png"]
     assert caplog.messages == [
-        "gone.jpg cannot be read and is left out: No such file or directory",
-        "data/val/a/0.png cannot be read and is left out: Pillow cannot identify the image",
+        "gone.jpg cannot be read and is skipped: No such file or directory",
+        "data/val/a/0.png cannot be read and is skipped: Pillow cannot identify the image",
     ]
 
 
-def test_scores_that_are_no_probabilities_have_no_percent(classifier, images):
+def test_logits_are_not_printed_as_percentages(classifier, images):
     _, said = classifier(IMAGES, "data/val/a/0.png", "MODEL.HEAD_ACT", "none")
     numbers = [float(line.split()[0]) for line in said.out.splitlines()[1:]]
     assert "%" not in said.out
@@ -270,15 +270,15 @@ def test_scores_that_are_no_probabilities_have_no_percent(classifier, images):
     [
         (("gone.png",), "gone.png cannot be read: No such file or directory."),
         (("gone.png", "away.png"), "None of the 2 files can be read"),
-        (("gone",), "There is no gone: name files, folders"),
+        (("gone",), "gone does not exist: give existing files, folders"),
         (("w.pyth",), "w.pyth cannot be read: Pillow cannot identify the image."),
-        (("DATA.NUM_FRAMES", "1"), "but DATA.NUM_FRAMES is a key: name one."),
+        (("DATA.NUM_FRAMES", "1"), "DATA.NUM_FRAMES is a config key, not a file."),
         (("data/val", "--output", "best.json"), "end its name with .csv."),
-        (("data/val", "--min-score", "0.1"), '--min-score is of detectors, and "deit" is none'),
+        (("data/val", "--min-score", "0.1"), '--min-score is only for detectors, not for "deit"'),
         (("data/val", "--output", "w.pyth/best.csv"), "Cannot write w.pyth/best.csv"),
     ],
 )
-def test_a_mistake_of_a_classifier_is_one_sentence(classifier, images, words, said):
+def test_a_mistake_with_a_classifier_is_one_line(classifier, images, words, said):
     status, printed = classifier(IMAGES, *words)
     assert status == 2
     assert said in printed.err

@@ -1,4 +1,4 @@
-"""Features in a file, against the model's own on the views that the test would take."""
+"""Compare extracted features with those of the model on the test views."""
 
 import importlib
 import sys
@@ -29,7 +29,7 @@ VIDEO = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two videos, two images, and weights for the models of both."""
+    """Write two videos, two images, and weights for the model of each."""
     folder = tmp_path_factory.mktemp("media")
     for name in ("images", "videos"):
         (folder / name).mkdir()
@@ -45,19 +45,19 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder, tmp_path, monkeypatch, capsys):
-    """Run the tool on places in the folder; gives the arrays, or what it says of a mistake."""
+    """Return a function that runs the tool, and returns the arrays or the error message."""
 
-    def run(config, *places, kind="pooled", output="out/features.npz", overrides=()):
+    def run(config, *paths, kind="pooled", output="out/features.npz", overrides=()):
         path = tmp_path / output
         words = ["--cfg", str(CONFIGS / f"{config}.yaml"), "--kind", kind, "--output", str(path)]
         weights = folder / f"{config.partition('/')[0]}.safetensors"
         small = VIDEO if config.startswith("k400") else SMALL
         overrides = (*small, "TEST.CHECKPOINT_FILE_PATH", str(weights), *overrides)
-        places = [str(folder / place) for place in places]
+        paths = [str(folder / path) for path in paths]
         monkeypatch.setattr(
             sys,
             "argv",
-            ["extract_features.py", *words, "--device", "cpu", *places, "--opts", *overrides],
+            ["extract_features.py", *words, "--device", "cpu", *paths, "--opts", *overrides],
         )
         status = importlib.import_module("extract_features").main()
         said = capsys.readouterr()
@@ -124,7 +124,7 @@ def test_images_are_those_of_the_test(run, folder):
 
 
 def test_features_are_exact_unless_asked(run):
-    """The config trains in mixed precision; an eighth of bfloat16's step is far above float32's."""
+    """The config trains in mixed precision; 2**-11 is 1/16 of bfloat16's epsilon."""
     config, place = "imagenet/stvit_r_swin_t", "images/0.png"
     assert load_config(CONFIGS / f"{config}.yaml").TRAIN.MIXED_PRECISION
     exact = run(config, place, kind="grid")["features"]
@@ -140,7 +140,7 @@ def test_folders_are_read_with_their_subfolders(run, folder):
         for number in range(2):
             file = folder / f"classes/val/{name}/{number}.JPEG"
             Image.fromarray(moving_noise(1, seed=number)[0]).save(file)
-    # Class folders are often links to those of another data set.
+    # Class folders are often links to another data set.
     if not (folder / "classes/val/c").exists():
         (folder / "classes/val/c").symlink_to(folder / "images")
     names = run("imagenet/stvit_r_swin_t", "classes")["names"]
@@ -161,7 +161,7 @@ def test_csv_files_list_images_and_videos(run, folder):
     assert list(arrays["names"]) == [str(folder / "videos/1.mp4")]
 
 
-def test_what_cannot_be_read_is_left_out(run, folder, caplog):
+def test_unreadable_files_are_skipped(run, folder, caplog):
     (folder / "bad").mkdir(exist_ok=True)
     (folder / "bad/0.png").write_text("no image")
     Image.fromarray(moving_noise(1, seed=1)[0]).save(folder / "bad/1.png")
@@ -172,20 +172,20 @@ def test_what_cannot_be_read_is_left_out(run, folder, caplog):
     np.testing.assert_allclose(arrays["features"], good["features"][::-1], atol=1e-5)
     assert len(good["left_out"]) == 0
     assert caplog.messages == [
-        f"{folder / 'gone.jpg'} cannot be read and is left out: No such file or directory",
-        f"{folder / 'bad/0.png'} cannot be read and is left out: Pillow cannot identify the image",
+        f"{folder / 'gone.jpg'} cannot be read and is skipped: No such file or directory",
+        f"{folder / 'bad/0.png'} cannot be read and is skipped: Pillow cannot identify the image",
     ]
 
 
-def test_none_that_can_be_read_is_a_mistake(run, folder):
+def test_no_readable_file_is_an_error(run, folder):
     for number in range(2):
         (folder / f"broken{number}.png").write_text("no image")
     said = run("imagenet/stvit_r_swin_t", "broken0.png", "broken1.png")
     assert "None of the 2 files can be read" in said
 
 
-def test_what_decord_cannot_read_pyav_may(run, folder, monkeypatch, caplog):
-    """As in the test, where PyAV has the second try."""
+def test_pyav_is_the_fallback_of_decord(run, folder, monkeypatch, caplog):
+    """As in the test, PyAV is the fallback decoder."""
     pytest.importorskip("decord")
     expected = run("k400/stvit_r_swin_t", "videos/0.mp4")["features"]
 
@@ -204,7 +204,11 @@ def test_what_decord_cannot_read_pyav_may(run, folder, monkeypatch, caplog):
     ("arguments", "options", "sentence"),
     [
         (("k400/stvit_r_swin_t", "videos"), {"output": "features.npy"}, "end its name with .npz"),
-        (("k400/stvit_r_swin_t", "nothing"), {}, "nothing: name files, folders, or CSV files"),
+        (
+            ("k400/stvit_r_swin_t", "nothing"),
+            {},
+            "nothing does not exist: give existing files, folders, or CSV files",
+        ),
         (
             ("imagenet/stvit_r_swin_t", "nofile.jpg"),
             {},
@@ -215,11 +219,11 @@ def test_what_decord_cannot_read_pyav_may(run, folder, monkeypatch, caplog):
             {},
             "0.png is an image, but a clip has DATA.NUM_FRAMES 4",
         ),
-        (("imagenet/stvit_r_swin_t", "images", "videos"), {}, "give images or videos, not both"),
+        (("imagenet/stvit_r_swin_t", "images", "videos"), {}, "Images and videos cannot be mixed"),
         (("k400/stvit_swin_t", "videos"), {"kind": "pyramid"}, "fills"),
         (("imagenet/deit_s", "images"), {"kind": "pyramid"}, '"deit" has no pyramid features'),
         (("k400/stvit_r_swin_t", "k400.safetensors"), {}, "k400.safetensors cannot be read: "),
     ],
 )
-def test_nonsense_is_a_sentence(run, arguments, options, sentence):
+def test_a_mistake_is_one_line(run, arguments, options, sentence):
     assert sentence in run(*arguments, **options)

@@ -1,4 +1,4 @@
-"""Which files places name; what is read of them is tested with the tools that read."""
+"""Find media files; reading them is tested with the tools that read them."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_folders_are_searched_in_order(folder):
     assert media.are_images
 
 
-def test_lists_have_labels_or_none(folder):
+def test_csv_files_may_have_labels(folder):
     (folder / "some.csv").write_text("b/2.mp4 7\n\na b.mp4 1\nb/1.MKV\nwith space.mp4\r\n")
     media = find_media([folder / "some.csv"])
     assert names(media, folder) == ["b/2.mp4", "a b.mp4", "b/1.MKV", "with space.mp4"]
@@ -37,22 +37,22 @@ def test_lists_have_labels_or_none(folder):
     assert names(media, folder) == ["b/2.mp4"]
 
 
-def test_what_a_file_is_that_has_another_suffix(folder):
+def test_files_with_an_unknown_suffix(folder):
     assert not find_media([folder / "odd.jp2"]).are_images
     assert find_media([folder / "odd.jp2", folder / "i"], prefer_images=True).are_images
 
 
 @pytest.mark.parametrize(
-    ("places", "sentence"),
+    ("paths", "message"),
     [
-        (["empty"], r"empty holds no videos or images .*: name another"),
-        (["gone"], "There is no .*gone: name files, folders, or CSV files that exist"),
-        (["gone.csv"], r"There is no .*gone\.csv"),
-        (["blank.csv"], r"blank\.csv holds no videos or images"),
-        (["b", "i"], r"0\.JPEG is an image, but .*1\.MKV is none"),
+        (["empty"], r"empty has no videos or images .*: give another path"),
+        (["gone"], "gone does not exist: give existing files, folders, or CSV files"),
+        (["gone.csv"], r"gone\.csv does not exist"),
+        (["blank.csv"], r"blank\.csv has no videos or images"),
+        (["b", "i"], r"0\.JPEG is an image and .*1\.MKV is a video"),
     ],
 )
-def test_places_that_name_nothing_are_refused(folder, places, sentence):
+def test_paths_without_media_are_refused(folder, paths, message):
     (folder / "blank.csv").write_text("\n")
-    with pytest.raises(UserError, match=sentence):
-        find_media([folder / place for place in places])
+    with pytest.raises(UserError, match=message):
+        find_media([folder / path for path in paths])

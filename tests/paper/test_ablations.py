@@ -1,4 +1,4 @@
-"""The ablations: their variants, their table, and a small run of the command that goes on."""
+"""Test the variants, the table, and small runs of the ablations."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_the_two_models_of_the_demo_differ_by_their_tokens_alone():
     assert differing == {"OUTPUT_DIR", "STVIT"}
 
 
-def test_the_papers_accuracies_stand_beside_what_it_has_them_of():
+def test_published_accuracies_belong_to_their_variants():
     assert VARIANTS["demo, DeiT"].paper_top1 == 79.8
     assert VARIANTS["tokens, 36 tokens"].paper_top1 == 80.1
     assert VARIANTS["tokens, 4 tokens"].paper_top1 is None
@@ -84,7 +84,7 @@ def test_the_table_has_mean_and_spread():
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Overrides that make a run a matter of seconds."""
+    """Return overrides for runs of a few seconds."""
     folder = tmp_path_factory.mktemp("digits") / "set"
     make_digit_dataset(folder, DigitRecipe(train=64, val=20), num_workers=1)
     return (
@@ -95,28 +95,28 @@ def small(tmp_path_factory):
 
 @pytest.fixture
 def run(small, tmp_path):
-    """Return a function that runs variants, and gives the rows and what was said."""
+    """Return a function that runs variants, and returns the rows and the logged lines."""
 
     def start(chosen=PAIR, *, seeds=(0,), overrides=()):
-        said = []
+        logged = []
         rows = run_ablations(
             chosen,
             configs=CONFIGS,
             output=tmp_path / "out",
             seeds=seeds,
             overrides=[*small, *overrides],
-            say=said.append,
+            log=logged.append,
         )
-        return rows, said
+        return rows, logged
 
     return start
 
 
-def trained(said):
-    return [line.split("] ")[1].split(":")[0] for line in said if "training" in line]
+def trained(logged):
+    return [line.split("] ")[1].split(":")[0] for line in logged if "training" in line]
 
 
-def test_runs_are_trained_once_and_the_command_goes_on(run, tmp_path, monkeypatch, capsys):
+def test_finished_runs_are_not_repeated(run, tmp_path, monkeypatch, capsys):
     real, calls = evaluate.evaluate, []
 
     def stopped_in_the_second(cfg):
@@ -130,14 +130,14 @@ def test_runs_are_trained_once_and_the_command_goes_on(run, tmp_path, monkeypatc
         run()
     written = json.loads((tmp_path / "out" / "ablations.json").read_text())["rows"]
     assert [list(row["top1"]) for row in written] == [["0"], []]
-    rows, said = run()
-    assert trained(said) == ["tokens, 4 tokens, seed 0"]
-    assert sum("measured before" in line for line in said) == 1
-    # The run that was stopped had been trained, and was tested alone.
+    rows, logged = run()
+    assert trained(logged) == ["tokens, 4 tokens, seed 0"]
+    assert sum("already finished" in line for line in logged) == 1
+    # Training of the stopped run was finished, so only its test ran.
     assert "Nothing is left to train" in (Path(calls[1]) / "stdout.log").read_text()
     assert rows[0].top1[0] == written[0]["top1"]["0"]
     assert "| pooling | average |" in (tmp_path / "out" / "ablations.md").read_text()
-    assert capsys.readouterr().out == ""  # which is for the table
+    assert capsys.readouterr().out == ""  # reserved for the table
 
 
 def test_the_result_is_that_of_the_test_and_the_model_that_of_the_variant(run, tmp_path):
@@ -151,7 +151,7 @@ def test_the_result_is_that_of_the_test_and_the_model_that_of_the_variant(run, t
 
 @pytest.fixture
 def untrained(monkeypatch):
-    """Every run is at its end at once, with 50%."""
+    """Replace training and testing by writing an accuracy of 50%."""
 
     def pretend(cfg):
         results = Path(cfg.OUTPUT_DIR) / "results"
@@ -164,8 +164,8 @@ def untrained(monkeypatch):
 
 def test_equal_variants_of_two_studies_are_one_run(run, tmp_path, untrained):
     chosen = [VARIANTS[name] for name in ("tokens, 9 tokens", "pooling, intra_inter")]
-    rows, said = run([*chosen, VARIANTS["layers, 2 layers"]])
-    assert trained(said) == ["tokens, 9 tokens, seed 0"]
+    rows, logged = run([*chosen, VARIANTS["layers, 2 layers"]])
+    assert trained(logged) == ["tokens, 9 tokens, seed 0"]
     assert [row.top1 for row in rows] == [{0: 50.0}] * 3
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 1
 
@@ -185,14 +185,14 @@ def test_another_config_or_other_images_are_another_run(run, tmp_path, untrained
         assert not trained(run(PAIR, overrides=overrides)[1])
 
 
-def test_what_would_switch_training_or_the_test_off_is_another_matter(run, tmp_path, untrained):
+def test_overrides_cannot_disable_training_or_the_test(run, tmp_path, untrained):
     run(PAIR[:1], overrides=("TRAIN.ENABLE", "False", "TEST.ENABLE", "False"))
     (folder,) = (tmp_path / "out" / "runs").iterdir()
     cfg = load_config(folder / "config.yaml")
     assert cfg.TRAIN.ENABLE and cfg.TEST.ENABLE
 
 
-def test_missing_images_are_a_sentence_before_anything_starts(run, tmp_path):
+def test_missing_images_are_an_error_before_anything_starts(run, tmp_path):
     with pytest.raises(UserError, match="cannot read the folder"):
         run(overrides=("DATA.PATH_TO_DATA_DIR", str(tmp_path / "nowhere")))
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""What is counted of the tables agrees with the paper; the largest models are left to the tool."""
+"""Compare counted FLOPs with the paper, except for the largest models."""
 
 import json
 from dataclasses import replace
@@ -20,14 +20,14 @@ from stvit_video.paper.tables import (
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ROWS = {f"{row.table}, {row.name}": row for row in paper_rows()}
-# tests/models/test_flops.py counts videos and backbones of detectors without computing them.
+# tests/models/test_flops.py counts video models and detector backbones without running them.
 IMAGE_ROWS = {name: row for name, row in ROWS.items() if not (row.is_video or row.is_detector)}
 SMALL_ROWS = {name: row for name, row in IMAGE_ROWS.items() if "-B" not in name}
 
 
 def test_every_row_of_the_tables_is_there():
     counts = {table: sum(row.table == table for row in ROWS.values()) for table in range(1, 10)}
-    # Of table 4 the paper's own models; in table 5 each of its models with two ways of padding.
+    # Table 4 has only the paper's own models, and Table 5 each semantic model with two paddings.
     assert counts == {1: 15, 2: 15, 3: 4, 4: 2, 5: 6, 6: 4, 7: 4, 8: 3, 9: 3}
 
 
@@ -45,13 +45,13 @@ def test_every_row_has_a_config(row):
     ("gflops", "difference", "is_within"),
     [(0.6049, 0.0, True), (0.6074, 0.004, True), (0.609, 0.0067, False), (0.590, -0.0083, False)],
 )
-def test_the_rounding_of_what_is_printed_is_no_difference(gflops, difference, is_within):
+def test_rounding_of_the_published_value_is_no_difference(gflops, difference, is_within):
     row = MeasuredRow(ROWS["1, STViT-DeiT-T, 36 tokens"], parameters=1, gflops=gflops)
     assert row.difference == pytest.approx(difference, abs=1e-4)
     assert row.is_within_tolerance == is_within
 
 
-def test_tables_name_what_does_not_agree():
+def test_tables_mark_differences():
     base, good, bad = (
         MeasuredRow(ROWS[name], 5_717_416, gflops)
         for name, gflops in [
@@ -71,7 +71,7 @@ def test_tables_name_what_does_not_agree():
     assert [entry["measured"]["within_tolerance"] for entry in entries] == [True, True, False]
 
 
-def test_speed_is_that_of_the_base_over_the_rows_own():
+def test_speedup_is_relative_to_the_base():
     small = ("DEIT.EMBED_DIM", "24", "DEIT.NUM_HEADS", "2")
     rows = [
         MeasuredRow(replace(row, overrides=(*row.overrides, *small)), 0, 0.0)

@@ -583,7 +583,7 @@ def test_broken_videos_are_found_before_a_job_is_queued(launch, fake_slurm, vide
         text = b"no video" if file.suffix == ".mp4" else file.read_bytes()
         (broken / file.name).write_bytes(text)
     result = launch("DATA.PATH_TO_DATA_DIR", str(broken))
-    assert refused(result, "4 of 4 videos tried of .*train.csv cannot be read .*check_data.py")
+    assert refused(result, "4 of 4 videos sampled from .*train.csv cannot be read .*check_data.py")
     for file in video_folder.glob("*.mp4"):
         if file.name != "0.mp4":
             (broken / file.name).write_bytes(file.read_bytes())

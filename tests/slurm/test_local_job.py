@@ -133,7 +133,7 @@ def test_a_test_resumes_where_it_was_stopped(start, config_file, video_folder, t
     (record,) = read_job_records(tmp_path / "output" / "jobs")
     os.kill(int(record.job_id), signal.SIGTERM)
     wait_until(lambda: job_info(record).is_over)
-    assert "start again to go on with the videos left" in log.read_text()
+    assert "run it again to test the remaining videos" in log.read_text()
     assert len(list((tmp_path / "run" / "stopped_test").glob("*.npz"))) == 2
     with start("--follow", *options, *files) as program:
         assert program.wait(180) == 0

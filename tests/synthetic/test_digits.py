@@ -174,7 +174,7 @@ def test_the_program(tmp_path):
         )
 
     first = run(tmp_path / "new")
-    assert (first.returncode, "30 pictures in" in first.stdout) == (0, True), first.stderr
+    assert (first.returncode, "30 images in" in first.stdout) == (0, True), first.stderr
     assert "holds this data set already" in run(tmp_path / "new").stdout
     refused = run(tmp_path)
     assert refused.returncode == 2

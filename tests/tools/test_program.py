@@ -1,4 +1,4 @@
-"""Which package the programs import, where several could be found."""
+"""Test which package the programs import if there are several."""
 
 import os
 import shutil
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Runs a program up to its --help, and says which package that has imported.
-WATCHED = """
+# Runs a program with --help, and prints the path of the imported package.
+PRINT_IMPORTED_PACKAGE = """
 import runpy, sys
 sys.argv = [sys.argv[1], "--help"]
 sys.path[0] = sys.argv[0].rpartition("/")[0]
@@ -24,7 +24,7 @@ except SystemExit:
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
-    """Another checkout than the one that is installed."""
+    """Copy this checkout to another folder."""
     root = tmp_path / "checkout"
     for part in ("stvit_video", "tools", "slurm"):
         shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -32,9 +32,9 @@ def checkout(tmp_path) -> Path:
 
 
 def imported(program: Path) -> str:
-    """The package that a program imports where that of this checkout is found first."""
+    """Return the package that a program imports if PYTHONPATH has that of this checkout."""
     ended = subprocess.run(
-        [sys.executable, "-c", WATCHED, str(program)],
+        [sys.executable, "-c", PRINT_IMPORTED_PACKAGE, str(program)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -48,7 +48,7 @@ def test_a_program_imports_the_package_beside_it(checkout, program):
     assert imported(checkout / program) == str(checkout / "stvit_video" / "__init__.py")
 
 
-def test_programs_that_stand_alone_import_what_is_installed(checkout):
+def test_programs_without_a_package_import_the_installed_one(checkout):
     shutil.rmtree(checkout / "stvit_video")
     found = imported(checkout / "tools" / "run_net.py")
     assert found == str(ROOT / "stvit_video" / "__init__.py")

@@ -1,4 +1,4 @@
-"""The command line: in a process of its own where the exit status and the output matter."""
+"""Test the command line, in a subprocess if the exit status and the output matter."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def start(*arguments, folder):
 
 
 def test_a_wrong_key_is_one_line_and_status_2(config_file, tmp_path):
-    # From another folder, without the package on the path.
+    # Run in another folder, without PYTHONPATH.
     ended = start("--cfg", config_file, "--opts", "TRAIN.BATCHSIZE", "8", folder=tmp_path)
     assert ended.returncode == 2
     assert ended.stdout == ""
@@ -58,7 +58,7 @@ def test_help_shows_examples(capsys):
         "NUM_GPUS 2 TRAIN.BATCH_SIZE -8 --cfg a.yaml",
     ],
 )
-def test_overrides_stand_behind_opts_or_alone(line):
+def test_overrides_follow_opts_or_stand_alone(line):
     parsed = run_net.parse_arguments(line.split())
     assert parsed.cfg_files == ["a.yaml"]
     assert parsed.overrides == ["NUM_GPUS", "2", "TRAIN.BATCH_SIZE", "-8"]
@@ -77,7 +77,7 @@ def test_shards_are_overrides():
     assert parsed.init_method == "tcp://host:1"
 
 
-def test_configs_run_in_their_order_and_all_are_read_first(config_file, tmp_path, monkeypatch):
+def test_all_configs_are_read_before_the_first_runs(config_file, tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(run_net, "run", lambda cfg, init_method: ran.append(cfg.OUTPUT_DIR))
     second = tmp_path / "b.yaml"
@@ -90,7 +90,7 @@ def test_configs_run_in_their_order_and_all_are_read_first(config_file, tmp_path
 
 
 def test_a_run_is_one_process_group(config_file, tmp_path, monkeypatch):
-    """Under torchrun each would meet in the same store."""
+    """Under torchrun, two process groups would use the same store."""
     ran, groups = [], []
 
     def run_ranks(function, cfg, **options):
@@ -119,6 +119,6 @@ def test_two_trainings_in_one_folder_are_refused(config_file, tmp_path, capsys):
 
 def test_an_output_folder_that_cannot_be_written_is_an_error(config_file, monkeypatch, capsys):
     monkeypatch.setattr("stvit_video.engine.preflight.preflight", lambda cfg: None)
-    folder = str(config_file / "run")  # in a file, where no folder can be
+    folder = str(config_file / "run")  # cannot be created inside of a file
     assert run_net.main(["--cfg", str(config_file), "OUTPUT_DIR", folder]) == 2
     assert "cannot be written (Not a directory)" in capsys.readouterr().err

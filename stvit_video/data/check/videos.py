@@ -202,7 +202,7 @@ class _ErrorRecorder(BadVideoLog):
     """Records every bad video, without a limit."""
 
     def __init__(self, videos: LabeledVideos, *, record: Callable[[int, VideoFacts], None]) -> None:
-        super().__init__(videos.paths, file=None, max_bad=len(videos), fate="")
+        super().__init__(videos.paths, file=None, max_bad=len(videos), handling="")
         self._note = record
 
     def add(self, reports: Iterable[BadVideo]) -> None:

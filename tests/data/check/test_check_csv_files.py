@@ -138,7 +138,7 @@ def test_an_interrupted_check_resumes(folder, tmp_path, opened):
     [
         ("--csv gone.csv --num_classes 2", "cannot read gone.csv"),
         ("--csv a.csv", "--csv needs --num_classes"),
-        ("--csv a.csv --num_classes 2 DATA.PATH_PREFIX x", "config overrides go with --cfg"),
+        ("--csv a.csv --num_classes 2 DATA.PATH_PREFIX x", "Config overrides need --cfg"),
         ("--csv a.csv b/a.csv --num_classes 2", "must have different names"),
         ("--csv a.csv --num_classes 2 --workers 0", "--workers must be at least 1"),
         ("--cfg a.yaml DATA.PATH_TO_DATA_DIR nowhere", 'DATA.PATH_TO_DATA_DIR "nowhere" must be'),

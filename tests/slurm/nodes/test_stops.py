@@ -58,7 +58,7 @@ def test_a_stopped_test_resumes_with_the_remaining_videos(cluster, launch, tmp_p
     cluster.run("scancel", "--signal=USR2", job.id)
     job.wait()
     assert job.info.restarts == 1
-    going_on = re.search(r"Going on with a test that was stopped: (\d+) videos are", job.log())
+    going_on = re.search(r"Resuming a stopped test: (\d+) videos are", job.log())
     left = 300 - int(going_on[1])
     # A batch is one video; rank 0 tests half of the remaining videos.
     half = math.ceil(left / 2)
