@@ -178,7 +178,7 @@ def load_job_config(
     cfg = load_config(path, [*overrides, *implied])
     if gpus_per_node and cfg.DEVICE == "cpu":
         raise UserError(
-            f"--gpus-per-node is {gpus_per_node}, but DEVICE cpu uses no GPUs: set "
+            f"--gpus-per-node is {gpus_per_node}, but DEVICE is cpu, which uses no GPUs: set "
             "--gpus-per-node 0 or DEVICE cuda"
         )
     if cfg.DEVICE == "auto":

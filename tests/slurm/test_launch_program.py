@@ -521,7 +521,8 @@ def test_a_cpu_only_pytorch_is_rejected_for_a_job_with_gpus(launch, fake_slurm, 
 
 def test_a_plan_shows_where_the_job_resumes(launch, interrupted, tmp_path):
     weights = ("TRAIN.CHECKPOINT_FILE_PATH", "never_read.pth")
-    assert "resumes" not in launch("--dry-run", "TRAIN.BATCH_SIZE", "2")[1]
+    shown = launch("--dry-run", "TRAIN.BATCH_SIZE", "2")[1]
+    assert not re.search("^resumes ", shown, re.MULTILINE)
     interrupted(3)
     status, shown, _ = launch(
         *("--dry-run", "TRAIN.BATCH_SIZE", "2", "SOLVER.BASE_LR", "0.5", *weights)
@@ -570,7 +571,7 @@ def test_a_chain_resumes_its_second_run(launch, interrupted, config_file, second
     interrupted(1, *begun)
     chain = ("--chain", str(config_file), str(second_config))
     shown = launch("--dry-run", "TRAIN.BATCH_SIZE", "2", cfg=chain)[1]
-    assert shown.count("resumes") == 1
+    assert len(re.findall("^resumes ", shown, re.MULTILINE)) == 1
     assert "stand-in" not in shown
     assert "previous job" not in shown
     assert "is not read because the run resumes from its own checkpoint" in shown

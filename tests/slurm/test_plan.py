@@ -115,7 +115,7 @@ def test_jobs_of_one_name_have_folders_of_their_own(plans, tmp_path):
         ({"time": "UNLIMITED"}, "--time must be above 0 and limited"),
         ({"time": "0"}, "--time must be above 0"),
         ({"time": "soon"}, "a time limit must have one of SLURM's formats"),
-        ({"sbatch": ["time=5"]}, "--sbatch cannot set time, as .*: use --time"),
+        ({"sbatch": ["time=5"]}, "--sbatch cannot set time, because .*: use --time"),
         ({"job_dir": Path("jobs%j")}, "--job-dir must not contain %"),
     ],
 )
