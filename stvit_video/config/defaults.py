@@ -7,36 +7,36 @@ def default_config() -> CfgNode:
     """Return a new, unfrozen config with the default value of every key."""
     c = CfgNode()
 
-    # Number of GPUs to use on each machine (processes if DEVICE is "cpu").
+    # Ranks per machine: its GPUs, or processes if DEVICE is "cpu".
     c.NUM_GPUS = 1
-    # Number of machines to use for the job.
+    # Machines in the run.
     c.NUM_SHARDS = 1
-    # The index of the current machine.
+    # Index of this machine, from 0 to NUM_SHARDS - 1.
     c.SHARD_ID = 0
     # Device: "cuda", "cpu", or "auto" (CUDA if there is a GPU, else the CPU).
     c.DEVICE = "cuda"
     # Distributed backend: "nccl", "gloo", or "auto" (nccl on CUDA, gloo on the CPU).
     c.DIST_BACKEND = "auto"
-    # Output directory for logs, checkpoints, results and the merged config.
+    # Folder for logs, checkpoints, results and the merged config.
     c.OUTPUT_DIR = "output"
     # Random seed. All random numbers of a run derive from it.
     c.RNG_SEED = 0
-    # Log period in iterations.
+    # Steps between two lines of the log.
     c.LOG_PERIOD = 10
     # If True, log the parameters and FLOPs of the model before training.
     c.LOG_MODEL_INFO = True
 
     # Training options.
     c.TRAIN = CfgNode()
-    # If True, train the model, else skip training.
+    # Whether to train.
     c.TRAIN.ENABLE = True
     # Data set: one of the names registered in data/build.py.
     c.TRAIN.DATASET = "kinetics"
     # Batch size per machine. It is divided evenly among the NUM_GPUS processes.
     c.TRAIN.BATCH_SIZE = 64
-    # Validate the model every EVAL_PERIOD epochs.
+    # Epochs between two validations.
     c.TRAIN.EVAL_PERIOD = 1
-    # Save a checkpoint every CHECKPOINT_PERIOD epochs.
+    # Epochs between two checkpoints.
     c.TRAIN.CHECKPOINT_PERIOD = 1
     # Also save a checkpoint every CHECKPOINT_STEPS steps within an epoch. 0: do not.
     c.TRAIN.CHECKPOINT_STEPS = 0
@@ -46,7 +46,7 @@ def default_config() -> CfgNode:
     c.TRAIN.KEEP_BEST = 1
     # Resume training from the latest readable checkpoint in OUTPUT_DIR.
     c.TRAIN.AUTO_RESUME = True
-    # Path to the checkpoint of the initial weights. Its format is detected from its keys.
+    # File of initial weights, or of a run to resume. Its format is detected from its keys.
     c.TRAIN.CHECKPOINT_FILE_PATH = ""
     # If True, load only the weights of a checkpoint of this package and start at epoch 0.
     c.TRAIN.CHECKPOINT_EPOCH_RESET = False
@@ -69,7 +69,7 @@ def default_config() -> CfgNode:
 
     # Testing options.
     c.TEST = CfgNode()
-    # If True, test the model, else skip testing.
+    # Whether to test.
     c.TEST.ENABLE = True
     # Data set for testing.
     c.TEST.DATASET = "kinetics"
@@ -79,9 +79,9 @@ def default_config() -> CfgNode:
     # Path to the checkpoint to test. Empty: the last checkpoint in OUTPUT_DIR.
     # "best": the one with the lowest validation error.
     c.TEST.CHECKPOINT_FILE_PATH = ""
-    # Number of clips to sample from a video uniformly for the final prediction.
+    # Clips per test video, spread evenly over its length.
     c.TEST.NUM_ENSEMBLE_VIEWS = 4
-    # Number of crops along the longer side of the frame for each clip: 1 or 3.
+    # Crops of each clip, along the long side of the frame: 1 or 3.
     c.TEST.NUM_SPATIAL_CROPS = 3
     # Path of the predictions, relative to OUTPUT_DIR. Empty: results/predictions.csv with the
     # predictions of all videos, or results/predictions.json in COCO format in detection.
@@ -96,9 +96,9 @@ def default_config() -> CfgNode:
     c.DATA.PATH_LABEL_SEPARATOR = " "
     # Prefix of relative video paths. Empty: the directory of the CSV file.
     c.DATA.PATH_PREFIX = ""
-    # Number of frames of a clip.
+    # Frames per clip.
     c.DATA.NUM_FRAMES = 32
-    # Sampling rate of a clip: the interval between two sampled frames, in frames.
+    # Distance between two frames of a clip, in frames.
     c.DATA.SAMPLING_RATE = 2
     # Frame rate in which SAMPLING_RATE is measured. 0: the frame rate of each video.
     c.DATA.TARGET_FPS = 0.0
@@ -114,9 +114,9 @@ def default_config() -> CfgNode:
     # Maximum number of unreadable videos per split before the run stops. 0: allow none. Training
     # replaces them, evaluation skips them, and OUTPUT_DIR/quarantine.csv lists them.
     c.DATA.MAX_BAD_VIDEOS = 20
-    # The mean value of pixels in [0, 1], per channel.
+    # Mean of each color channel, for pixels scaled to [0, 1].
     c.DATA.MEAN = (0.485, 0.456, 0.406)
-    # The standard deviation of pixels in [0, 1], per channel.
+    # Standard deviation of each color channel, for pixels scaled to [0, 1].
     c.DATA.STD = (0.229, 0.224, 0.225)
     # Relative scale range (fraction of the frame's area) of Inception-style random resized
     # cropping. Empty, with the aspect ratios empty too: use TRAIN_JITTER_SCALES.
@@ -125,12 +125,12 @@ def default_config() -> CfgNode:
     c.DATA.TRAIN_JITTER_ASPECT_RELATIVE = (0.75, 1.3333)
     # Range of the random short side of training clips before a random crop.
     c.DATA.TRAIN_JITTER_SCALES = (256, 320)
-    # The spatial crop size for training.
+    # Side of a training crop, in pixels.
     c.DATA.TRAIN_CROP_SIZE = 224
-    # The short side for validation, before a center crop of TRAIN_CROP_SIZE.
+    # Short side of a validation frame, of which a center crop of TRAIN_CROP_SIZE is taken.
     c.DATA.VAL_SHORT_SIDE = 256
-    # The spatial crop size for testing. With 3 crops the short side has this size, with 1 crop
-    # it has VAL_SHORT_SIDE.
+    # Side of a test crop, in pixels. Frames are resized to this short side for 3 crops, and to
+    # VAL_SHORT_SIDE for 1.
     c.DATA.TEST_CROP_SIZE = 224
     # Interpolation for resizing frames, with antialiasing: "bilinear" or "bicubic".
     c.DATA.INTERPOLATION = "bilinear"
@@ -180,9 +180,9 @@ def default_config() -> CfgNode:
 
     # Data loader options.
     c.DATA_LOADER = CfgNode()
-    # Number of data loader workers per rank.
+    # Worker processes of each rank's data loader. 0: the rank loads its own data.
     c.DATA_LOADER.NUM_WORKERS = 8
-    # If True, load data to pinned host memory.
+    # Copy batches to pinned memory on CUDA.
     c.DATA_LOADER.PIN_MEMORY = True
 
     # Model options.
@@ -192,7 +192,7 @@ def default_config() -> CfgNode:
     c.MODEL.ARCH = "swin"
     # Name of the PyTorchVideo model if ARCH is "ptv", such as "slowfast_r50".
     c.MODEL.MODEL_NAME = ""
-    # The number of classes to predict. In detection it does not count the background.
+    # Classes, without the background of a detector.
     c.MODEL.NUM_CLASSES = 400
     # Loss function: "cross_entropy", or "soft_cross_entropy" for the mixed and smoothed labels of
     # the MIXUP options. Validation uses the original labels with both.
@@ -201,7 +201,7 @@ def default_config() -> CfgNode:
     c.MODEL.DROPOUT_RATE = 0.5
     # Stochastic depth rate. It increases linearly from the first block to this value at the last.
     c.MODEL.DROPCONNECT_RATE = 0.1
-    # The standard deviation of the initial weights of the classifier.
+    # Standard deviation of the classifier's initial weights.
     c.MODEL.FC_INIT_STD = 0.01
     # Activation of the head that turns logits into test scores: "softmax", "sigmoid" or "none".
     c.MODEL.HEAD_ACT = "softmax"
@@ -361,7 +361,7 @@ def default_config() -> CfgNode:
     c.SOLVER.BASE_LR = 1e-3
     # If True, scale the learning rates by NUM_SHARDS.
     c.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False
-    # Learning rate policy: "cosine" or "steps_with_relative_lrs".
+    # Learning rate schedule: "cosine" or "steps_with_relative_lrs".
     c.SOLVER.LR_POLICY = "cosine"
     # Final learning rate of the cosine policy.
     c.SOLVER.COSINE_END_LR = 0.0
@@ -371,21 +371,21 @@ def default_config() -> CfgNode:
     c.SOLVER.STEPS = (0,)
     # Learning rate of each step, relative to BASE_LR.
     c.SOLVER.LRS = (1.0,)
-    # Maximum number of epochs.
+    # Epochs to train.
     c.SOLVER.MAX_EPOCH = 30
     # Number of epochs of linear warmup, which may be a fraction.
     c.SOLVER.WARMUP_EPOCHS = 2.5
-    # The start learning rate of the warmup.
+    # Learning rate at step 0 of the warmup.
     c.SOLVER.WARMUP_START_LR = 0.0
-    # Optimization method: "adamw" or "sgd".
+    # Optimizer: "adamw" or "sgd".
     c.SOLVER.OPTIMIZING_METHOD = "adamw"
     # Betas of AdamW.
     c.SOLVER.BETAS = (0.9, 0.999)
     # Momentum of SGD.
     c.SOLVER.MOMENTUM = 0.9
-    # Nesterov momentum of SGD.
+    # Whether SGD's momentum is Nesterov's.
     c.SOLVER.NESTEROV = True
-    # L2 regularization (decoupled weight decay in AdamW).
+    # Weight decay: decoupled in AdamW, an L2 term in SGD.
     c.SOLVER.WEIGHT_DECAY = 0.02
     # If True, do not apply weight decay to 1D parameters, such as norms and biases. It is never
     # applied to position bias tables, nor to what the model excludes, such as position embeddings
@@ -395,9 +395,9 @@ def default_config() -> CfgNode:
     c.SOLVER.BACKBONE_LR_FACTOR = 1.0
     # If True, do not apply BACKBONE_LR_FACTOR to position bias tables.
     c.SOLVER.FULL_LR_BIAS_TABLES = False
-    # Clip the gradient at this value before updating. 0: no clipping.
+    # Limit of each entry of the gradient. 0: none.
     c.SOLVER.CLIP_GRAD_VAL = 0.0
-    # Clip the gradient at this L2 norm before updating. 0: no clipping.
+    # Limit of the gradient's L2 norm, over all parameters. 0: none.
     c.SOLVER.CLIP_GRAD_L2NORM = 0.0
     # Layer-wise learning rate decay, from each layer to the previous one. 1: no decay.
     c.SOLVER.LAYER_DECAY = 1.0
@@ -413,7 +413,7 @@ def default_config() -> CfgNode:
 
     # TensorBoard options.
     c.TENSORBOARD = CfgNode()
-    # If True, log to TensorBoard.
+    # Whether to write TensorBoard logs.
     c.TENSORBOARD.ENABLE = True
     # Directory of the TensorBoard logs, in OUTPUT_DIR.
     c.TENSORBOARD.LOG_DIR = "runs"
