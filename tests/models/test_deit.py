@@ -133,5 +133,5 @@ def test_positions_of_a_grid_that_is_not_square_are_resized_as_such(tmp_path):
 def test_positions_that_stay_random_are_told(tmp_path):
     file = position_file(small_deit(), torch.randn(1, 15, 24), tmp_path)
     (sentence,) = load_weights(small_deit(), file).warnings
-    assert sentence.startswith("position.table keeps its initial value")
+    assert sentence.startswith("position.table keeps its previous value")
     assert sentence.endswith("another patch size or width")

@@ -132,7 +132,7 @@ def test_a_patch_embedding_that_stays_random_is_told(tmp_path):
         model, saved(small_model("swin_t", *one_frame).state_dict(), tmp_path), min_share=0.5
     )
     (sentence,) = report.warnings
-    assert sentence.startswith("patch_embed.convs.0.weight keeps its initial value")
+    assert sentence.startswith("patch_embed.convs.0.weight keeps its previous value")
     assert f"  warning: {sentence}" in str(report).splitlines()
 
 

@@ -226,33 +226,6 @@ def _fit_weights(
     return fitted
 
 
-def _embedding_warnings(report: LoadReport) -> list[str]:
-    """Return warnings if the patch or position embeddings were not filled."""
-    names = [*report.missing, *report.mismatched] if report.share else []
-    unfilled = {
-        "patch size, stem or width": [name for name in names if "patch_embed." in name],
-        "patch size or width": [name for name in names if name == "position.table"],
-    }
-    return [
-        f"{embeddings[0]} keeps its initial value, so the other layers see tokens that they were "
-        f"not trained on: the file was trained with another {setting}"
-        for setting, embeddings in unfilled.items()
-        if embeddings
-    ]
-
-
-def _position_grid(count: int, *, like: tuple[int, int]) -> tuple[int, int] | None:
-    """Return the rows and columns of a position table, with the aspect ratio of ``like``.
-
-    Positions of a class token and of a distillation token may precede those of the grid.
-    """
-    for tokens in (count, count - 1, count - 2):
-        rows = isqrt(tokens * like[0] // like[1]) if tokens > 0 else 0
-        if rows and rows * rows * like[1] == tokens * like[0]:
-            return rows, tokens // rows
-    return None
-
-
 def _name_in_dense_model(name: str) -> str:
     """Return the name of a classifier's or detector's weight in a dense model."""
     prefix = BODY_PREFIX if name.startswith(BODY_PREFIX) else ""
@@ -323,3 +296,30 @@ def _fitters(
         if name.endswith((".global_centers", ".pooling.centers")):
             fitters[name] = partial(fit_centers, size=parameter.shape)
     return fitters
+
+
+def _position_grid(count: int, *, like: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the rows and columns of a position table, with the aspect ratio of ``like``.
+
+    Positions of a class token and of a distillation token may precede those of the grid.
+    """
+    for tokens in (count, count - 1, count - 2):
+        rows = isqrt(tokens * like[0] // like[1]) if tokens > 0 else 0
+        if rows and rows * rows * like[1] == tokens * like[0]:
+            return rows, tokens // rows
+    return None
+
+
+def _embedding_warnings(report: LoadReport) -> list[str]:
+    """Return warnings if the patch or position embeddings were not filled."""
+    names = [*report.missing, *report.mismatched] if report.share else []
+    unfilled = {
+        "patch size, stem or width": [name for name in names if "patch_embed." in name],
+        "patch size or width": [name for name in names if name == "position.table"],
+    }
+    return [
+        f"{embeddings[0]} keeps its previous value, so the other layers see tokens that they were "
+        f"not trained on: the file was trained with another {setting}"
+        for setting, embeddings in unfilled.items()
+        if embeddings
+    ]

@@ -143,7 +143,7 @@ def test_a_video_model_starts_from_the_image_model_that_its_config_names(start, 
     assert wait_for_end(second) == "COMPLETED"
     log = second.log().read_text()
     assert re.search(r"inflated .* patch_embed\.proj\.weight", log)
-    assert "keeps its initial value" not in log
+    assert "keeps its previous value" not in log
 
 
 def test_a_chain_is_canceled_with_its_first_job(start, launch, held, cluster, tmp_path):
