@@ -53,9 +53,9 @@ class CheckpointSaver:
             self._remove_obsolete(state)
 
     def save_if_missing(self, state: TrainingState) -> None:
-        """Write a checkpoint of ``state`` unless there is a valid one; every rank must call this.
+        """Write a checkpoint of ``state`` unless a valid one exists; every rank must call this.
 
-        The file may be a damaged one that was skipped when the run resumed.
+        A damaged one exists if it was skipped when the run resumed.
         """
         path = checkpoint_path(self.output_dir, state.finished_epochs, state.finished_steps)
         if not distributed.broadcast_object(distributed.is_main() and _is_valid(path)):
