@@ -270,8 +270,8 @@ def report_unread(evaluation: str, unit: str, *, read: int, expected: int) -> No
     """
     if not read:
         raise UserError(
-            f"{evaluation} has no {unit} to measure: none of {expected} could be read; see "
-            "quarantine.csv in OUTPUT_DIR for the reasons."
+            f"{evaluation} has no {unit} to measure: none of its {expected} could be read; "
+            "see quarantine.csv in OUTPUT_DIR for the reasons."
         )
     if read < expected:
         _log.warning(
