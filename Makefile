@@ -1,12 +1,12 @@
-# make venv   a virtual environment in .venv with all that is needed, and nothing else
-# make demo   trains and tests a Video Swin with semantic tokens on generated videos (minutes)
-# make demo-images   trains and tests DeiT, dense and with semantic tokens, on generated pictures
-# make demo-detection   trains and tests a Cascade Mask R-CNN on generated images
-# make test   the tests, two files at a time, but for those that need SLURM
-# make test-slurm   the tests on a SLURM of four nodes, which they start on this machine (two of
-#             them, two files at a time); installs Debian's packages where it may, and skips the
-#             tests where there is no SLURM
-# make lint   ruff and mypy
+# make venv            create a virtual environment with all dependencies in .venv
+# make demo            train and test a Video Swin with semantic tokens on generated videos (minutes)
+# make demo-images     train and test DeiT, dense and with semantic tokens, on generated images
+# make demo-detection  train and test a Cascade Mask R-CNN on generated images
+# make test            run the tests, two files at a time, except those that need SLURM
+# make test-slurm      run the tests that start SLURM clusters of four nodes on this machine (two clusters,
+#                      two files at a time); installs Debian's packages if possible, and skips the tests
+#                      if SLURM is missing
+# make lint            run ruff and mypy
 
 PYTHON ?= python3
 BIN := .venv/bin

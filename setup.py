@@ -1,4 +1,4 @@
-"""Package metadata; exact versions that the tests ran with are in constraints.txt."""
+"""Package metadata. constraints.txt pins the exact versions used by the tests."""
 
 from setuptools import find_packages, setup
 
