@@ -91,7 +91,7 @@ def test_where_a_stopped_detector_goes_on_is_compared_before(config):
     resumes = preflight(config("run"))
     assert resumes is not None
     assert (resumes.finished_epochs, resumes.finished_steps) == (0, 1)
-    with pytest.raises(UserError, match="was written inside an epoch whose steps are"):
+    with pytest.raises(UserError, match="was written inside an epoch of"):
         preflight(config("run", "TRAIN.BATCH_SIZE", "1"))
 
 
@@ -111,7 +111,7 @@ def test_a_detector_is_trained_validated_and_tested(config):
     assert validation["box_AP_err"] == pytest.approx(100 - validation["box_AP"])
     assert validation["min_box_AP_err"] == validation["box_AP_err"]
     log = (Path(cfg.OUTPUT_DIR) / "stdout.log").read_text()
-    assert "1 images of" in log and "are left out, as they have no objects" in log
+    assert "1 images of" in log and "are left out because they have no objects" in log
     assert "G FLOPs (multiply-adds) in its backbone for an image of 64 x 96" in log
 
     evaluate(cfg)

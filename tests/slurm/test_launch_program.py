@@ -434,7 +434,7 @@ def test_a_full_disk_after_sbatch_leaves_no_job_behind(launch, fake_slurm, tmp_p
         (["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR must be a writable folder"),
         (["--job-dir", "small.yaml/jobs"], "--job-dir must be a writable folder"),
         (["--after", "99"], "--after must name a job that SLURM knows"),
-        (["TRAIN.CHECKPOINT_FILE_PATH", "none.pth"], "no checkpoint .*none.pth"),
+        (["TRAIN.CHECKPOINT_FILE_PATH", "none.pth"], "Checkpoint .*none.pth does not exist"),
         (["DATA.PATH_TO_DATA_DIR", "none"], "there is no .*none/train.csv"),
         (["MODEL.NUM_CLASSES", "2"], "train.csv, line 3: the label must lie in 0..1"),
         (["SOLVER.LR", "1"], "SOLVER.LR is not a config key"),
@@ -554,7 +554,7 @@ def test_another_number_of_nodes_inside_an_epoch_is_rejected(
     launch, interrupted, fake_slurm, tmp_path
 ):
     interrupted(3)
-    sentence = "epoch whose steps are 4, and here they are 2"
+    sentence = "epoch of 4 steps, but this run has 2"
     assert refused(launch("--nodes", "2", "TRAIN.BATCH_SIZE", "2"), sentence)
     assert fake_slurm.scripts == []
     assert launch("TRAIN.BATCH_SIZE", "2")[0] == 0
@@ -593,7 +593,7 @@ def test_broken_videos_are_found_before_a_job_is_queued(launch, fake_slurm, vide
     )
     status, shown, _ = launch("DATA.PATH_TO_DATA_DIR", str(broken))
     assert status == 0
-    assert re.search(r"note +1 of 4 videos tried .* cannot be read: .*line 1", shown)
+    assert re.search(r"note +1 of 4 videos sampled .* cannot be read: .*line 1", shown)
 
 
 def test_status_without_jobs(launch):
