@@ -68,7 +68,7 @@ def test_all_problems_are_reported(check, tmp_path):
         "17.png: object 2 of the image: its mask is damaged",
         "it is 44 x 60 pixels, but its annotations are for 60 x 40",
         "No such file",
-        "it is no image that Pillow knows",
+        "Pillow cannot identify the image",
         "image 10: ",
     ):
         assert text in problems, text

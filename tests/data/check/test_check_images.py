@@ -72,7 +72,7 @@ def test_all_problems_are_reported(check, data):
         "train/d is missing in another split",
         f"train/d has no images ({', '.join(IMAGE_SUFFIXES)})",
         "train, image 5: cannot read the image b/1.JPEG: ",
-        "c/0.JPEG: it is no image that Pillow knows",
+        "c/0.JPEG: Pillow cannot identify the image",
     )
     assert len(problems) == len(expected)
     assert all(part in line for part, line in zip(expected, problems, strict=True))
