@@ -91,7 +91,7 @@ def test_where_a_stopped_detector_goes_on_is_compared_before(config):
     resumes = preflight(config("run"))
     assert resumes is not None
     assert (resumes.finished_epochs, resumes.finished_steps) == (0, 1)
-    with pytest.raises(UserError, match="was written inside an epoch whose steps are"):
+    with pytest.raises(UserError, match="was written inside an epoch of"):
         preflight(config("run", "TRAIN.BATCH_SIZE", "1"))
 
 

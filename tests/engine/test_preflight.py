@@ -39,7 +39,7 @@ def test_splits_that_are_not_used_are_not_needed(video_config, own_folder):
 @pytest.mark.parametrize("key", ["TRAIN.CHECKPOINT_FILE_PATH", "TEST.CHECKPOINT_FILE_PATH"])
 def test_weights_are_read_before_training(video_config, tmp_path, key):
     path = tmp_path / "weights.pth"
-    with pytest.raises(UserError, match=r"no checkpoint .*weights\.pth"):
+    with pytest.raises(UserError, match=r"Checkpoint .*weights\.pth does not exist"):
         preflight(video_config(key, str(path)))
     path.write_bytes(b"not weights")
     with pytest.raises(UserError, match=r"weights\.pth"):
@@ -78,8 +78,8 @@ def test_where_a_run_will_go_on_is_known_before(video_config):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("TRAIN.BATCH_SIZE", "4"), "epoch whose steps are 4, and here they are 2"),
-        (("NUM_SHARDS", "2"), "epoch whose steps are 4, and here they are 2"),
+        (("TRAIN.BATCH_SIZE", "4"), "epoch of 4 steps, but this run has 2"),
+        (("NUM_SHARDS", "2"), "epoch of 4 steps, but this run has 2"),
         (("MODEL.NUM_CLASSES", "4"), "is of another model"),
         (("SOLVER.OPTIMIZING_METHOD", "sgd"), "another optimizer"),
     ],

@@ -547,7 +547,7 @@ def test_inside_an_epoch_other_nodes_are_refused_before_anything_is_queued(
     launch, interrupted, fake_slurm, tmp_path
 ):
     interrupted(3)
-    sentence = "epoch whose steps are 4, and here they are 2"
+    sentence = "epoch of 4 steps, but this run has 2"
     assert refused(launch("--nodes", "2", "TRAIN.BATCH_SIZE", "2"), sentence)
     assert fake_slurm.scripts == []
     assert launch("TRAIN.BATCH_SIZE", "2")[0] == 0
