@@ -431,7 +431,7 @@ def test_a_disk_that_is_full_when_sbatch_is_done_leaves_no_job_behind(
         (["OUTPUT_DIR", "/proc/none"], "OUTPUT_DIR must be a folder that can be written"),
         (["--job-dir", "small.yaml/jobs"], "--job-dir must be a folder that can be written"),
         (["--after", "99"], "--after must name a job that SLURM knows"),
-        (["TRAIN.CHECKPOINT_FILE_PATH", "none.pth"], "no checkpoint .*none.pth"),
+        (["TRAIN.CHECKPOINT_FILE_PATH", "none.pth"], "Checkpoint .*none.pth does not exist"),
         (["DATA.PATH_TO_DATA_DIR", "none"], "there is no .*none/train.csv"),
         (["MODEL.NUM_CLASSES", "2"], "train.csv, line 3: the label must lie in 0..1"),
         (["SOLVER.LR", "1"], "SOLVER.LR is no config key"),
