@@ -237,15 +237,15 @@ def _check_keys(saved: Mapping[str, Any], path: Path) -> None:
     if missing:
         raise UserError(
             f"Checkpoint {path} was written by another program or version ({missing[0]} is missing "
-            "there); move it away, or load only its weights (TRAIN.CHECKPOINT_FILE_PATH)."
+            "in it); move it away, or load only its weights (TRAIN.CHECKPOINT_FILE_PATH)."
         )
 
 
 def _check_model(own: Mapping[str, Tensor], saved: Mapping[str, Tensor], path: Path) -> None:
-    problems = [f"{name} is missing there" for name in own.keys() - saved.keys()]
-    problems += [f"{name} is unknown here" for name in saved.keys() - own.keys()]
+    problems = [f"{name} is missing in the file" for name in own.keys() - saved.keys()]
+    problems += [f"the model has no {name}" for name in saved.keys() - own.keys()]
     problems += [
-        f"{name} is {list(saved[name].shape)} there and {list(own[name].shape)} here"
+        f"{name} is {list(saved[name].shape)} in the file and {list(own[name].shape)} in the model"
         for name in own.keys() & saved.keys()
         if saved[name].shape != own[name].shape
     ]

@@ -177,7 +177,10 @@ def test_hyperparameters_come_from_the_config_and_changes_are_logged(saved, smal
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("MODEL.NUM_CLASSES", "4"), r"another model \(head.fc.bias is \[3\] there and \[4\] here"),
+        (
+            ("MODEL.NUM_CLASSES", "4"),
+            r"another model \(head.fc.bias is \[3\] in the file and \[4\] in the model",
+        ),
         (("STVIT.ENABLE", "False"), "another model .* more differences"),
         (("SOLVER.OPTIMIZING_METHOD", "sgd"), "another optimizer"),
         (("SOLVER.ZERO_WD_1D_PARAM", "False"), "other parameter groups"),
@@ -194,7 +197,7 @@ def test_an_incompatible_checkpoint_is_rejected(saved, small_config, overrides, 
 def test_a_checkpoint_of_another_program_is_rejected(small_config, tmp_path):
     path = checkpoint_path(tmp_path, 1)
     contents = {"epoch": 0, "model_state": {}, "optimizer_state": {}, "cfg": ""}
-    with pytest.raises(UserError, match=r"another program or version \(step is missing there\)"):
+    with pytest.raises(UserError, match=r"another program or version \(step is missing in it\)"):
         build_state(small_config(), steps_per_epoch=4).load_state_dict(contents, path)
 
 

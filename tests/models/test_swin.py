@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from tests.models.small import imagenet_model, small_model
+from small import imagenet_model, small_model
 
 SMALL = ("SWIN.EMBED_DIM", "12", "MODEL.NUM_CLASSES", "5", "MODEL.DROPCONNECT_RATE", "0.0")
 
