@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_tests_that_need_slurm_are_skipped_with_a_reason(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "tests/slurm"],
+        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "tests/slurm/nodes"],
         cwd=ROOT,
         # Daemons are also searched for in other folders, but the user commands are not.
         env={**os.environ, "PATH": str(tmp_path)},
