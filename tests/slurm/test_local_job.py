@@ -137,7 +137,7 @@ def test_a_test_resumes_where_it_was_stopped(start, config_file, video_folder, t
     assert len(list((tmp_path / "run" / "stopped_test").glob("*.npz"))) == 2
     with start("--follow", *options, *files) as program:
         assert program.wait(180) == 0
-    assert re.search(r"a test that was stopped: [1-9]\d* videos are done", log.read_text())
+    assert re.search(r"Resuming a stopped test: [1-9]\d* videos are done", log.read_text())
     whole = load_config(record.folder / "config.yaml", ["OUTPUT_DIR", str(tmp_path / "whole")])
     run_ranks(evaluate, whole, num_local_ranks=2, device="cpu")
     for name in ("predictions.csv", "summary.json", "per_class.csv"):
