@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="stvit_video",
-    version="0.1.0",
+    version="0.2.0.dev0",
     description="Semantic Token Vision Transformers (STViT, CVPR 2023) for video recognition",
     license="Apache-2.0",
     python_requires=">=3.10",
