@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from small_run import SMALL_CONFIG, write_data_set
+from small_run import SMALL_CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,14 +129,6 @@ def fake_slurm(tmp_path, monkeypatch) -> FakeSlurm:
     slurm = FakeSlurm(tmp_path / "slurm programs")
     monkeypatch.setenv("PATH", f"{slurm.folder}{os.pathsep}{os.environ['PATH']}")
     return slurm
-
-
-@pytest.fixture(scope="session")
-def video_folder(tmp_path_factory) -> Path:
-    """The data set of ``small_run``."""
-    folder = tmp_path_factory.mktemp("videos")
-    write_data_set(folder)
-    return folder
 
 
 @pytest.fixture
