@@ -40,15 +40,22 @@ demo-detection: venv
 	$(BIN)/python tools/predict.py data/shapes/test/00000.png --cfg configs/demo/swin_shapes.yaml \
 	    --output output/demo/swin_shapes/results/found.png
 
+# Install Debian packages ($(2)) where a program ($(1)) is missing, and where that is allowed.
+define install
+	@if ! command -v $(1) > /dev/null && command -v apt-get > /dev/null && [ $$(id -u) = 0 ]; \
+	then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qq --yes --no-install-recommends $(2) || true; \
+	fi
+endef
+
+# torch.compile needs a C++ compiler.
 test: venv
+	$(call install,g++,g++)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/slurm/nodes
 
 test-slurm: venv
-	@if ! command -v slurmctld > /dev/null && command -v apt-get > /dev/null && [ $$(id -u) = 0 ]; \
-	then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	        apt-get install -qq --yes --no-install-recommends slurm-wlm munge || true; \
-	fi
+	$(call install,slurmctld,slurm-wlm munge)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -rs --durations 10 tests/slurm/nodes
 
 lint: venv
