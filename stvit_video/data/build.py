@@ -58,15 +58,19 @@ def build_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> Vid
     dataset = build_dataset(cfg, split)
     is_train = split == "train"
     sampler: Sampler
+    fallback, collate_samples = None, collate
     if isinstance(dataset, CocoImages):
+        collate_samples = collate_images
         log_left_out(cfg, dataset.annotations)
         sampler = build_coco_sampler(
             cfg, split, dataset.annotations, rank=rank, world_size=world_size
         )
-    elif is_train:
-        sampler = _build_train_sampler(cfg, dataset, rank=rank, world_size=world_size)
     else:
-        sampler = _build_eval_sampler(cfg, dataset, split, rank=rank, world_size=world_size)
+        fallback = build_fallback(dataset)
+        if is_train:
+            sampler = _build_train_sampler(cfg, dataset, rank=rank, world_size=world_size)
+        else:
+            sampler = _build_eval_sampler(cfg, dataset, split, rank=rank, world_size=world_size)
     # Training replaces a sample that cannot be read. Evaluation leaves it out, as results that
     # silently include other samples would be wrong.
     replace = partial(draw_replacement, num_samples=len(dataset), seed=cfg.RNG_SEED)
@@ -81,10 +85,10 @@ def build_loader(cfg: CfgNode, split: str, *, rank: int, world_size: int) -> Vid
             max_bad=cfg.DATA.MAX_BAD_VIDEOS,
             handling="replaced by another one" if is_train else "left out",
         ),
-        fallback=None if isinstance(dataset, CocoImages) else build_fallback(dataset),
+        fallback=fallback,
         replace=replace if is_train else None,
         seconds_per_video=cfg.DATA.DECODE_TIMEOUT,
-        collate=collate_images if isinstance(dataset, CocoImages) else collate,
+        collate=collate_samples,
     )
 
 
